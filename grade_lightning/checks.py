@@ -1,0 +1,49 @@
+"""Everything that can be refused before long work starts."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+
+log = logging.getLogger(__name__)
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this CPU computes in bf16 rather than emulating it."""
+    supported = [getattr(torch.cpu, name, lambda: False) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
+    arm = getattr(torch.backends.cpu, "get_cpu_capability", lambda: "")().startswith("SVE")
+    return arm or any(bool(check()) for check in supported)
+
+
+def check_hardware(accelerator: str, precision: str) -> None:
+    """Raise ValueError where this machine cannot do what the hardware group says."""
+    if accelerator not in ("cpu", "cuda"):
+        raise ValueError(f"hardware.accelerator={accelerator} is unknown: use cpu or cuda")
+    if precision not in ("fp32", "bf16"):
+        raise ValueError(f"hardware.precision={precision} is unknown: use fp32 or bf16")
+    if accelerator == "cuda" and not torch.cuda.is_available():
+        raise ValueError("this hardware group needs a CUDA GPU and torch sees none: use hardware=cpu, or install a CUDA build of torch")
+    if accelerator == "cuda" and precision == "bf16" and not torch.cuda.is_bf16_supported():
+        raise ValueError("this GPU has no bf16: add hardware.precision=fp32")
+    if accelerator == "cpu" and precision == "bf16" and not cpu_has_bf16():
+        raise ValueError("this CPU has no bf16 arithmetic and would emulate it slowly: add hardware.precision=fp32")
+
+
+def check_run(*, max_steps: int, effective_batch_size: int, grad_accumulation: int, validate_every: int) -> None:
+    """Raise ValueError for counts that cannot work."""
+    for name, value in (("max_steps", max_steps), ("effective_batch_size", effective_batch_size), ("hardware.grad_accumulation", grad_accumulation),
+                        ("evaluation.validate_every", validate_every)):  # fmt: skip
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    if grad_accumulation > effective_batch_size:
+        raise ValueError(
+            f"hardware.grad_accumulation={grad_accumulation} cannot split {effective_batch_size} prompts: "
+            "lower it, or raise effective_batch_size"
+        )
+
+
+def check_pretrained_vocabulary(vocab_size: int, top_k: int) -> None:
+    """Raise ValueError before a base LM is pretrained that the rollout could not use."""
+    if top_k > vocab_size:
+        raise ValueError(f"rollout.top_k={top_k} is above the vocabulary size {vocab_size:,}: lower rollout.top_k")

@@ -1,0 +1,35 @@
+"""What the entries share about configuration: where it is, and the hash that identifies it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path, PurePath
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+_PACKAGE = Path(__file__).resolve().parent
+# The package's own copy in an installed wheel, the checkout's folder otherwise.  Absolute, because a path relative to the
+# caller works under `python -m` and fails when `main` is imported.
+CONFIG_DIR = str(_PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf")
+
+_NOT_IDENTITY = ("hydra", "run", "logger")  # where and how a run is written down, not what it is
+
+
+def _without_folders(value: Any) -> Any:
+    """Paths reduced to their last part, so that a run keeps its hash when its data or model moves."""
+    if isinstance(value, dict):
+        return {key: PurePath(item).name if key == "path" and item else _without_folders(item) for key, item in value.items()}
+    return [_without_folders(item) for item in value] if isinstance(value, list) else value
+
+
+def config_hash(root: DictConfig) -> str:
+    """A short hash of the resolved configuration without paths."""
+    identity = OmegaConf.masked_copy(root, [key for key in root if key not in _NOT_IDENTITY])
+    identity._set_parent(root)  # interpolations still see the whole configuration
+    plain = OmegaConf.to_container(identity, resolve=True, throw_on_missing=False)
+    return hashlib.sha256(json.dumps(_without_folders(plain), sort_keys=True).encode()).hexdigest()[:8]
+
+
+OmegaConf.register_new_resolver("config_hash", lambda *, _root_: config_hash(_root_), replace=True)

@@ -1,0 +1,140 @@
+"""The DataModule that every method shares."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import lightning as L
+import numpy as np
+from torch.utils.data import DataLoader, Dataset, Sampler
+from transformers import PreTrainedTokenizerBase
+
+from grade_lightning.data.corpus import Reviews, Splits
+from grade_lightning.data.prompts import Prompt, PromptBatch, collate, make_prompts
+
+
+def rows_of_step(seed: int, step: int, batch_size: int, total: int) -> np.ndarray:
+    """The rows of policy step ``step`` (from 1): slices of consecutive permutations keyed by (seed, pass over the data).
+
+    A function of (seed, step) alone, so that neither resuming nor the number of workers can change the order.
+    """
+    positions = np.arange((step - 1) * batch_size, step * batch_size)
+    rows = np.empty(batch_size, dtype=int)
+    for epoch in np.unique(positions // total):
+        inside = positions // total == epoch
+        permutation = np.random.Generator(np.random.PCG64([seed, int(epoch)])).permutation(total)
+        rows[inside] = permutation[positions[inside] % total]
+    return rows
+
+
+class _Indexed(Dataset[tuple[int, int, Prompt]]):
+    """Prompts by (step, place in batch, row); the place and the step travel with the prompt."""
+
+    def __init__(self, prompts: list[Prompt]):
+        self.prompts = prompts
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def __getitem__(self, index: tuple[int, int, int]) -> tuple[int, int, Prompt]:
+        step, place, row = index
+        return step, place, self.prompts[row]
+
+
+class PolicyStepSampler(Sampler[list[tuple[int, int, int]]]):
+    """One whole effective batch: the prompts of the policy step that comes after the trainer's current epoch.
+
+    One Lightning "epoch" is one policy step, so the trainer's own epoch counter is the policy-step counter: validation
+    interval, checkpoints and resume all count policy steps, however many optimizer steps a method makes in one.
+    """
+
+    def __init__(self, seed: int, batch_size: int, total: int):
+        self.seed, self.batch_size, self.total, self.epoch = seed, batch_size, total, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return 1
+
+    def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
+        step = self.epoch + 1
+        yield [(step, place, int(row)) for place, row in enumerate(rows_of_step(self.seed, step, self.batch_size, self.total))]
+
+
+class IMDBDataModule(L.LightningDataModule):
+    """Prompts of the policy, validation and test splits.
+
+    Args:
+        splits: from :func:`grade_lightning.data.corpus.make_splits`.
+        tokenizer: of the policy; must have a padding token.
+        effective_batch_size: prompts in one policy step.
+        seed: of the run; decides the order of the policy prompts.
+        evaluation_batch_size: prompts in one evaluation batch; has no effect on results.
+        val_prompts, test_prompts: size of the fixed, seeded subset; None = all.
+        subset_seed: seed of those subsets.
+        max_sentences, max_chars, max_tokens, clean_html: the prompt rule (paper: 2 sentences, 200 characters, 32 tokens).
+    """
+
+    def __init__(
+        self,
+        splits: Splits,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        effective_batch_size: int,
+        seed: int,
+        evaluation_batch_size: int = 64,
+        val_prompts: int | None = None,
+        test_prompts: int | None = None,
+        subset_seed: int = 0,
+        max_sentences: int = 2,
+        max_chars: int = 200,
+        max_tokens: int = 32,
+        clean_html: bool = True,
+    ):
+        super().__init__()
+        self.splits, self.tokenizer = splits, tokenizer
+        self.effective_batch_size, self.seed = effective_batch_size, seed
+        self.evaluation_batch_size, self.subset_seed = evaluation_batch_size, subset_seed
+        self.subset = {"validation": val_prompts, "test": test_prompts}
+        self.rule = {"max_sentences": max_sentences, "max_chars": max_chars, "max_tokens": max_tokens, "clean": clean_html}
+        self.prompts: dict[str, list[Prompt]] = {}
+
+    def setup(self, stage: str | None = None) -> None:
+        for name in ("policy", "validation", "test"):
+            if name not in self.prompts:
+                reviews = self._subset(name, getattr(self.splits, name))
+                self.prompts[name] = make_prompts(reviews.texts, reviews.labels.tolist(), self.tokenizer, **self.rule)
+
+    def _subset(self, name: str, reviews: Reviews) -> Reviews:
+        size = self.subset.get(name)
+        if size is None or size >= len(reviews):
+            return reviews
+        rows = np.random.Generator(np.random.PCG64(self.subset_seed)).permutation(len(reviews))[:size]
+        return reviews.take(np.sort(rows))
+
+    def _collate(self, items: list[tuple[int, int, Prompt]]) -> PromptBatch:
+        pad_id = self.tokenizer.pad_token_id
+        return collate([prompt for _, _, prompt in items], pad_id, rows=[place for _, place, _ in items], step=items[0][0])
+
+    def train_dataloader(self) -> DataLoader[PromptBatch]:
+        prompts = self.prompts["policy"]
+        sampler = PolicyStepSampler(self.seed, self.effective_batch_size, len(prompts))
+        return DataLoader(_Indexed(prompts), batch_sampler=sampler, collate_fn=self._collate)  # type: ignore[arg-type]
+
+    def _evaluation_loader(self, name: str) -> DataLoader[PromptBatch]:
+        prompts, size = self.prompts[name], self.evaluation_batch_size
+        # Prompts of equal length share a batch, so little of it is padding; results do not depend on the grouping.
+        order = sorted(range(len(prompts)), key=lambda row: len(prompts[row].ids))
+        batches = [[(0, row, row) for row in order[i : i + size]] for i in range(0, len(order), size)]
+        return DataLoader(_Indexed(prompts), batch_sampler=batches, collate_fn=self._collate)  # type: ignore[arg-type]
+
+    def val_dataloader(self) -> DataLoader[PromptBatch]:
+        return self._evaluation_loader("validation")
+
+    def test_dataloader(self) -> DataLoader[PromptBatch]:
+        return self._evaluation_loader("test")
+
+    def transfer_batch_to_device(self, batch: PromptBatch, device, dataloader_idx: int) -> PromptBatch:  # type: ignore[no-untyped-def]
+        return batch.to(device)

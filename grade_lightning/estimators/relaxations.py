@@ -1,0 +1,88 @@
+"""Relaxed samples of categorical variables, restricted to the k largest logits (eq. 7, 9 and 14 of the paper).
+
+A relaxation maps the logits and the Gumbel noise of k candidates to k weights.  The same weights can be computed twice:
+once when tokens are sampled (the hard token is then the argmax) and again when a recorded rollout is re-evaluated with
+gradients, where the recorded hard token is passed in, because recomputing an argmax in low precision could change it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class SoftTokens(NamedTuple):
+    """Relaxed samples, stored sparsely.
+
+    Attributes:
+        indices: [..., k] vocabulary indices, in the order of ``logits.topk(k)`` (descending logits).
+        weights: [..., k] weights that sum to 1; one-hot in value, with the gradient of the soft sample, if straight-through.
+        token_ids: [...] the hard sample: the index with the largest perturbed logit.
+    """
+
+    indices: Tensor
+    weights: Tensor
+    token_ids: Tensor
+
+
+def gumbel_noise(shape: tuple[int, ...], *, generator: torch.Generator | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Standard Gumbel variates, -log(E) with E ~ Exponential(1), on the CPU."""
+    return -torch.empty(shape, dtype=dtype).exponential_(generator=generator).log()
+
+
+def gumbel_softmax_weights(
+    logits: Tensor, noise: Tensor, tau: float, *, hard: Tensor | None = None, straight_through: bool = True
+) -> Tensor:
+    """Gumbel-softmax weights of k candidates (eq. 7), optionally straight-through (eq. 9 and 12).
+
+        y = softmax((l + g) / tau),        y_ste = onehot(hard) - sg(y) + y
+
+    Args:
+        logits: [..., k] logits of the candidates.
+        noise: [..., k] standard Gumbel noise.
+        tau: temperature, > 0.
+        hard: [...] position (0..k-1) of the hard sample; argmax(l + g) if None.
+        straight_through: value one-hot, gradient of y.
+
+    Returns:
+        [..., k] weights, in the dtype of ``logits``.
+    """
+    if tau <= 0:
+        raise ValueError(f"the relaxation temperature must be positive, got tau={tau}")
+    perturbed = logits + noise.to(logits.dtype)
+    soft = torch.softmax(perturbed / tau, dim=-1)
+    if not straight_through:
+        return soft
+    position = perturbed.argmax(dim=-1) if hard is None else hard
+    onehot = torch.zeros_like(soft).scatter_(-1, position.unsqueeze(-1), 1.0)
+    # (soft - sg(soft)) first, so that the value is exactly one-hot.
+    return onehot + (soft - soft.detach())
+
+
+def gumbel_softmax_topk(
+    logits: Tensor, tau: float, k: int, *, noise: Tensor | None = None, straight_through: bool = True
+) -> SoftTokens:
+    """Gumbel-softmax over the k largest logits (eq. 14); no tensor of the vocabulary's size is built beyond the logits.
+
+    Args:
+        logits: [..., V].
+        tau: temperature, > 0.
+        k: number of candidates, 1 <= k <= V.
+        noise: [..., k] standard Gumbel noise aligned with ``logits.topk(k).indices``; drawn from the global CPU generator if None.
+        straight_through: see :func:`gumbel_softmax_weights`.
+
+    Raises:
+        ValueError: k outside 1..V, tau <= 0, or noise of another shape.
+    """
+    if not 1 <= k <= logits.shape[-1]:
+        raise ValueError(f"top-k must lie between 1 and the vocabulary size {logits.shape[-1]}, got k={k}")
+    top = logits.topk(k, dim=-1)
+    if noise is None:
+        noise = gumbel_noise(tuple(top.values.shape), dtype=logits.dtype).to(logits.device)
+    if noise.shape != top.values.shape:
+        raise ValueError(f"noise has shape {tuple(noise.shape)}, expected {tuple(top.values.shape)}")
+    hard = (top.values + noise.to(top.values.dtype)).argmax(dim=-1)
+    weights = gumbel_softmax_weights(top.values, noise, tau, hard=hard, straight_through=straight_through)
+    return SoftTokens(top.indices, weights, top.indices.gather(-1, hard.unsqueeze(-1)).squeeze(-1))

@@ -1,0 +1,99 @@
+"""Evaluation: one hard sample a prompt, its reward, its exact KL, and the diversity of all of them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from grade_lightning.data.prompts import PromptBatch
+from grade_lightning.estimators import exact_kl
+from grade_lightning.evaluation.diversity import distinct_n
+from grade_lightning.models.policy import Policy
+from grade_lightning.models.reward import Reward
+from grade_lightning.rollout.noise import evaluation_noise
+from grade_lightning.rollout.parallel import completion_logits
+from grade_lightning.rollout.sampling import sample
+from grade_lightning.rollout.types import Rollout, RolloutSettings
+
+
+@dataclass(frozen=True)
+class EvaluatedPrompt:
+    """One prompt of an evaluation.
+
+    Attributes:
+        row: place in the split's (sub)set; key: stable prompt id; label: sentiment of the review it opens.
+        reward: of prompt and completion; kl: summed over the completion's real tokens, in nats.
+        tokens: real completion tokens; ended: met its end of sequence.
+        ids: completion token ids; prompt, completion: as text.
+    """
+
+    row: int
+    key: int
+    label: int
+    reward: float
+    kl: float
+    tokens: int
+    ended: bool
+    ids: tuple[int, ...]
+    prompt: str
+    completion: str
+
+
+@torch.no_grad()
+def evaluate_batch(
+    policy: Policy, reward: Reward, prompt: PromptBatch, settings: RolloutSettings, *, seed: int, initial: bool = False
+) -> list[EvaluatedPrompt]:
+    """Sample, score and measure one batch; noise is keyed by (seed, prompt id) and rows do not influence each other.
+
+    Args:
+        initial: sample from the reference (adapters disabled): what the policy was before training.
+    """
+    noise = evaluation_noise(seed, prompt.keys, settings.max_new_tokens, settings.top_k)
+    if initial:
+        with policy.reference():
+            rollout = sample(policy, prompt, noise, settings)
+    else:
+        rollout = sample(policy, prompt, noise, settings)
+    scores = reward.score(prompt.ids, prompt.mask, rollout.completion_ids, rollout.mask)
+    kl = torch.zeros(len(prompt)) if initial else _sequence_kl(policy, rollout)
+    return [_describe(policy, rollout, row, scores, kl) for row in range(len(prompt))]
+
+
+def _sequence_kl(policy: Policy, rollout: Rollout) -> torch.Tensor:
+    logits = completion_logits(policy, rollout)
+    with policy.reference():
+        reference = completion_logits(policy, rollout)
+    return exact_kl(logits, reference, rollout.mask).sum(dim=1).cpu()
+
+
+def _describe(policy: Policy, rollout: Rollout, row: int, scores: torch.Tensor, kl: torch.Tensor) -> EvaluatedPrompt:
+    prompt, decode = rollout.prompt, policy.tokenizer.decode
+    ids = tuple(rollout.completion_ids[row][rollout.mask[row]].tolist())
+    return EvaluatedPrompt(
+        row=int(prompt.rows[row]), key=prompt.keys[row], label=int(prompt.labels[row]), reward=float(scores[row]), kl=float(kl[row]),
+        tokens=len(ids), ended=ids[-1] in policy.eos_ids, ids=ids,
+        prompt=str(decode(prompt.ids[row][prompt.mask[row]], skip_special_tokens=True)),
+        completion=str(decode(list(ids), skip_special_tokens=True)),
+    )  # fmt: skip
+
+
+def summarise(prompts: list[EvaluatedPrompt]) -> dict[str, Any]:
+    """Means over prompts in split order; ``reward_std`` with ddof 0; KL in nats per real token over all tokens."""
+    ordered = sorted(prompts, key=lambda prompt: prompt.row)
+    rewards = np.asarray([prompt.reward for prompt in ordered])
+    tokens = sum(prompt.tokens for prompt in ordered)
+    summary: dict[str, Any] = {
+        "reward_mean": float(rewards.mean()),
+        "reward_std": float(rewards.std()),
+        "n": len(ordered),
+        "kl_mean": math.fsum(prompt.kl for prompt in ordered) / max(1, tokens),
+        "length_mean": tokens / len(ordered),
+        "eos_rate": float(np.mean([prompt.ended for prompt in ordered])),
+    }
+    for n in (1, 2, 3):
+        summary[f"distinct_{n}"] = distinct_n((prompt.ids for prompt in ordered), n)
+    return summary

@@ -1,0 +1,99 @@
+"""One run from ready-made objects: validate, fit, test once, record."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.loggers import Logger
+
+from grade_lightning.callbacks import StepRecorder, save_adapter
+from grade_lightning.data.module import IMDBDataModule
+from grade_lightning.methods.base import Method
+from grade_lightning.progress import StepProgressBar
+from grade_lightning.record import EVALUATION_KEYS, RunFolder
+
+
+@dataclass
+class Experiment:
+    """What one run needs.
+
+    Attributes:
+        method, data, folder, loggers: ready to use.
+        description: identifies the run in ``results.json`` (method, seed, protocol, model, data, hash, ...).
+        max_steps: policy steps.
+        validate_every: policy steps between validations; step 0 and the last step are always validated.
+        test: evaluate the test split before and after.
+        samples: how many samples of ``initial`` and ``test`` are kept.
+        accelerator: of the Lightning trainer.
+        seconds: wall time of the phases so far; the run adds its own.
+        started: ``time.perf_counter()`` when the command began.
+    """
+
+    method: Method
+    data: IMDBDataModule
+    folder: RunFolder
+    description: dict[str, Any]
+    max_steps: int
+    validate_every: int
+    loggers: Sequence[Logger] = ()
+    test: bool = True
+    samples: int = 64
+    accelerator: str = "cpu"
+    seconds: dict[str, float] = field(default_factory=dict)
+    started: float = field(default_factory=time.perf_counter)
+
+    def run(self) -> dict[str, Any]:
+        """Validate at step 0, fit, test the last weights and the initial ones on the same prompts and noise.
+
+        Returns:
+            What ``results.json`` holds.
+        """
+        recorder = StepRecorder(self.folder)
+        trainer = L.Trainer(
+            accelerator=self.accelerator, devices=1, max_epochs=self.max_steps, check_val_every_n_epoch=self.validate_every,
+            logger=list(self.loggers) or False, callbacks=[recorder, StepProgressBar("policy steps", self.max_steps)],
+            enable_checkpointing=False, enable_model_summary=False, num_sanity_val_steps=0, inference_mode=False,
+        )  # fmt: skip
+        self.data.setup()
+        self._timed("validation", lambda: trainer.validate(self.method, self.data, verbose=False))
+        self._timed("fit", lambda: trainer.fit(self.method, self.data))
+        if recorder.validations[-1]["step"] != self.max_steps:
+            self._timed("validation", lambda: trainer.validate(self.method, self.data, verbose=False))
+        save_adapter(self.method.policy, self.folder.path / "checkpoints" / "last")
+        evaluations = self._timed("test", lambda: self._test(trainer)) if self.test else {}
+        return self._finish(recorder, evaluations)
+
+    def _timed(self, name: str, action: Any) -> Any:
+        start = time.perf_counter()
+        try:
+            return action()
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def _test(self, trainer: L.Trainer) -> dict[str, Any]:
+        evaluations = {}
+        for split, initial in (("initial", True), ("test", False)):
+            self.method.evaluate_initial = initial
+            trainer.test(self.method, self.data, verbose=False)
+            prompts = self.method.evaluated
+            self.folder.append_samples(split, 0 if initial else self.max_steps, prompts[: self.samples])
+            per_prompt = {"prompt_id": [p.key for p in prompts], "reward": [round(p.reward, 6) for p in prompts]}
+            evaluations[split] = {**self.method.last_evaluation, "per_prompt": per_prompt}
+        self.method.evaluate_initial = False
+        return evaluations
+
+    def _finish(self, recorder: StepRecorder, evaluations: dict[str, Any]) -> dict[str, Any]:
+        keys = ("step", *EVALUATION_KEYS)
+        self.seconds["total"] = time.perf_counter() - self.started
+        results = {
+            **self.description, "steps": self.max_steps, **evaluations,
+            "validation": [{key: validation[key] for key in keys} for validation in recorder.validations],
+            "best_validation": {key: recorder.best[key] for key in ("step", "reward_mean")},
+            "seconds": self.seconds,
+        }  # fmt: skip
+        self.folder.write_json("results.json", results)
+        return results

@@ -1,0 +1,54 @@
+"""Weights & Biases, without letting it stop a run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger, WandbLogger
+
+log = logging.getLogger(__name__)
+
+
+def wandb_logger(
+    folder: Path,
+    *,
+    name: str,
+    config: Any,
+    project: str,
+    entity: str | None = None,
+    group: str | None = None,
+    mode: str | None = None,
+    init_timeout: int = 20,
+) -> WandbLogger:
+    """A logger that goes on offline where the server cannot be reached.
+
+    Args:
+        folder: of the run; the W&B files go there.
+        name: of the run. config: resolved, logged as it is. project, entity, group: where it is shown.
+        mode: ``online``, ``offline`` or ``disabled``; None = online if logged in, otherwise offline.
+        init_timeout: seconds to wait for the server.
+    """
+    import wandb
+
+    mode = mode or ("online" if wandb.api.api_key else "offline")
+    options: dict[str, Any] = {"project": project, "entity": entity, "group": group, "name": name, "config": config, "dir": str(folder)}
+    settings = wandb.Settings(init_timeout=init_timeout, silent=True)
+    try:
+        run = wandb.init(mode=mode, settings=settings, **options)  # type: ignore[arg-type]
+    except (wandb.errors.CommError, wandb.errors.UsageError) as error:
+        log.warning("Weights & Biases cannot be reached (%s): logging offline; upload later with `wandb sync`", error)
+        run = wandb.init(mode="offline", settings=settings, **options)
+    if mode == "offline":
+        log.info("Weights & Biases logs offline to %s; upload with `wandb sync`", folder / "wandb")
+    run.define_metric("*", step_metric="step")
+    return WandbLogger(experiment=run)
+
+
+def finish(loggers: Sequence[Logger]) -> None:
+    """Close W&B runs, so that the next run in this process starts its own."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.experiment.finish()

@@ -1,0 +1,80 @@
+"""GRADE and GRADE-STE: ascend the reward by backpropagation through the generated tokens."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from grade_lightning.estimators import exact_kl, gumbel_softmax_weights
+from grade_lightning.methods.base import Method, Schedule, Shared, Totals
+from grade_lightning.methods.meter import Meter
+from grade_lightning.rollout.direct import direct_gradient
+from grade_lightning.rollout.sampling import Relaxation
+from grade_lightning.rollout.sequential import relax_sequentially
+from grade_lightning.rollout.types import Rollout
+
+
+class GRADE(Method):
+    """L = -E[r] + beta KL(policy || reference) (eq. 16), differentiated through relaxed tokens.
+
+    Args:
+        shared: see :class:`grade_lightning.methods.base.Shared`.
+        temperature: tau as a function of the number of policy steps already made.
+        straight_through: hard tokens forward, soft gradient backward (GRADE-STE); otherwise soft tokens are fed forward (GRADE).
+        diagnostics_every: measure the soft - hard reward gap every so many steps; 0 = never.
+    """
+
+    def __init__(self, shared: Shared, *, temperature: Schedule, straight_through: bool = True, diagnostics_every: int = 10):
+        super().__init__(shared)
+        self.temperature, self.straight_through, self.diagnostics_every = temperature, straight_through, diagnostics_every
+
+    def schedule_values(self, step: int) -> dict[str, float]:
+        return {"tau": self.temperature(step - 1)}
+
+    def _relax(self, step: int, straight_through: bool) -> Relaxation:
+        tau = self.temperature(step - 1)
+
+        def relax(logits: Tensor, noise: Tensor, hard: Tensor) -> Tensor:
+            return gumbel_softmax_weights(logits, noise, tau, hard=hard, straight_through=straight_through)
+
+        return relax
+
+    def relaxation(self, step: int) -> Relaxation | None:
+        return None if self.straight_through else self._relax(step, straight_through=False)
+
+    def update(self, rollouts: list[Rollout], totals: Totals, meter: Meter, step: int) -> None:
+        self.optimizers().zero_grad()  # type: ignore[union-attr]
+        for rollout in rollouts:
+            with self.policy.dropout(self.shared.seed, step, rollout.prompt.rows):
+                self._accumulate(rollout, totals, meter, step)
+        self.apply_gradients(meter)
+
+    def _accumulate(self, rollout: Rollout, totals: Totals, meter: Meter, step: int) -> None:
+        """Add the gradient of one micro-batch."""
+        shared, tokens = self.shared, max(1, rollout.tokens)
+        kl_weight = shared.kl_coef * totals.kl_weight(shared.kl_reduction)
+        relax = self._relax(step, self.straight_through)
+        relaxed = relax_sequentially(self.policy, rollout, relax, min_new_tokens=shared.rollout.min_new_tokens)
+        direct = direct_gradient(
+            self.policy, self.reward, rollout, relaxed.weights, relaxed.logits, score_weight=-1.0 / totals.samples, kl_weight=kl_weight
+        )
+        kl = exact_kl(relaxed.logits, direct.reference_logits, rollout.mask)
+        # The direct gradient reaches the policy through the weights; the KL also through the policy's own logits.
+        ((relaxed.weights * direct.weights_gradient).sum() + kl_weight * kl.sum()).backward()
+        scores = direct.scores
+        meter.update(len(rollout), reward=scores.mean(), reward_uncertainty=(scores * (1 - scores)).mean())
+        meter.update(tokens, kl=kl.detach().sum() / tokens)
+        with torch.no_grad():
+            soft = self._soft_weights(relaxed.logits.gather(-1, rollout.indices), rollout, step)
+            meter.update(tokens, largest_weight=(soft.amax(dim=-1) * rollout.mask).sum() / tokens)
+            if self.diagnostics_every and step % self.diagnostics_every == 0:
+                meter.update(len(rollout), soft_hard_gap=self._soft_hard_gap(rollout, soft))
+
+    def _soft_weights(self, candidates: Tensor, rollout: Rollout, step: int) -> Tensor:
+        return self._relax(step, straight_through=False)(candidates, rollout.noise, rollout.hard)
+
+    def _soft_hard_gap(self, rollout: Rollout, soft: Tensor) -> Tensor:
+        """Mean reward of the soft sample minus that of the hard one, on the same noise."""
+        prompt, mask = rollout.prompt, rollout.mask
+        soft_score = self.reward.score(prompt.ids, prompt.mask, rollout.soft(soft), mask)
+        return (soft_score - self.reward.score(prompt.ids, prompt.mask, rollout.completion_ids, mask)).mean()

@@ -1,0 +1,113 @@
+"""Loading the base language model: a local folder or a hub id, safetensors only."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from grade_lightning.models.cache import files_fingerprint
+
+log = logging.getLogger(__name__)
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}
+
+
+@dataclass(frozen=True)
+class BaseLM:
+    """A frozen causal language model, its tokenizer, and a hash that identifies both."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    name: str
+    fingerprint: str
+
+
+def check_model_folder(path: str | Path) -> Path:
+    """A folder in the Hugging Face layout with a configuration, safetensors weights and a tokenizer.
+
+    Raises:
+        ValueError: naming what is missing.
+    """
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        raise ValueError(f"model.path={path} is not a folder: give the folder of a model in the Hugging Face layout")
+    if not (folder / "config.json").exists():
+        raise ValueError(f"{folder} has no config.json: it is not a model folder in the Hugging Face layout")
+    if not any(folder.glob("*.safetensors")):
+        pickled = " (pickled *.bin weights are not read: convert them to safetensors)" if any(folder.glob("*.bin")) else ""
+        raise ValueError(f"{folder} has no *.safetensors weights{pickled}")
+    if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")):
+        raise ValueError(f"{folder} has no tokenizer (tokenizer.json): save it beside the model with tokenizer.save_pretrained")
+    return folder
+
+
+def load_base(path: str, *, precision: str = "fp32", revision: str | None = None, trust_remote_code: bool = False) -> BaseLM:
+    """Load and freeze a base language model.
+
+    Args:
+        path: a local folder, or a hub id such as ``Qwen/Qwen3-0.6B``.
+        precision: ``fp32``, ``bf16`` or ``fp64`` (tests); the dtype of the frozen weights.
+        revision: of the hub repository.
+        trust_remote_code: run code that the repository ships; off unless asked for.
+
+    Raises:
+        ValueError: nothing there, the hub is out of reach, or an architecture whose logits are not lm_head(hidden states).
+    """
+    local = _looks_local(path)
+    if local:
+        check_model_folder(path)
+    options = {"revision": revision, "trust_remote_code": trust_remote_code}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, **options)
+        model = AutoModelForCausalLM.from_pretrained(
+            path, dtype=DTYPES[precision], attn_implementation="sdpa", use_safetensors=True, **options
+        )
+    except (OSError, ValueError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        raise ValueError(
+            f"the model {path} could not be loaded: {reason}. Without network, use model=local with model.path=FOLDER "
+            "(any model in the Hugging Face layout), or model=tiny, which needs nothing"
+        ) from error
+    _set_padding(tokenizer, path)
+    model.requires_grad_(False).eval()
+    _check_head(model, path)
+    commit = getattr(model.config, "_commit_hash", None)
+    name = Path(path).name if local else path
+    return BaseLM(model, tokenizer, name, files_fingerprint(Path(path).expanduser()) if local or not commit else commit)
+
+
+def _looks_local(path: str) -> bool:
+    return Path(path).expanduser().exists() or path.startswith((".", "/", "~")) or path.count("/") > 1
+
+
+def _set_padding(tokenizer: PreTrainedTokenizerBase, path: str) -> None:
+    if tokenizer.eos_token_id is None:
+        raise ValueError(f"the tokenizer of {path} has no end-of-sequence token: completions could never end")
+    if tokenizer.pad_token_id is None:
+        # Only a filler: masks are explicit everywhere, so a padding id that is also EOS is harmless.
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "left"
+
+
+def backbone(model: PreTrainedModel) -> nn.Module:
+    """The transformer without its language-model head."""
+    return getattr(model, model.base_model_prefix)
+
+
+@torch.no_grad()
+def _check_head(model: PreTrainedModel, path: str) -> None:
+    """Hidden states are turned into logits by the output embedding alone: refuse models that scale or cap them."""
+    ids = torch.arange(4, device=model.device)[None] % model.config.get_text_config().vocab_size
+    expected = model(input_ids=ids).logits
+    hidden = backbone(model)(input_ids=ids).last_hidden_state
+    logits: Tensor = model.get_output_embeddings()(hidden)
+    if not torch.allclose(logits.float(), expected.float(), rtol=1e-3, atol=1e-3):
+        raise ValueError(
+            f"{path} ({model.config.model_type}) scales or caps its logits after the output embedding, which is not supported: "
+            "use a model such as Qwen3, Llama or GPT-2"
+        )

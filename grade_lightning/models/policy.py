@@ -1,0 +1,166 @@
+"""The policy: one frozen base language model with LoRA; with its adapters disabled it is the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from grade_lightning.estimators import SoftTokens
+from grade_lightning.models.base import BaseLM, backbone
+from grade_lightning.models.dropout import KeyedDropout
+
+_ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
+# Architectures whose attention projections have other names.
+_TARGETS = {"gpt2": ["attn.c_attn", "attn.c_proj"], "gpt_neox": ["query_key_value", "attention.dense"]}
+
+
+def positions_of(mask: Tensor) -> Tensor:
+    """Explicit position ids of a padded batch: real tokens count from 0, whatever padding precedes them.  [B, L] -> [B, L]."""
+    return (mask.long().cumsum(dim=-1) - 1).clamp_min(0)
+
+
+def _targets(base: BaseLM, wanted: Sequence[str] | None) -> list[str]:
+    names = [name for name, module in base.model.named_modules() if hasattr(module, "weight") and module.weight.dim() == 2]
+    targets = list(wanted) if wanted else _TARGETS.get(base.model.config.model_type, _ATTENTION)
+    missing = [target for target in targets if not any(name.endswith(target) for name in names)]
+    if missing:
+        layers = sorted({name.rsplit(".", 1)[-1] for name in names})
+        raise ValueError(f"{base.name} has no layers {missing} for LoRA: set model.lora.target_modules to some of {layers}")
+    return targets
+
+
+class Policy(nn.Module):
+    """Base LM + LoRA, seen as embeddings in, hidden states out.
+
+    Adapters sit on the attention projections (paper: r 16, alpha 32).  The module stays in eval mode: the only dropout is
+    :class:`KeyedDropout` on the LoRA inputs, active inside :meth:`dropout` alone.
+
+    Args:
+        base: the frozen base; shared with the reference and the reward model, never copied.
+        r, alpha, dropout: of LoRA.
+        target_modules: layers that get adapters; by architecture if None.
+        seed: of the adapters' initial weights.
+    """
+
+    def __init__(
+        self,
+        base: BaseLM,
+        *,
+        r: int = 16,
+        alpha: int = 32,
+        dropout: float = 0.0,
+        target_modules: Sequence[str] | None = None,
+        seed: int = 0,
+    ):
+        super().__init__()
+        targets = _targets(base, target_modules)
+        config = LoraConfig(
+            r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, task_type="CAUSAL_LM",
+            fan_in_fan_out=base.model.config.model_type == "gpt2",
+        )  # fmt: skip
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.peft: PeftModel = get_peft_model(base.model, config)  # type: ignore[assignment]
+        self.tokenizer, self.name = base.tokenizer, base.name
+        self.vocab_size: int = base.model.get_output_embeddings().weight.shape[0]
+        self.pad_id = int(base.tokenizer.pad_token_id)  # type: ignore[arg-type]
+        self.eos_ids = _eos_ids(base)
+        self._dropouts = KeyedDropout.install(self.peft, dropout)
+        self.eval()
+
+    def train(self, mode: bool = True) -> Policy:
+        """Stays in eval mode: see the class docstring."""
+        return super().train(False)
+
+    @property
+    def lm(self) -> nn.Module:
+        """The transformers model inside, with LoRA layers in place."""
+        return self.peft.get_base_model()
+
+    @property
+    def embedding(self) -> Tensor:
+        """[V, d] input embeddings E."""
+        return self.lm.get_input_embeddings().weight  # type: ignore[operator]
+
+    @property
+    def device(self) -> torch.device:
+        return self.embedding.device
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """The LoRA weights by name."""
+        return {name: weight for name, weight in self.peft.named_parameters() if weight.requires_grad}
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """[B, T] ids -> [B, T, d]."""
+        return F.embedding(ids, self.embedding)
+
+    def embed_soft(self, tokens: SoftTokens, mask: Tensor) -> Tensor:
+        """Soft embeddings sum_k w_k E[index_k] (eq. 11, 14); the padding token's embedding where the mask is False.
+
+        No [B, T, k, d] tensor is built.  [B, T, k] -> [B, T, d].
+        """
+        k = tokens.indices.shape[-1]
+        weights = tokens.weights.to(self.embedding.dtype).reshape(-1, k)
+        soft = F.embedding_bag(tokens.indices.reshape(-1, k), self.embedding, per_sample_weights=weights, mode="sum")
+        return torch.where(mask.unsqueeze(-1), soft.view(*mask.shape, -1), self.embedding[self.pad_id])
+
+    def hidden(self, embeds: Tensor, mask: Tensor, *, cache: DynamicCache | None = None) -> Tensor:
+        """Last hidden states (after the final norm) at the given positions.
+
+        Args:
+            embeds: [B, L, d]; the last L positions of the sequence.
+            mask: [B, S] over the whole sequence so far, S >= L, True = real token.
+            cache: keys and values of the first S - L positions; extended in place.
+
+        Returns:
+            [B, L, d].
+        """
+        positions = positions_of(mask)[:, -embeds.shape[1] :]
+        KeyedDropout.set_positions(self._dropouts, positions)
+        output = backbone(self.lm)(  # type: ignore[arg-type]
+            inputs_embeds=embeds, attention_mask=mask.long(), position_ids=positions,
+            past_key_values=cache, use_cache=cache is not None,
+        )  # fmt: skip
+        return output.last_hidden_state
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[..., d] hidden states -> [..., V] logits, in fp32 (fp64 stays fp64)."""
+        logits = self.lm.get_output_embeddings()(hidden)  # type: ignore[operator]
+        return logits if logits.dtype == torch.float64 else logits.float()
+
+    @contextmanager
+    def reference(self) -> Iterator[None]:
+        """Adapters disabled: the reference, and the reward model's backbone.
+
+        Gradients that flow through the reference must be taken inside this context: with activation checkpointing the
+        backward pass runs the layers again and would otherwise find the adapters on.
+        """
+        with self.peft.disable_adapter():
+            yield
+
+    @contextmanager
+    def dropout(self, seed: int, step: int, rows: Tensor) -> Iterator[None]:
+        """LoRA dropout with masks keyed by (seed, step, row): the same for any split of the batch."""
+        KeyedDropout.activate(self._dropouts, seed, step, rows.to(self.device))
+        try:
+            yield
+        finally:
+            KeyedDropout.deactivate(self._dropouts)
+
+    def save_adapter(self, folder: Path) -> None:
+        """Write ``adapter_model.safetensors`` and ``adapter_config.json`` in PEFT's layout."""
+        self.peft.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
+
+
+def _eos_ids(base: BaseLM) -> tuple[int, ...]:
+    ids = {int(base.tokenizer.eos_token_id)}  # type: ignore[arg-type]
+    declared = getattr(base.model.generation_config, "eos_token_id", None)
+    ids.update([declared] if isinstance(declared, int) else declared or [])
+    return tuple(sorted(ids))

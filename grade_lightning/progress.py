@@ -1,0 +1,53 @@
+"""Progress bars that also read well in a log file."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import ProgressBar
+from tqdm import tqdm
+
+
+def bar(iterable: Iterable[Any] | None = None, **options: Any) -> Any:
+    """A tqdm bar; when the output is not a terminal it is refreshed every ten seconds at most."""
+    return tqdm(iterable, dynamic_ncols=True, mininterval=0.5 if sys.stderr.isatty() else 10.0, **options)
+
+
+class StepProgressBar(ProgressBar):
+    """One bar over all steps of a fit, with the values a module logs with ``prog_bar=True``.
+
+    Args:
+        description: shown before the bar.
+        total: steps.
+        start: steps already made.
+    """
+
+    def __init__(self, description: str, total: int, start: int = 0):
+        super().__init__()
+        self.description, self.total, self.start = description, total, start
+        self._bar: Any = None
+
+    def disable(self) -> None:
+        """Required by Lightning; this bar is silenced by its absence."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._bar = bar(total=self.total, initial=self.start, desc=self.description, unit="step")
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        shown = self.get_metrics(trainer, pl_module)
+        self._bar.set_postfix_str(_short(shown), refresh=False)
+        self._bar.update(1)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._bar.close()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _short(metrics: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value:.3g}" for name, value in metrics.items() if isinstance(value, int | float))

@@ -1,0 +1,135 @@
+"""The run folder: everything a run leaves behind, in formats that other programs can read.
+
+``config.yaml`` (resolved), ``environment.json``, ``metrics.csv`` (one row a policy step), ``samples.jsonl``,
+``results.json`` (written last: its presence means the run is finished) and ``checkpoints/``.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from grade_lightning.evaluation.evaluator import EvaluatedPrompt
+
+PACKAGES = ("torch", "lightning", "hydra-core", "omegaconf", "transformers", "peft", "datasets", "wandb", "torchmetrics", "numpy")
+TRAIN_COLUMNS = (
+    "reward", "loss", "kl", "grad_norm", "grad_norm_tensor_mean", "grad_norm_tensor_std", "grad_clipped", "tau", "lr",
+    "length", "eos_rate", "tokens", "reward_uncertainty", "largest_weight", "soft_hard_gap", "seconds",
+)  # fmt: skip
+EVALUATION_KEYS = ("reward_mean", "reward_std", "n", "kl_mean", "length_mean", "eos_rate", "distinct_1", "distinct_2", "distinct_3")
+
+
+class RunFolder:
+    """Writes one run folder.
+
+    Args:
+        path: created if missing.
+
+    Raises:
+        ValueError: the folder cannot be written.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe = self.path / ".writable"
+            probe.write_text("")
+            probe.unlink()
+        except OSError as error:
+            raise ValueError(f"the run folder {self.path} cannot be written ({error}): set run.dir to another folder") from error
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a whole file so that a reader never sees half of it."""
+        partial = self.path / f".{name}.partial"
+        partial.write_text(text)
+        partial.replace(self.path / name)
+
+    def write_json(self, name: str, value: Any) -> None:
+        self.write_text(name, json.dumps(value, indent=1) + "\n")
+
+    def append_metrics(self, row: Mapping[str, float | int]) -> None:
+        """Append one row to ``metrics.csv`` and force it to disk.  A new column rewrites the file once."""
+        file = self.path / "metrics.csv"
+        old = file.read_text() if file.exists() else ""
+        columns = next(csv.reader(io.StringIO(old)), [])
+        new = [name for name in row if name not in columns]
+        if new:
+            rows = list(csv.DictReader(io.StringIO(old)))
+            columns = columns + new
+            text = io.StringIO()
+            writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows([*rows, dict(row)])
+            self.write_text("metrics.csv", text.getvalue())
+            return
+        line = io.StringIO()
+        csv.DictWriter(line, columns, restval="", lineterminator="\n").writerow(dict(row))
+        with file.open("a") as stream:
+            stream.write(line.getvalue())
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def append_samples(self, split: str, step: int, prompts: Iterable[EvaluatedPrompt]) -> None:
+        """Append evaluated prompts to ``samples.jsonl``."""
+        with (self.path / "samples.jsonl").open("a") as stream:
+            for p in prompts:
+                line = {"split": split, "step": step, "prompt": p.prompt, "completion": p.completion, "reward": p.reward,
+                        "prompt_id": p.key, "kl": p.kl, "tokens": p.tokens, "label": p.label}  # fmt: skip
+                stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def metrics_row(step: int, train: Mapping[str, float], evaluation: Mapping[str, Any] | None) -> dict[str, float | int]:
+    """One row of ``metrics.csv``: known columns in fixed order, others after them; validation columns blank without one."""
+    ordered = [*TRAIN_COLUMNS, *(name for name in train if name not in TRAIN_COLUMNS)]
+    row: dict[str, Any] = {"step": step, **{f"train/{name}": train.get(name, "") for name in ordered}}
+    row.update({f"val/{name}": "" if evaluation is None else evaluation[name] for name in EVALUATION_KEYS})
+    return row
+
+
+def _git(*arguments: str) -> str | None:
+    """Output of a git command in the checkout this package runs from; None outside a checkout or without git."""
+    folder = Path(__file__).resolve().parent.parent
+    if not (folder / ".git").exists():
+        return None
+    try:
+        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def environment() -> dict[str, Any]:
+    """Versions, machine and git revision; no environment variables, which may hold secrets."""
+    import torch
+
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = None
+    return {
+        "python": platform.python_version(), "platform": platform.platform(), "processor": _processor(), "cpus": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(), "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
+        "packages": versions, "git_revision": _git("rev-parse", "HEAD"), "git_dirty": bool(_git("status", "--porcelain")),
+        "command": ["python", "-m", "grade_lightning.run", *sys.argv[1:]],
+    }  # fmt: skip
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor()

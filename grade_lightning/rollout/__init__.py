@@ -1,0 +1,1 @@
+"""Sampling, and evaluating a recorded rollout again with gradients."""

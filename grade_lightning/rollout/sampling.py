@@ -1,0 +1,69 @@
+"""Sampling completions with a KV cache and without gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from grade_lightning.data.prompts import PromptBatch
+from grade_lightning.estimators import SoftTokens
+from grade_lightning.models.policy import Policy
+from grade_lightning.rollout.types import Rollout, RolloutSettings
+
+# (candidate logits [..., k], noise [..., k], hard [...]) -> weights [..., k]
+Relaxation = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def ban_eos(logits: Tensor, eos_ids: tuple[int, ...], banned: bool) -> Tensor:
+    """Logits with the end-of-sequence tokens at -inf, if banned.  [..., V] -> [..., V]."""
+    if not banned:
+        return logits
+    return logits.index_fill(-1, torch.tensor(eos_ids, device=logits.device), float("-inf"))
+
+
+@torch.no_grad()
+def sample(
+    policy: Policy, prompt: PromptBatch, noise: Tensor, settings: RolloutSettings, *, soft: Relaxation | None = None
+) -> Rollout:
+    """Draw one completion for each prompt by the Gumbel-max rule over the top-k candidates.
+
+    Whatever mode training left the model in, sampling runs in eval mode, with the cache on and without dropout.
+
+    Args:
+        policy: inside ``policy.reference()`` this samples from the reference.
+        prompt: B prompts.
+        noise: [B, max_new_tokens, k] standard Gumbel noise aligned with the sorted candidates.
+        settings: lengths and top-k.
+        soft: feed the relaxed sample's embedding forward instead of the hard token's (soft GRADE).
+
+    Returns:
+        The rollout; it ends early once every row has met its end of sequence.
+    """
+    policy.eval()
+    noise = noise.to(policy.device)
+    embeds, mask = policy.embed(prompt.ids), prompt.mask
+    cache = DynamicCache()
+    alive = torch.ones(len(prompt), dtype=torch.bool, device=policy.device)
+    eos = torch.tensor(policy.eos_ids, device=policy.device)
+    columns: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+    for t in range(settings.max_new_tokens):
+        logits = policy.logits(policy.hidden(embeds, mask, cache=cache)[:, -1])
+        top = ban_eos(logits, policy.eos_ids, t < settings.min_new_tokens).topk(settings.top_k, dim=-1)
+        hard = (top.values + noise[:, t].to(top.values.dtype)).argmax(dim=-1)
+        token = top.indices.gather(-1, hard.unsqueeze(-1)).squeeze(-1)
+        token = torch.where(alive, token, policy.pad_id)
+        columns.append((token, alive, top.indices, hard))
+        mask = torch.cat([mask, alive.unsqueeze(1)], dim=1)
+        if soft is None:
+            embeds = policy.embed(token).unsqueeze(1)
+        else:
+            tokens = SoftTokens(top.indices, soft(top.values, noise[:, t], hard), token)
+            embeds = policy.embed_soft(tokens, alive).unsqueeze(1)
+        alive = alive & ~torch.isin(token, eos)
+        if not alive.any():
+            break
+    ids, masks, indices, hards = (torch.stack(column, dim=1) for column in zip(*columns, strict=True))
+    return Rollout(prompt, ids, masks, indices, noise[:, : ids.shape[1]], hards)

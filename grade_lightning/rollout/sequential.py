@@ -1,0 +1,54 @@
+"""Backpropagation through generation, token by token through the KV cache: the reference path."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from grade_lightning.estimators import SoftTokens
+from grade_lightning.models.policy import Policy
+from grade_lightning.rollout.sampling import Relaxation, ban_eos
+from grade_lightning.rollout.types import Rollout
+
+
+class RelaxedRollout(NamedTuple):
+    """A rollout evaluated again with gradients.
+
+    Attributes:
+        weights: [B, T, k] relaxed weights of the recorded candidates.
+        logits: [B, T, V] policy logits before the end-of-sequence ban.
+    """
+
+    weights: Tensor
+    logits: Tensor
+
+
+def relax_sequentially(policy: Policy, rollout: Rollout, relax: Relaxation, *, min_new_tokens: int) -> RelaxedRollout:
+    """Run the recorded rollout again, feeding each relaxed token's embedding (eq. 11) into the next step's graph.
+
+    Noise, candidates and hard tokens are the recorded ones, never drawn or decided again.  Gradients flow through every
+    key and value of the cache, so a backward pass through the result is exact backpropagation through the whole chain.
+
+    Args:
+        policy: LoRA weights require gradients.
+        rollout: from :func:`grade_lightning.rollout.sampling.sample`.
+        relax: candidate logits, noise and hard positions to weights.
+        min_new_tokens: as in sampling (end-of-sequence ban).
+    """
+    cache = DynamicCache()
+    embeds, mask = policy.embed(rollout.prompt.ids), rollout.prompt.mask
+    weights, all_logits = [], []
+    for t in range(rollout.mask.shape[1]):
+        logits = policy.logits(policy.hidden(embeds, mask, cache=cache)[:, -1])
+        indices = rollout.indices[:, t]
+        candidates = ban_eos(logits, policy.eos_ids, t < min_new_tokens).gather(-1, indices)
+        weight = relax(candidates, rollout.noise[:, t], rollout.hard[:, t])
+        alive = rollout.mask[:, t]
+        embeds = policy.embed_soft(SoftTokens(indices, weight, rollout.completion_ids[:, t]), alive).unsqueeze(1)
+        mask = torch.cat([mask, alive.unsqueeze(1)], dim=1)
+        weights.append(weight)
+        all_logits.append(logits)
+    return RelaxedRollout(torch.stack(weights, dim=1), torch.stack(all_logits, dim=1))

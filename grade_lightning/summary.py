@@ -1,0 +1,51 @@
+"""The end of a run, for a person."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+ROWS = (
+    ("reward, mean", "reward_mean", ".3f"), ("reward, std over prompts", "reward_std", ".3f"), ("test prompts", "n", "d"),
+    ("KL, nats per token", "kl_mean", ".3f"), ("distinct-2", "distinct_2", ".3f"), ("length, tokens", "length_mean", ".1f"),
+)  # fmt: skip
+
+
+def _samples(folder: Path, split: str) -> dict[int, dict[str, Any]]:
+    with (folder / "samples.jsonl").open() as stream:
+        lines = [json.loads(line) for line in stream]
+    return {line["prompt_id"]: line for line in lines if line["split"] == split}
+
+
+def print_summary(results: dict[str, Any], folder: Path, *, samples: int = 3) -> None:
+    """Test numbers before and after, and sample continuations side by side.
+
+    Args:
+        results: as in ``results.json``.
+        folder: of the run.
+        samples: continuations shown.
+    """
+    console = Console()
+    console = Console(width=max(console.width, 100))
+    console.print(f"\n[bold]{results['method']}[/bold], seed {results['seed']}: {results['steps']} policy steps on {results['data']} reviews")
+    if "test" in results:
+        table = Table("test", "before", "after")
+        for title, key, spec in ROWS:
+            table.add_row(title, format(results["initial"][key], spec), format(results["test"][key], spec))
+        console.print(table)
+        before, after = _samples(folder, "initial"), _samples(folder, "test")
+        table = Table("prompt", "before", "after", show_lines=True)
+        for key in list(before)[:samples]:
+            cells = [Text(before[key]["prompt"])]
+            cells += [Text(f"{sample['completion'].strip()}\n[reward {sample['reward']:.2f}]") for sample in (before[key], after[key])]
+            table.add_row(*cells)
+        console.print(table)
+    accuracy = results["reward_head"].get("heldout_accuracy_reviews")
+    if accuracy is not None:
+        console.print(f"reward head: right on {accuracy:.1%} of held-out reviews")
+    console.print(f"wall time {results['seconds']['total']:.0f} s; run folder: {folder}", soft_wrap=True)
