@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from grade_lightning import checks
 from grade_lightning.config import CONFIG_DIR, config_hash
+from grade_lightning.process import prepare_process
 
 log = logging.getLogger(__name__)
-
-
-def _quiet() -> None:
-    """Silence advice of libraries that does not apply here."""
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
-    warnings.filterwarnings("ignore", message=".*The number of training batches.*")
-    warnings.filterwarnings("ignore", message=".*You have set 1 number of devices.*")
-    import transformers
-
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
 
 
 def _check(cfg: DictConfig) -> None:
@@ -111,7 +99,7 @@ def execute(cfg: DictConfig) -> dict[str, Any]:
     from grade_lightning.summary import print_summary
 
     start = time.perf_counter()
-    _quiet()
+    prepare_process()
     _check(cfg)
     folder, identity = RunFolder(cfg.run.dir), config_hash(cfg)
     if (folder.path / "metrics.csv").exists():

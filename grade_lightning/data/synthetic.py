@@ -2,7 +2,7 @@
 
 A review opens with two sentences that are neutral or that point *against* its label, so that a prompt cut
 from the opening leaves the sentiment to the continuation.  The body mixes praise and blame about named aspects of
-the film; about one judgement in seven disagrees with the label, as in real reviews.
+the film; about one judgement in fourteen disagrees with the label, as in real reviews.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from grade_lightning.data.corpus import Corpus, Reviews
 
-AGREEMENT = 0.86  # probability that one body sentence agrees with the review's label
+AGREEMENT = 0.93  # probability that one body sentence agrees with the review's label
 CONTRARY_OPENING = 0.35  # probability that the opening raises the opposite expectation
 
 _TITLE_A = "Silent Golden Broken Crimson Last Hidden Winter Paper Burning Distant Velvet Second Hollow Northern Blue".split()
@@ -135,7 +135,7 @@ def _review(rng: Random, positive: bool) -> str:
         if not agrees and not turned:
             sentence, turned = f"Granted, {sentence[0].lower() if sentence.startswith('The') else sentence[0]}{sentence[1:]}", True
         sentences.append(sentence)
-    if rng.random() < 0.8:
+    if rng.random() < 0.9:
         sentences.append(rng.choice(_GOOD_VERDICT if positive else _BAD_VERDICT))
     return " ".join(sentences)
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from grade_lightning.estimators import exact_kl, gumbel_softmax_weights
 from grade_lightning.methods.base import Method, Schedule, Shared, Totals
 from grade_lightning.methods.meter import Meter
+from grade_lightning.rollout.adjoint import adjoint_backward, fed_embeddings, relax_in_parallel
 from grade_lightning.rollout.direct import direct_gradient
 from grade_lightning.rollout.sampling import Relaxation
 from grade_lightning.rollout.sequential import relax_sequentially
@@ -21,12 +22,29 @@ class GRADE(Method):
         shared: see :class:`grade_lightning.methods.base.Shared`.
         temperature: tau as a function of the number of policy steps already made.
         straight_through: hard tokens forward, soft gradient backward (GRADE-STE); otherwise soft tokens are fed forward (GRADE).
+        backprop: ``adjoint`` (parallel, exact to ``tol``) or ``sequential`` (token by token: the oracle).
+        tol, max_hops: of the adjoint, see :func:`grade_lightning.rollout.adjoint.adjoint_backward`.
         diagnostics_every: measure the soft - hard reward gap every so many steps; 0 = never.
     """
 
-    def __init__(self, shared: Shared, *, temperature: Schedule, straight_through: bool = True, diagnostics_every: int = 10):
+    def __init__(
+        self,
+        shared: Shared,
+        *,
+        temperature: Schedule,
+        straight_through: bool = True,
+        backprop: str = "adjoint",
+        tol: float = 1e-3,
+        max_hops: int | None = None,
+        diagnostics_every: int = 10,
+    ):
         super().__init__(shared)
+        if backprop not in ("adjoint", "sequential"):
+            raise ValueError(f"method.backprop={backprop} is unknown: use adjoint or sequential")
+        if backprop == "sequential" and max_hops is not None:
+            raise ValueError("method.max_hops truncates the adjoint: it needs method.backprop=adjoint")
         self.temperature, self.straight_through, self.diagnostics_every = temperature, straight_through, diagnostics_every
+        self.backprop, self.tol, self.max_hops = backprop, tol, max_hops
 
     def schedule_values(self, step: int) -> dict[str, float]:
         return {"tau": self.temperature(step - 1)}
@@ -54,13 +72,22 @@ class GRADE(Method):
         shared, tokens = self.shared, max(1, rollout.tokens)
         kl_weight = shared.kl_coef * totals.kl_weight(shared.kl_reduction)
         relax = self._relax(step, self.straight_through)
-        relaxed = relax_sequentially(self.policy, rollout, relax, min_new_tokens=shared.rollout.min_new_tokens)
+        leaf, early = fed_embeddings(self.policy, rollout), shared.rollout.min_new_tokens
+        if self.backprop == "adjoint":
+            relaxed = relax_in_parallel(self.policy, rollout, leaf, relax, min_new_tokens=early)
+        else:
+            relaxed = relax_sequentially(self.policy, rollout, relax, min_new_tokens=early)
         direct = direct_gradient(
             self.policy, self.reward, rollout, relaxed.weights, relaxed.logits, score_weight=-1.0 / totals.samples, kl_weight=kl_weight
         )
         kl = exact_kl(relaxed.logits, direct.reference_logits, rollout.mask)
         # The direct gradient reaches the policy through the weights; the KL also through the policy's own logits.
-        ((relaxed.weights * direct.weights_gradient).sum() + kl_weight * kl.sum()).backward()
+        objective = (relaxed.weights * direct.weights_gradient).sum() + kl_weight * kl.sum()
+        if self.backprop == "adjoint":
+            report = adjoint_backward(self.policy, rollout, leaf, relaxed, objective, tol=self.tol, max_hops=self.max_hops)
+            meter.update(len(rollout), hops=report.hops, first_ratio=report.first_ratio, last_ratio=report.last_ratio)
+        else:
+            objective.backward()
         scores = direct.scores
         meter.update(len(rollout), reward=scores.mean(), reward_uncertainty=(scores * (1 - scores)).mean())
         meter.update(tokens, kl=kl.detach().sum() / tokens)

@@ -48,22 +48,19 @@ def sample(
     cache = DynamicCache()
     alive = torch.ones(len(prompt), dtype=torch.bool, device=policy.device)
     eos = torch.tensor(policy.eos_ids, device=policy.device)
-    columns: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+    columns: list[tuple[Tensor, ...]] = []
     for t in range(settings.max_new_tokens):
         logits = policy.logits(policy.hidden(embeds, mask, cache=cache)[:, -1])
         top = ban_eos(logits, policy.eos_ids, t < settings.min_new_tokens).topk(settings.top_k, dim=-1)
         hard = (top.values + noise[:, t].to(top.values.dtype)).argmax(dim=-1)
         token = top.indices.gather(-1, hard.unsqueeze(-1)).squeeze(-1)
         token = torch.where(alive, token, policy.pad_id)
-        columns.append((token, alive, top.indices, hard))
+        weights = () if soft is None else (soft(top.values, noise[:, t], hard),)
+        columns.append((token, alive, top.indices, hard, *weights))
         mask = torch.cat([mask, alive.unsqueeze(1)], dim=1)
-        if soft is None:
-            embeds = policy.embed(token).unsqueeze(1)
-        else:
-            tokens = SoftTokens(top.indices, soft(top.values, noise[:, t], hard), token)
-            embeds = policy.embed_soft(tokens, alive).unsqueeze(1)
+        embeds = (policy.embed_soft(SoftTokens(top.indices, *weights, token), alive) if weights else policy.embed(token)).unsqueeze(1)
         alive = alive & ~torch.isin(token, eos)
         if not alive.any():
             break
-    ids, masks, indices, hards = (torch.stack(column, dim=1) for column in zip(*columns, strict=True))
-    return Rollout(prompt, ids, masks, indices, noise[:, : ids.shape[1]], hards)
+    ids, masks, indices, hards, *fed = (torch.stack(column, dim=1) for column in zip(*columns, strict=True))
+    return Rollout(prompt, ids, masks, indices, noise[:, : ids.shape[1]], hards, *fed)

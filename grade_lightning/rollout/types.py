@@ -48,6 +48,7 @@ class Rollout:
         indices: [B, T, k] the k most likely candidates when the token was drawn, after the end-of-sequence ban.
         noise: [B, T, k] Gumbel noise of the candidates.
         hard: [B, T] position (0..k-1) of the hard token among the candidates.
+        weights: [B, T, k] relaxed weights that were fed forward; None if hard tokens were.
     """
 
     prompt: PromptBatch
@@ -56,6 +57,7 @@ class Rollout:
     indices: Tensor
     noise: Tensor
     hard: Tensor
+    weights: Tensor | None = None
 
     def __len__(self) -> int:
         return self.completion_ids.shape[0]

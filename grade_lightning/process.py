@@ -1,0 +1,39 @@
+"""What an entry does to its own process before it computes."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import warnings
+
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # glibc's malloc.h
+
+
+def prepare_process() -> None:
+    """Keep freed memory in the process, and silence advice of libraries that does not apply here."""
+    _keep_freed_memory()
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*The number of training batches.*")
+    warnings.filterwarnings("ignore", message=".*Found .* module.s. in eval mode at the start of training.*")
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing. is deprecated.*")
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+
+
+def _keep_freed_memory() -> None:
+    """Small models on a CPU spend most of their time on page faults if every tensor is mapped and unmapped anew.
+
+    Under glibc, allocations up to 1 GiB come from the heap and freed memory stays there; torch asks for huge pages.
+    A user's own THP_MEM_ALLOC_ENABLE wins.
+    """
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # read by torch at its first allocation
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
+    if mallopt is not None:
+        for option, value in ((_M_MMAP_THRESHOLD, 1 << 30), (_M_TRIM_THRESHOLD, (1 << 31) - 1), (_M_TOP_PAD, 64 << 20)):
+            mallopt(option, value)

@@ -1,0 +1,104 @@
+"""Backpropagation through generation without walking through it: parallel re-evaluation and a triangular adjoint.
+
+Let e_t be the embedding fed at completion position t and e~_t the relaxed sample's embedding that the policy computes there
+from e_<t.  The rollout fixes the values e = e~.  One parallel pass with e as a leaf rebuilds e~ from the recorded noise,
+candidates and hard tokens.  With L the objective as a function of e~ and of the policy's logits, the total derivative mu of
+L with respect to the policy's inputs solves
+
+    mu = g + J^T mu,        g = dL/de,   J = d e~ / d e.
+
+J is strictly lower triangular in time, so mu = sum_n (J^T)^n g ends after at most T - 1 terms, each one vector-Jacobian
+product through the parallel graph; one more backward pass with mu gives the gradient of the weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from grade_lightning.models.policy import Policy
+from grade_lightning.rollout.parallel import predicting
+from grade_lightning.rollout.sampling import Relaxation
+from grade_lightning.rollout.sequential import RelaxedRollout
+from grade_lightning.rollout.types import Rollout
+
+
+@dataclass(frozen=True)
+class AdjointReport:
+    """How the series went.
+
+    Attributes:
+        hops: terms summed beyond g, the largest over rows.
+        first_ratio: ||J^T g|| / ||g||, mean over rows; near or above 1 the chain expands.
+        last_ratio: ||last term|| / ||sum||, the largest over rows.
+        truncated: the sum was cut by ``max_hops`` before its tolerance was met.
+    """
+
+    hops: int
+    first_ratio: float
+    last_ratio: float
+    truncated: bool
+
+
+def fed_embeddings(policy: Policy, rollout: Rollout) -> Tensor:
+    """The embeddings that the rollout fed at completion positions, as a leaf.  -> [B, T, d]."""
+    if rollout.weights is None:
+        return policy.embed(rollout.completion_ids).detach().requires_grad_()
+    return policy.embed_soft(rollout.soft(rollout.weights), rollout.mask).detach().requires_grad_()
+
+
+def relax_in_parallel(
+    policy: Policy, rollout: Rollout, leaf: Tensor, relax: Relaxation, *, min_new_tokens: int
+) -> RelaxedRollout:
+    """All relaxed samples at once, as functions of the fed embeddings and of the policy's weights.
+
+    Args:
+        leaf: [B, T, d] from :func:`fed_embeddings`.
+        relax, min_new_tokens: as in :func:`grade_lightning.rollout.sequential.relax_sequentially`.
+    """
+    embeds = torch.cat([policy.embed(rollout.prompt.ids), leaf], dim=1)
+    logits = policy.logits(predicting(policy.hidden(embeds, rollout.whole_mask), rollout.prompt.ids.shape[1]))
+    candidates = logits.gather(-1, rollout.indices)
+    early = torch.arange(candidates.shape[1], device=candidates.device) < min_new_tokens
+    banned = torch.isin(rollout.indices, torch.tensor(policy.eos_ids, device=candidates.device)) & early[:, None]
+    weights = relax(candidates.masked_fill(banned, float("-inf")), rollout.noise, rollout.hard)
+    return RelaxedRollout(weights, logits)
+
+
+def _row_norms(term: Tensor) -> Tensor:
+    return term.flatten(1).norm(dim=1)
+
+
+def adjoint_backward(
+    policy: Policy, rollout: Rollout, leaf: Tensor, relaxed: RelaxedRollout, objective: Tensor, *, tol: float, max_hops: int | None
+) -> AdjointReport:
+    """Add the gradient of ``objective`` with respect to the policy's weights to their ``.grad``.
+
+    Args:
+        leaf, relaxed: as used to build ``objective``, a function of ``relaxed.weights`` and ``relaxed.logits``.
+        tol: a row's series ends when ||term|| <= tol ||sum||; rows do not influence each other.
+        max_hops: most terms; None = as many as it takes, T - 1 at most, where the sum is exact.  Fewer on purpose is truncated
+            backpropagation through time: an estimator with less variance and some bias.
+    """
+    outputs = policy.embed_soft(rollout.soft(relaxed.weights), rollout.mask)
+    (term,) = torch.autograd.grad(objective, leaf, retain_graph=True)
+    total, first = term.clone(), _row_norms(term)
+    most = leaf.shape[1] - 1 if max_hops is None else min(max_hops, leaf.shape[1] - 1)
+    hops, first_ratio, ratio = 0, 0.0, torch.full_like(first, torch.inf)
+    tiny = torch.finfo(leaf.dtype).tiny
+    active = first > 0
+    while hops < most and bool(active.any()):
+        (term,) = torch.autograd.grad(outputs, leaf, term, retain_graph=True)
+        term = torch.where(active[:, None, None], term, 0.0)
+        total = total + term
+        hops += 1
+        ratio = torch.where(active, _row_norms(term) / _row_norms(total).clamp_min(tiny), ratio)
+        if hops == 1:
+            first_ratio = float((_row_norms(term) / first.clamp_min(tiny)).mean())
+        active = active & (ratio > tol)
+    truncated = bool(active.any()) and hops < leaf.shape[1] - 1
+    torch.autograd.backward([objective, outputs], [torch.ones_like(objective), total], inputs=list(policy.trainable().values()))
+    last = ratio[ratio.isfinite()]
+    return AdjointReport(hops, first_ratio, float(last.max()) if len(last) else 0.0, truncated)
