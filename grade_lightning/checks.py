@@ -32,8 +32,13 @@ def check_hardware(accelerator: str, precision: str) -> None:
 
 def check_run(*, max_steps: int, effective_batch_size: int, grad_accumulation: int, validate_every: int) -> None:
     """Raise ValueError for counts that cannot work."""
-    for name, value in (("max_steps", max_steps), ("effective_batch_size", effective_batch_size), ("hardware.grad_accumulation", grad_accumulation),
-                        ("evaluation.validate_every", validate_every)):  # fmt: skip
+    counts = {
+        "max_steps": max_steps,
+        "effective_batch_size": effective_batch_size,
+        "hardware.grad_accumulation": grad_accumulation,
+        "evaluation.validate_every": validate_every,
+    }
+    for name, value in counts.items():
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
     if grad_accumulation > effective_batch_size:

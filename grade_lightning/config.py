@@ -26,7 +26,7 @@ def _without_folders(value: Any) -> Any:
 
 def config_hash(root: DictConfig) -> str:
     """A short hash of the resolved configuration without paths."""
-    identity = OmegaConf.masked_copy(root, [key for key in root if key not in _NOT_IDENTITY])
+    identity = OmegaConf.masked_copy(root, [str(key) for key in root if key not in _NOT_IDENTITY])
     identity._set_parent(root)  # interpolations still see the whole configuration
     plain = OmegaConf.to_container(identity, resolve=True, throw_on_missing=False)
     return hashlib.sha256(json.dumps(_without_folders(plain), sort_keys=True).encode()).hexdigest()[:8]

@@ -113,7 +113,7 @@ def environment() -> dict[str, Any]:
     """Versions, machine and git revision; no environment variables, which may hold secrets."""
     import torch
 
-    versions = {}
+    versions: dict[str, str | None] = {}
     for name in PACKAGES:
         try:
             versions[name] = version(name)

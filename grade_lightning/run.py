@@ -61,12 +61,11 @@ def _shared(cfg: DictConfig, policy: Any, reward: Any) -> Any:
     from grade_lightning.methods.base import Shared
     from grade_lightning.rollout.types import RolloutSettings
 
-    optimizer = OmegaConf.to_container(cfg.optimizer, resolve=True)
-    assert isinstance(optimizer, dict)
+    optimizer: dict[str, Any] = {**cfg.optimizer, "betas": tuple(cfg.optimizer.betas)}
     return Shared(
         policy=policy, reward=reward, rollout=RolloutSettings(**cfg.rollout), seed=cfg.seed, evaluation_seed=cfg.evaluation.seed,
         grad_accumulation=cfg.hardware.grad_accumulation, kl_coef=cfg.kl_coef, kl_reduction=cfg.protocol.kl_reduction,
-        **{str(key): tuple(value) if isinstance(value, list) else value for key, value in optimizer.items()},
+        **optimizer,
     )  # fmt: skip
 
 

@@ -32,7 +32,9 @@ def print_summary(results: dict[str, Any], folder: Path, *, samples: int = 3) ->
     """
     console = Console()
     console = Console(width=max(console.width, 100))
-    console.print(f"\n[bold]{results['method']}[/bold], seed {results['seed']}: {results['steps']} policy steps on {results['data']} reviews")
+    console.print(
+        f"\n[bold]{results['method']}[/bold], seed {results['seed']}: {results['steps']} policy steps on {results['data']} reviews"
+    )
     if "test" in results:
         table = Table("test", "before", "after")
         for title, key, spec in ROWS:
@@ -40,10 +42,10 @@ def print_summary(results: dict[str, Any], folder: Path, *, samples: int = 3) ->
         console.print(table)
         before, after = _samples(folder, "initial"), _samples(folder, "test")
         table = Table("prompt", "before", "after", show_lines=True)
-        for key in list(before)[:samples]:
-            cells = [Text(before[key]["prompt"])]
-            cells += [Text(f"{sample['completion'].strip()}\n[reward {sample['reward']:.2f}]") for sample in (before[key], after[key])]
-            table.add_row(*cells)
+        for prompt_id in list(before)[:samples]:
+            pair = before[prompt_id], after[prompt_id]
+            cells = [Text(f"{sample['completion'].strip()}\n[reward {sample['reward']:.2f}]") for sample in pair]
+            table.add_row(Text(before[prompt_id]["prompt"]), *cells)
         console.print(table)
     accuracy = results["reward_head"].get("heldout_accuracy_reviews")
     if accuracy is not None:

@@ -22,6 +22,7 @@ from grade_lightning.process import prepare_process
 from grade_lightning.rollout.types import RolloutSettings
 
 prepare_process()
+torch.set_num_threads(1)  # the models here are so small that a second thread costs more than it gives
 
 SHAPE = PretrainSettings(vocab_size=320, hidden_size=32, layers=2, heads=2, kv_heads=1, mlp_size=64, context=64)
 TEXTS = [
@@ -128,6 +129,8 @@ def data_module(splits, tokenizer) -> IMDBDataModule:
 def imdb_folder() -> Path:
     """Real IMDB as Parquet, named by GRADE_IMDB_DIR."""
     named = os.environ.get("GRADE_IMDB_DIR")
+    if not named and os.environ.get("GRADE_REQUIRE_IMDB"):
+        pytest.fail("GRADE_REQUIRE_IMDB is set and GRADE_IMDB_DIR is not")
     if not named:
         pytest.skip("GRADE_IMDB_DIR is not set: it names a folder with train.parquet and test.parquet of IMDB")
     return Path(named)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import lightning as L
 import numpy as np
@@ -11,6 +12,9 @@ from transformers import PreTrainedTokenizerBase
 
 from grade_lightning.data.corpus import Reviews, Splits
 from grade_lightning.data.prompts import Prompt, PromptBatch, collate, make_prompts
+
+# Policy step (0 in evaluation), rows of the split, and the places under which they are reported.
+BatchIndex = tuple[int, Sequence[int], Sequence[int]]
 
 
 def rows_of_step(seed: int, step: int, batch_size: int, total: int) -> np.ndarray:
@@ -27,21 +31,25 @@ def rows_of_step(seed: int, step: int, batch_size: int, total: int) -> np.ndarra
     return rows
 
 
-class _Indexed(Dataset[tuple[int, int, Prompt]]):
-    """Prompts by (step, place in batch, row); the place and the step travel with the prompt."""
+def _as_it_is(batch: Any) -> Any:
+    return batch
 
-    def __init__(self, prompts: list[Prompt]):
-        self.prompts = prompts
+
+class _Batches(Dataset[PromptBatch]):
+    """Whole batches by (policy step, rows in split, places to report)."""
+
+    def __init__(self, prompts: list[Prompt], pad_id: int):
+        self.prompts, self.pad_id = prompts, pad_id
 
     def __len__(self) -> int:
         return len(self.prompts)
 
-    def __getitem__(self, index: tuple[int, int, int]) -> tuple[int, int, Prompt]:
-        step, place, row = index
-        return step, place, self.prompts[row]
+    def __getitem__(self, index: BatchIndex) -> PromptBatch:
+        step, rows, places = index
+        return collate([self.prompts[row] for row in rows], self.pad_id, rows=places, step=step)
 
 
-class PolicyStepSampler(Sampler[list[tuple[int, int, int]]]):
+class PolicyStepSampler(Sampler[BatchIndex]):
     """One whole effective batch: the prompts of the policy step that comes after the trainer's current epoch.
 
     One Lightning "epoch" is one policy step, so the trainer's own epoch counter is the policy-step counter: validation
@@ -52,15 +60,15 @@ class PolicyStepSampler(Sampler[list[tuple[int, int, int]]]):
         self.seed, self.batch_size, self.total, self.epoch = seed, batch_size, total, 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning before each epoch."""
+        """Called by Lightning before each epoch, on a loader's ``sampler`` (never on its ``batch_sampler``)."""
         self.epoch = epoch
 
     def __len__(self) -> int:
         return 1
 
-    def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
+    def __iter__(self) -> Iterator[BatchIndex]:
         step = self.epoch + 1
-        yield [(step, place, int(row)) for place, row in enumerate(rows_of_step(self.seed, step, self.batch_size, self.total))]
+        yield step, rows_of_step(self.seed, step, self.batch_size, self.total).tolist(), range(self.batch_size)
 
 
 class IMDBDataModule(L.LightningDataModule):
@@ -98,7 +106,7 @@ class IMDBDataModule(L.LightningDataModule):
         self.effective_batch_size, self.seed = effective_batch_size, seed
         self.evaluation_batch_size, self.subset_seed = evaluation_batch_size, subset_seed
         self.subset = {"validation": val_prompts, "test": test_prompts}
-        self.rule = {"max_sentences": max_sentences, "max_chars": max_chars, "max_tokens": max_tokens, "clean": clean_html}
+        self.rule: dict[str, Any] = {"max_sentences": max_sentences, "max_chars": max_chars, "max_tokens": max_tokens, "clean": clean_html}
         self.prompts: dict[str, list[Prompt]] = {}
 
     def setup(self, stage: str | None = None) -> None:
@@ -114,21 +122,18 @@ class IMDBDataModule(L.LightningDataModule):
         rows = np.random.Generator(np.random.PCG64(self.subset_seed)).permutation(len(reviews))[:size]
         return reviews.take(np.sort(rows))
 
-    def _collate(self, items: list[tuple[int, int, Prompt]]) -> PromptBatch:
-        pad_id = self.tokenizer.pad_token_id
-        return collate([prompt for _, _, prompt in items], pad_id, rows=[place for _, place, _ in items], step=items[0][0])
+    def _loader(self, name: str, sampler: Sampler[BatchIndex] | list[BatchIndex]) -> DataLoader[PromptBatch]:
+        dataset = _Batches(self.prompts[name], int(self.tokenizer.pad_token_id))  # type: ignore[arg-type]
+        return DataLoader(dataset, sampler=sampler, batch_size=None, collate_fn=_as_it_is)
 
     def train_dataloader(self) -> DataLoader[PromptBatch]:
-        prompts = self.prompts["policy"]
-        sampler = PolicyStepSampler(self.seed, self.effective_batch_size, len(prompts))
-        return DataLoader(_Indexed(prompts), batch_sampler=sampler, collate_fn=self._collate)  # type: ignore[arg-type]
+        return self._loader("policy", PolicyStepSampler(self.seed, self.effective_batch_size, len(self.prompts["policy"])))
 
     def _evaluation_loader(self, name: str) -> DataLoader[PromptBatch]:
         prompts, size = self.prompts[name], self.evaluation_batch_size
         # Prompts of equal length share a batch, so little of it is padding; results do not depend on the grouping.
         order = sorted(range(len(prompts)), key=lambda row: len(prompts[row].ids))
-        batches = [[(0, row, row) for row in order[i : i + size]] for i in range(0, len(order), size)]
-        return DataLoader(_Indexed(prompts), batch_sampler=batches, collate_fn=self._collate)  # type: ignore[arg-type]
+        return self._loader(name, [(0, order[i : i + size], order[i : i + size]) for i in range(0, len(order), size)])
 
     def val_dataloader(self) -> DataLoader[PromptBatch]:
         return self._evaluation_loader("validation")

@@ -17,8 +17,10 @@ from grade_lightning.data.corpus import Corpus, Reviews
 AGREEMENT = 0.93  # probability that one body sentence agrees with the review's label
 CONTRARY_OPENING = 0.35  # probability that the opening raises the opposite expectation
 
-_TITLE_A = "Silent Golden Broken Crimson Last Hidden Winter Paper Burning Distant Velvet Second Hollow Northern Blue".split()
-_TITLE_B = "Harbor Garden Promise Mirror Station River Letter Orchard Signal Crown Bridge Summer Circus Island Witness".split()
+_TITLE_A = ["Silent", "Golden", "Broken", "Crimson", "Last", "Hidden", "Winter", "Paper", "Burning", "Distant", "Velvet",
+            "Second", "Hollow", "Northern", "Blue"]  # fmt: skip
+_TITLE_B = ["Harbor", "Garden", "Promise", "Mirror", "Station", "River", "Letter", "Orchard", "Signal", "Crown", "Bridge",
+            "Summer", "Circus", "Island", "Witness"]  # fmt: skip
 _GENRES = ["western", "thriller", "comedy", "drama", "musical", "mystery", "romance", "horror film", "war film",
            "crime story", "road movie", "space adventure", "family film", "courtroom drama"]  # fmt: skip
 _HERO = ["retired sailor", "young teacher", "tired detective", "lonely farmer", "nervous lawyer", "famous singer",
@@ -142,7 +144,8 @@ def _review(rng: Random, positive: bool) -> str:
 
 def _reviews(rng: Random, rows: int, labelled: bool) -> Reviews:
     seen: set[str] = set()
-    texts, labels = [], []
+    texts: list[str] = []
+    labels: list[int] = []
     while len(texts) < rows:
         positive = len(texts) % 2 == 0
         text = _review(rng, positive)

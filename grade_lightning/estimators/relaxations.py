@@ -61,9 +61,7 @@ def gumbel_softmax_weights(
     return onehot + (soft - soft.detach())
 
 
-def gumbel_softmax_topk(
-    logits: Tensor, tau: float, k: int, *, noise: Tensor | None = None, straight_through: bool = True
-) -> SoftTokens:
+def gumbel_softmax_topk(logits: Tensor, tau: float, k: int, *, noise: Tensor | None = None, straight_through: bool = True) -> SoftTokens:
     """Gumbel-softmax over the k largest logits (eq. 14); no tensor of the vocabulary's size is built beyond the logits.
 
     Args:

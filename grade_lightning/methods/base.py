@@ -128,7 +128,7 @@ class Method(L.LightningModule):
         measured = meter.compute()
         measured["loss"] = -measured["reward"] + self.shared.kl_coef * self._kl_per(measured, totals)
         self.step_metrics = {**measured, "tokens": totals.tokens, "lr": self.shared.lr, **self.schedule_values(step)}
-        shown = {name: self.step_metrics[name] for name in ("reward", "kl", "tau") if name in self.step_metrics}
+        shown: dict[str, Any] = {name: self.step_metrics[name] for name in ("reward", "kl", "tau") if name in self.step_metrics}
         self.log_dict(shown, prog_bar=True, logger=False)
 
     def _kl_per(self, measured: dict[str, float], totals: Totals) -> float:
@@ -186,7 +186,7 @@ class Method(L.LightningModule):
 
     # -- checkpoints ---------------------------------------------------------------------------------------------------
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """Trainable weights only: the frozen base never goes into a checkpoint."""
         trainable = {name for name, weight in self.named_parameters() if weight.requires_grad}
         return {name: value for name, value in super().state_dict(*args, **kwargs).items() if name in trainable}

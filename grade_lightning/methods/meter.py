@@ -18,7 +18,8 @@ class Meter:
         """Add values with a common weight (samples or tokens they stand for)."""
         for name, value in values.items():
             if name not in self._means:
-                self._means[name] = MeanMetric().to(self.device).set_dtype(torch.float64)
+                self._means[name] = MeanMetric().to(self.device)
+                self._means[name].set_dtype(torch.float64)
             self._means[name].update(value, weight)
 
     def compute(self) -> dict[str, float]:

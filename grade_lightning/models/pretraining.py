@@ -186,8 +186,8 @@ def pretrain(reviews: Reviews, settings: PretrainSettings, folder: Path, *, acce
         callbacks=[StepProgressBar("pretraining the base LM", len(plan))],
     )  # fmt: skip
     collate: Callable[[Sequence[np.ndarray]], Tensor] = _pad
-    training = DataLoader(pieces, batch_sampler=plan, collate_fn=collate)  # type: ignore[arg-type]
-    validation = DataLoader(held_out, batch_size=32, collate_fn=collate)  # type: ignore[arg-type]
+    training: DataLoader[Tensor] = DataLoader(pieces, batch_sampler=plan, collate_fn=collate)  # type: ignore[arg-type]
+    validation: DataLoader[Tensor] = DataLoader(held_out, batch_size=32, collate_fn=collate)  # type: ignore[arg-type]
     trainer.fit(module, training, validation)
     loss = float(trainer.callback_metrics["val_loss"])
     module.model.cpu().eval().save_pretrained(folder)

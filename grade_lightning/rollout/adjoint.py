@@ -49,9 +49,7 @@ def fed_embeddings(policy: Policy, rollout: Rollout) -> Tensor:
     return policy.embed_soft(rollout.soft(rollout.weights), rollout.mask).detach().requires_grad_()
 
 
-def relax_in_parallel(
-    policy: Policy, rollout: Rollout, leaf: Tensor, relax: Relaxation, *, min_new_tokens: int
-) -> RelaxedRollout:
+def relax_in_parallel(policy: Policy, rollout: Rollout, leaf: Tensor, relax: Relaxation, *, min_new_tokens: int) -> RelaxedRollout:
     """All relaxed samples at once, as functions of the fed embeddings and of the policy's weights.
 
     Args:

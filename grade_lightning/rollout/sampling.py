@@ -25,9 +25,7 @@ def ban_eos(logits: Tensor, eos_ids: tuple[int, ...], banned: bool) -> Tensor:
 
 
 @torch.no_grad()
-def sample(
-    policy: Policy, prompt: PromptBatch, noise: Tensor, settings: RolloutSettings, *, soft: Relaxation | None = None
-) -> Rollout:
+def sample(policy: Policy, prompt: PromptBatch, noise: Tensor, settings: RolloutSettings, *, soft: Relaxation | None = None) -> Rollout:
     """Draw one completion for each prompt by the Gumbel-max rule over the top-k candidates.
 
     Whatever mode training left the model in, sampling runs in eval mode, with the cache on and without dropout.

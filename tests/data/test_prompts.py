@@ -56,7 +56,7 @@ def test_each_pass_sees_every_row_once_whatever_the_batch():
 def test_training_batches_follow_the_step_not_the_iterator(data_module):
     data_module.setup()
     loader = data_module.train_dataloader()
-    loader.batch_sampler.set_epoch(4)
+    loader.sampler.set_epoch(4)
     late = next(iter(loader))
     assert late.step == 5
     expected = [data_module.prompts["policy"][row].key for row in rows_of_step(0, 5, 4, 80)]

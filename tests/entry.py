@@ -1,0 +1,41 @@
+"""Composing and executing configurations inside the test process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, open_dict
+
+from grade_lightning.config import CONFIG_DIR
+from grade_lightning.run import execute
+
+# The embedded default, made so small that everything from pretraining to the final test takes seconds.
+SMALL = [
+    "data.source.train_rows=1300", "data.source.test_rows=24", "data.source.unsupervised_rows=800", "data.reward_rows=1000",
+    "data.policy_rows=80", "data.validation_rows=16", "reward.head.heldout_rows=200", "max_steps=2", "max_new_tokens=8",
+    "effective_batch_size=4", "rollout.top_k=64", "rollout.min_new_tokens=2",
+]  # fmt: skip
+SMALL_LM = [
+    "model.pretrain.vocab_size=400", "model.pretrain.hidden_size=48", "model.pretrain.layers=2", "model.pretrain.heads=2",
+    "model.pretrain.kv_heads=1", "model.pretrain.mlp_size=96", "model.pretrain.batch_tokens=1024", "model.pretrain.lr=5e-3",
+    "model.pretrain.validation_rows=20",
+]  # fmt: skip
+
+
+def compose_run(overrides: list[str], folder: Path | None = None) -> DictConfig:
+    """What ``python -m grade_lightning.run OVERRIDES`` would see."""
+    with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
+        where = [] if folder is None else [f"run.dir={folder}"]
+        cfg = compose("config", [*overrides, *where], return_hydra_config=True)
+    HydraConfig.instance().set_config(cfg)
+    with open_dict(cfg):
+        del cfg["hydra"]
+    return cfg
+
+
+def run_small(folder: Path, *overrides: str) -> dict[str, Any]:
+    """A whole run on the small embedded default."""
+    return execute(compose_run([*SMALL, *SMALL_LM, *overrides], folder))

@@ -1,0 +1,108 @@
+"""What every method must pass, whichever it is."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from grade_lightning.data.prompts import PromptBatch
+from grade_lightning.estimators import SoftTokens
+from grade_lightning.methods.base import Method
+from grade_lightning.models.policy import Policy
+from tests.conftest import make_batch, make_policy
+from tests.methods.harness import gradient, train_steps
+
+
+class EvenTokens(nn.Module):
+    """Reward = share of the completion's real tokens with an even id.  Another reward is one class."""
+
+    uses_reference_pass = False
+
+    def __init__(self, vocab_size: int):
+        super().__init__()
+        self.vocab_size = vocab_size
+
+    def score(self, prompt_ids, prompt_mask, completion, mask, *, hidden=None):
+        if isinstance(completion, SoftTokens):
+            even = (completion.weights * (completion.indices % 2 == 0)).sum(-1)
+        else:
+            even = (completion % 2 == 0).float()
+        return (even * mask).sum(1) / mask.sum(1)
+
+
+class MethodSuite:
+    """Subclass it and define ``make``."""
+
+    def make(self, policy: Policy, **shared) -> Method:
+        """The method under test; ``shared`` are fields of ``Shared``."""
+        raise NotImplementedError
+
+    def test_gradient_reaches_exactly_the_trainable_weights(self, model_folder, data_module):
+        _, policy = make_policy(model_folder, precision="fp32")
+        before = {name: weight.detach().clone() for name, weight in policy.named_parameters()}
+        method = self.make(policy, lr=1e-2)
+        head = [weight.clone() for weight in method.reward.parameters()]
+        train_steps(method, data_module, 1)
+        changed = {name for name, weight in policy.named_parameters() if not torch.equal(weight, before[name])}
+        trainable = {name for name, weight in policy.named_parameters() if weight.requires_grad}
+        assert changed == trainable
+        assert all("lora_" in name for name in trainable)
+        assert all(torch.equal(a, b) for a, b in zip(head, method.reward.parameters(), strict=True))
+
+    def test_kl_is_zero_at_the_first_step(self, model_folder, data_module):
+        _, policy = make_policy(model_folder, precision="fp32", perturb=0)
+        measured = train_steps(self.make(policy, lr=1e-2), data_module, 2)
+        assert abs(measured[0]["kl"]) < 1e-6
+        assert measured[1]["kl"] > 1e-5
+
+    def test_every_step_has_its_own_prompts_and_noise(self, model_folder, data_module, monkeypatch):
+        """Through the real trainer: it must tell the sampler which step it is."""
+        seen = []
+        _, policy = make_policy(model_folder, precision="fp32")
+        method = self.make(policy)
+        sample = method.sample_effective_batch
+        monkeypatch.setattr(method, "sample_effective_batch", lambda batch: seen.append(batch) or sample(batch))
+        train_steps(method, data_module, 3)
+        assert [batch.step for batch in seen] == [1, 2, 3]
+        assert len({key for batch in seen for key in batch.keys}) == 12
+
+    def test_same_seed_same_run(self, model_folder, data_module):
+        runs = []
+        for _ in range(2):
+            _, policy = make_policy(model_folder, precision="fp32", perturb=0)
+            measured = train_steps(self.make(policy, lr=1e-2), data_module, 3)
+            runs.append((measured, [weight.detach().clone() for weight in policy.trainable().values()]))
+        assert runs[0][0] == runs[1][0]
+        assert all(torch.equal(a, b) for a, b in zip(runs[0][1], runs[1][1], strict=True))
+
+    @pytest.mark.parametrize("dropout", [0.0, 0.3])
+    def test_any_accumulation_gives_the_same_update(self, model_folder, dropout):
+        found = {}
+        for accumulation in (1, 2, 4):
+            _, policy = make_policy(model_folder, dropout=dropout)
+            found[accumulation] = gradient(self.make(policy, grad_accumulation=accumulation, kl_coef=0.3), make_batch(policy))
+        assert found[1].norm() > 1e-6
+        for accumulation in (2, 4):
+            assert (found[accumulation] - found[1]).norm() < 2e-6 * found[1].norm()
+
+    def test_a_padded_prompt_changes_nothing(self, gpt2_folder):
+        _, policy = make_policy(gpt2_folder)
+        batch = make_batch(policy)
+        extra = (len(batch), 6)
+        padded = PromptBatch(
+            torch.cat([torch.full(extra, policy.pad_id), batch.ids], 1), torch.cat([torch.zeros(extra, dtype=torch.bool), batch.mask], 1),
+            batch.keys, batch.labels, batch.rows, batch.step,
+        )  # fmt: skip
+        method = self.make(policy, kl_coef=0.3)
+        expected = gradient(method, batch)
+        assert (gradient(method, padded) - expected).norm() < 1e-9 * expected.norm()
+
+    def test_learns_a_solvable_task(self, model_folder, data_module):
+        """Write tokens with even ids: every token can be improved on its own, so reward must come close to 1."""
+        _, policy = make_policy(model_folder, precision="fp32", perturb=0)
+        method = self.make(policy, lr=3e-2, kl_coef=0.0, tokens=8)
+        method.reward = EvenTokens(policy.vocab_size)
+        measured = train_steps(method, data_module, 40)
+        assert measured[0]["reward"] < 0.7
+        assert sum(row["reward"] for row in measured[-5:]) / 5 > 0.9

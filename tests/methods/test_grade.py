@@ -1,0 +1,83 @@
+"""GRADE and GRADE-STE: the common suite, and what is their own."""
+
+import pytest
+import torch
+
+from tests.conftest import make_batch, make_policy
+from tests.methods.harness import gradient, make_grade, train_steps
+from tests.methods.suite import MethodSuite
+
+
+class TestGradeSTE(MethodSuite):
+    def make(self, policy, **shared):
+        return make_grade(policy, straight_through=True, **shared)
+
+
+class TestGrade(MethodSuite):
+    def make(self, policy, **shared):
+        return make_grade(policy, straight_through=False, **shared)
+
+
+class TestSequentialGradeSTE(MethodSuite):
+    def make(self, policy, **shared):
+        return make_grade(policy, backprop="sequential", **shared)
+
+
+def test_completion_scope_scores_the_completion_alone(policy64):
+    full, alone = (make_grade(policy64, scope=scope) for scope in ("full", "completion"))
+    batch = make_batch(policy64)
+    assert (gradient(full, batch) - gradient(alone, batch)).norm() > 1e-6
+    other = make_batch(policy64, ["Quinn plays a tired detective.", "It was.", "A comedy.", "Granted, the script is dull."])
+    rollout = alone.sample_effective_batch(batch)[0]
+    ids, mask = rollout.completion_ids, rollout.mask
+    assert torch.equal(alone.reward.score(batch.ids, batch.mask, ids, mask), alone.reward.score(other.ids, other.mask, ids, mask))
+    assert not torch.allclose(full.reward.score(batch.ids, batch.mask, ids, mask), full.reward.score(other.ids, other.mask, ids, mask))
+
+
+@pytest.mark.parametrize("straight_through", [True, False])
+def test_soft_hard_gap_and_diagnostics(model_folder, data_module, straight_through):
+    _, policy = make_policy(model_folder, precision="fp32")
+    row = train_steps(make_grade(policy, straight_through=straight_through, tau=2.0), data_module, 1)[0]
+    assert 0 < row["largest_weight"] < 1
+    assert 0 < row["reward_uncertainty"] <= 0.25
+    assert row["soft_hard_gap"] != 0
+    assert row["grad_norm_tensor_std"] > 0
+    assert row["loss"] == pytest.approx(-row["reward"] + 0.1 * row["kl"], rel=1e-5)
+
+
+def test_sequence_kl_is_the_sum_over_a_completion(policy64):
+    batch = make_batch(policy64)
+    tokens = make_grade(policy64).sample_effective_batch(batch)[0].tokens
+    no_kl, mean, total = (
+        gradient(make_grade(policy64, kl_coef=coef, kl_reduction=how), batch)
+        for coef, how in ((0.0, "sequence"), (1.0, "token_mean"), (1.0, "sequence"))
+    )
+    assert (total - no_kl - (mean - no_kl) * tokens / len(batch)).norm() < 1e-5 * total.norm()
+
+
+def test_straight_through_forward_is_hard(policy64):
+    """The reward that GRADE-STE logs is the reward of the tokens it wrote."""
+    from grade_lightning.methods.base import Totals
+    from grade_lightning.methods.meter import Meter
+
+    method, batch, meter = make_grade(policy64), make_batch(policy64), Meter()
+    rollout = method.sample_effective_batch(batch)[0]
+    method._accumulate(rollout, Totals(4, rollout.tokens), meter, 1)
+    hard = method.reward.score(batch.ids, batch.mask, rollout.completion_ids, rollout.mask).mean()
+    assert meter.compute()["reward"] == pytest.approx(float(hard), abs=1e-6)
+
+
+def test_gradient_clipping_reports_the_norm_before(model_folder, data_module):
+    _, policy = make_policy(model_folder, precision="fp32")
+    free = train_steps(make_grade(policy, max_grad_norm=None), data_module, 1)[0]
+    _, policy = make_policy(model_folder, precision="fp32")
+    clipped = train_steps(make_grade(policy, max_grad_norm=1e-3), data_module, 1)[0]
+    assert clipped["grad_norm"] == free["grad_norm"] > 1e-3
+    assert (free["grad_clipped"], clipped["grad_clipped"]) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(("options", "message"), [({"backprop": "magic"}, "adjoint or sequential"),
+                                                  ({"backprop": "sequential", "max_hops": 1}, "max_hops")])  # fmt: skip
+def test_bad_options_are_refused(policy64, options, message):
+    with pytest.raises(ValueError, match=message):
+        make_grade(policy64, **options)

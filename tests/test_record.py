@@ -1,0 +1,46 @@
+"""The run folder's files."""
+
+import csv
+import json
+
+import pytest
+
+from grade_lightning.record import RunFolder, environment, metrics_row
+
+
+def test_metrics_keep_their_columns_and_accept_new_ones(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.append_metrics({"step": 1, "train/reward": 0.5})
+    folder.append_metrics({"step": 2, "train/reward": 0.6})
+    folder.append_metrics({"step": 3, "train/reward": 0.7, "val/x": 1})
+    folder.append_metrics({"step": 4, "train/reward": 0.8})
+    rows = list(csv.DictReader((tmp_path / "run" / "metrics.csv").open()))
+    assert [row["step"] for row in rows] == ["1", "2", "3", "4"]
+    assert [row["val/x"] for row in rows] == ["", "", "1", ""]
+
+
+def test_row_has_blank_validation_columns_without_validation():
+    row = metrics_row(3, {"reward": 0.5, "new": 1.0}, None)
+    assert row["train/reward"] == 0.5
+    assert row["train/new"] == 1.0
+    assert row["val/reward_mean"] == ""
+
+
+def test_whole_files_appear_at_once(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.write_json("results.json", {"a": 1})
+    assert json.loads((tmp_path / "results.json").read_text()) == {"a": 1}
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["results.json"]
+
+
+def test_unwritable_folder_says_what_to_do(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ValueError, match=r"set run\.dir"):
+        RunFolder(tmp_path / "file" / "run")
+
+
+def test_environment_names_versions_and_no_secrets(monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "very-secret")
+    found = environment()
+    assert found["packages"]["torch"]
+    assert "very-secret" not in json.dumps(found)

@@ -1,0 +1,272 @@
+"""Whole runs, from configuration to results."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from omegaconf import OmegaConf
+
+from grade_lightning.config import CONFIG_DIR, config_hash
+from tests.entry import SMALL, SMALL_LM, compose_run, run_small
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    """One base LM and one reward head for all runs of this module."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("GRADE_CACHE", str(tmp_path_factory.mktemp("cache")))
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, cache):
+    folder = tmp_path_factory.mktemp("runs") / "first"
+    return folder, run_small(folder, "evaluation.validate_every=1")
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open() as stream:
+        return [{name: value for name, value in row.items() if name != "train/seconds"} for row in csv.DictReader(stream)]
+
+
+def test_results(finished):
+    folder, results = finished
+    assert json.loads((folder / "results.json").read_text()) == results
+    assert {key: results[key] for key in ("method", "seed", "protocol", "model", "data", "steps")} == {
+        "method": "grade_ste", "seed": 1, "protocol": "controlled", "model": "tiny", "data": "synthetic", "steps": 2,
+    }  # fmt: skip
+    for split in ("initial", "test"):
+        assert results[split]["n"] == 24 == len(results[split]["per_prompt"]["reward"])
+        mean = sum(results[split]["per_prompt"]["reward"]) / 24
+        assert results[split]["reward_mean"] == pytest.approx(mean, abs=1e-5)
+    assert results["initial"]["kl_mean"] == 0
+    assert results["test"]["kl_mean"] > 0
+    assert results["initial"]["per_prompt"]["prompt_id"] == results["test"]["per_prompt"]["prompt_id"]
+    assert [validation["step"] for validation in results["validation"]] == [0, 1, 2]
+    best = max(results["validation"], key=lambda validation: validation["reward_mean"])
+    assert results["best_validation"]["reward_mean"] == best["reward_mean"]
+    assert results["seconds"]["total"] >= results["seconds"]["fit"] > 0
+    assert results["reward_head"]["heldout_accuracy_openings"] > 0.6
+
+
+def test_metrics(finished):
+    rows = rows_of(finished[0])
+    assert [row["step"] for row in rows] == ["1", "2"]
+    needed = ["reward", "loss", "kl", "grad_norm", "grad_norm_tensor_mean", "grad_norm_tensor_std", "tau"]
+    assert all(float(row[f"train/{name}"]) is not None for row in rows for name in needed)
+    assert all(row["val/reward_mean"] for row in rows)
+    assert abs(float(rows[0]["train/kl"])) < 1e-6
+
+
+def test_config_environment_and_samples(finished):
+    folder, results = finished
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert config["rollout"]["max_new_tokens"] == 8
+    assert "${" not in (folder / "config.yaml").read_text()
+    assert json.loads((folder / "environment.json").read_text())["packages"]["torch"]
+    samples = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    assert {sample["split"] for sample in samples} == {"initial", "validation", "test"}
+    for split in ("initial", "test"):
+        rewards = [sample["reward"] for sample in samples if sample["split"] == split]
+        assert rewards == pytest.approx(results[split]["per_prompt"]["reward"], abs=1e-6)
+
+
+def test_last_adapter_is_what_was_tested(finished, tmp_path):
+    """Load the saved adapter with PEFT and score the test prompts again."""
+    from safetensors.torch import load_file
+
+    last = load_file(str(finished[0] / "checkpoints" / "last" / "adapter_model.safetensors"))
+    assert any(value.abs().max() > 0 for name, value in last.items() if "lora_B" in name)
+    assert (finished[0] / "checkpoints" / "best" / "adapter_config.json").exists()
+    again = run_small(tmp_path / "again", "evaluation.validate_every=1")
+    other = load_file(str(tmp_path / "again" / "checkpoints" / "last" / "adapter_model.safetensors"))
+    assert all(torch.equal(last[name], other[name]) for name in last)
+    assert again["test"]["per_prompt"] == finished[1]["test"]["per_prompt"]
+    assert rows_of(tmp_path / "again") == rows_of(finished[0])
+
+
+def test_evaluation_does_not_depend_on_its_batch_size(finished, tmp_path):
+    other = run_small(tmp_path / "run", "evaluation.validate_every=1", "evaluation.batch_size=5")
+    assert other["test"]["per_prompt"]["reward"] == pytest.approx(finished[1]["test"]["per_prompt"]["reward"], abs=2e-5)
+
+
+def test_initial_reward_is_the_same_for_every_method(finished, tmp_path):
+    soft = run_small(tmp_path / "run", "method=grade")
+    assert soft["method"] == "grade"
+    assert soft["initial"]["per_prompt"] == finished[1]["initial"]["per_prompt"]
+    assert soft["test"]["per_prompt"] != finished[1]["test"]["per_prompt"]
+
+
+def test_without_test_split(tmp_path):
+    results = run_small(tmp_path / "run", "evaluation.test=false")
+    assert "test" not in results
+    assert "initial" not in results
+
+
+def test_wandb_offline_writes_a_run_and_a_second_run_is_another(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    for name in ("a", "b"):
+        run_small(tmp_path / name, "logger=wandb", "max_steps=1", "evaluation.test=false")
+    runs = [next((tmp_path / name / "wandb").glob("offline-run-*")).name.rsplit("-", 1)[1] for name in ("a", "b")]
+    assert runs[0] != runs[1]
+    assert any((tmp_path / "a" / "wandb").glob("offline-run-*/run-*.wandb"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["hardware=a100"], "hardware=cpu"),
+        (["rollout.top_k=5000"], "top_k=5000 is above the vocabulary size 400"),
+        (["max_steps=0"], "max_steps must be at least 1"),
+        (["hardware.grad_accumulation=9"], "cannot split 4 prompts"),
+        (["data.policy_rows=4000"], "data.policy_rows"),
+        (["data=parquet"], "needs data.path"),
+        (["data=parquet", "data.path=/nowhere"], "is not a folder"),
+        (["reward.scope=everything"], "full, completion"),
+        (["model=local", "model.path=/nowhere/at/all"], "is not a folder"),
+        (["run.resume=somewhere"], "not available yet"),
+        (["protocol.kl_reduction=mean"], "token_mean, sequence"),
+    ],
+)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="hardware=a100 is right on a machine with a GPU")
+def test_errors_say_what_to_do(tmp_path, overrides, message):
+    small = [item for item in SMALL if not ("data=parquet" in overrides and item.startswith("data.source"))]
+    lm = [] if "model=local" in overrides else SMALL_LM
+    from grade_lightning.run import execute
+
+    with pytest.raises(ValueError, match=message):
+        execute(compose_run([*small, *lm, *overrides], tmp_path / "run"))
+    assert not (tmp_path / "run" / "metrics.csv").exists()
+
+
+def test_bf16_on_a_cpu_without_it(monkeypatch, tmp_path):
+    monkeypatch.setattr("grade_lightning.checks.cpu_has_bf16", lambda: False)
+    with pytest.raises(ValueError, match=r"hardware\.precision=fp32"):
+        run_small(tmp_path / "run", "hardware.precision=bf16")
+
+
+def test_a_run_folder_is_never_overwritten(finished):
+    with pytest.raises(ValueError, match="already holds a run"):
+        run_small(finished[0])
+
+
+def test_unwritable_run_folder(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ValueError, match=r"set run.dir"):
+        run_small(tmp_path / "file" / "run")
+
+
+def test_vocabulary_mismatch_names_both_sizes(policy64):
+    from tests.conftest import make_reward, make_shared
+
+    reward = make_reward(policy64)
+    reward.vocab_size = 77
+    with pytest.raises(ValueError, match=r"77 tokens .* 320"):
+        make_shared(policy64, reward).check()
+
+
+GROUPS = ["model", "data", "reward", "method", "temperature", "protocol", "hardware", "evaluation", "logger", "experiment"]
+FILES = [f"{group}={file.stem}" for group in GROUPS for file in sorted(Path(CONFIG_DIR, group).glob("[!_]*.yaml"))]
+NEEDS = {"model=local": ["model.path=x"]}
+
+
+@pytest.mark.parametrize("choice", FILES)
+def test_every_yaml_composes_and_resolves(choice, tmp_path):
+    cfg = compose_run([choice, *NEEDS.get(choice, []), *(["model.path=x"] if choice.startswith("experiment") else [])], tmp_path)
+    plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    assert plain["optimizer"]["lr"] > 0
+
+
+@pytest.mark.parametrize(
+    "choice", [["temperature=linear"], ["temperature=constant"], ["protocol=paper", "max_steps=2"], ["method=grade"], ["hardware=cpu"]]
+)
+def test_choices_run(choice, tmp_path):
+    results = run_small(tmp_path / "run", *choice)
+    assert results["steps"] == 2
+
+
+def test_a100_settings_on_a_cpu_stand_in(tmp_path):
+    """The hub's model and the GPU are replaced; everything else of the groups stays."""
+    overrides = ["hardware=a100", "hardware.accelerator=cpu", "hardware.precision=fp32", "hardware.grad_accumulation=4"]
+    assert run_small(tmp_path / "run", *overrides)["steps"] == 2
+
+
+def test_every_data_group_runs(tmp_path, monkeypatch):
+    from grade_lightning.data.synthetic import SyntheticSource
+    from tests.data.test_sources import write_parquet
+
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "hf"))
+    corpus = SyntheticSource(1300, 24, 800).load()
+    folder = tmp_path / "data"
+    for name, reviews in (("train", corpus.train), ("test", corpus.test), ("unsupervised", corpus.unsupervised())):
+        write_parquet(folder, list(reviews.texts), reviews.labels.tolist(), (name,))
+    for part, reviews in (("train", corpus.train), ("test", corpus.test)):
+        for label, name in ((0, "neg"), (1, "pos")):
+            (tmp_path / "acl" / part / name).mkdir(parents=True)
+            for row, (text, own) in enumerate(zip(reviews.texts, reviews.labels, strict=True)):
+                if own == label:
+                    (tmp_path / "acl" / part / name / f"{row}_5.txt").write_text(text)
+    (tmp_path / "acl" / "train" / "unsup").mkdir()
+    for row, text in enumerate(corpus.unsupervised().texts):
+        (tmp_path / "acl" / "train" / "unsup" / f"{row}_0.txt").write_text(text)
+    small = [item for item in SMALL if not item.startswith("data.source")]
+    from grade_lightning.run import execute
+
+    found = {}
+    for group, path in (("parquet", folder), ("aclimdb", tmp_path / "acl"), ("hub", folder)):
+        results = execute(compose_run([*small, *SMALL_LM, f"data={group}", f"data.path={path}"], tmp_path / group))
+        found[group] = results["splits"]
+    assert found["parquet"] == found["aclimdb"] == found["hub"]
+
+
+def test_hash_ignores_folders_and_nothing_else():
+    base = ["data=parquet", "data.path=/a/imdb", "model=local", "model.path=/b/lm"]
+    moved = ["data=parquet", "data.path=/c/d/imdb", "model=local", "model.path=/e/lm"]
+    assert config_hash(compose_run(base, Path("/x"))) == config_hash(compose_run(moved, Path("/y")))
+    assert config_hash(compose_run([*base, "seed=2"])) != config_hash(compose_run(base))
+    assert config_hash(compose_run([*base, "logger=wandb"])) == config_hash(compose_run(base))
+
+
+def python(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *arguments], cwd=cwd, capture_output=True, text=True, timeout=600, check=False)
+
+
+def test_help_explains_the_groups_from_any_folder(tmp_path):
+    done = python("-m", "grade_lightning.run", "--help", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "method: grade, grade_ste" in done.stdout
+    assert "what is maximised" in done.stdout
+
+
+def test_error_on_the_command_line_is_one_message(tmp_path):
+    done = python("-m", "grade_lightning.run", "data=parquet", cwd=tmp_path)
+    assert done.returncode != 0
+    assert "needs data.path=FOLDER" in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_sweep(tmp_path):
+    done = python("-m", "grade_lightning.run", "-m", "method=grade,grade_ste", "seed=1,2", *SMALL, *SMALL_LM,
+                  f"hydra.sweep.dir={tmp_path / 'sweep'}", cwd=tmp_path)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    results = [json.loads(file.read_text()) for file in (tmp_path / "sweep").glob("*/results.json")]
+    assert {(result["method"], result["seed"]) for result in results} == {(m, s) for m in ("grade", "grade_ste") for s in (1, 2)}
+    names = {file.parent.name for file in (tmp_path / "sweep").glob("*/results.json")}
+    assert {name.rsplit("-", 1)[0] for name in names} == {"grade-seed1", "grade-seed2", "grade_ste-seed1", "grade_ste-seed2"}
+    assert {result["config_hash"] for result in results} == {name.rsplit("-", 1)[1] for name in names}
+
+
+@pytest.mark.slow
+def test_pretrain_entry(tmp_path):
+    small = [item.replace("model.pretrain.", "pretrain.") for item in SMALL_LM]
+    done = python("-m", "grade_lightning.pretrain", *small, "data.source.unsupervised_rows=300", f"out={tmp_path / 'lm'}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "perplexity" in done.stdout
+    assert (tmp_path / "lm" / "model.safetensors").exists()
