@@ -165,7 +165,7 @@ class SyntheticSource:
         seed: of the grammar, independent of the seed of a run.
     """
 
-    def __init__(self, train_rows: int = 6000, test_rows: int = 500, unsupervised_rows: int = 10000, seed: int = 0):
+    def __init__(self, train_rows: int = 7000, test_rows: int = 500, unsupervised_rows: int = 10000, seed: int = 0):
         self.rows = {"train": train_rows, "test": test_rows, "unsupervised": unsupervised_rows}
         self.seed = seed
 

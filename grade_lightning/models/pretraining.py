@@ -45,7 +45,7 @@ class PretrainSettings:
         seed: of initial weights and order.
     """
 
-    vocab_size: int = 1024
+    vocab_size: int = 1400
     hidden_size: int = 128
     layers: int = 4
     heads: int = 4
