@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import Any
 
+from hydra.errors import CompactHydraException, InstantiationException
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -30,6 +34,25 @@ def config_hash(root: DictConfig) -> str:
     identity._set_parent(root)  # interpolations still see the whole configuration
     plain = OmegaConf.to_container(identity, resolve=True, throw_on_missing=False)
     return hashlib.sha256(json.dumps(_without_folders(plain), sort_keys=True).encode()).hexdigest()[:8]
+
+
+def build(node: DictConfig, *args: Any, **kwargs: Any) -> Any:
+    """``hydra.utils.instantiate``, with a user's error as it was raised rather than wrapped."""
+    try:
+        return instantiate(node, *args, **kwargs)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, ValueError):
+            raise error.__cause__ from None
+        raise
+
+
+@contextmanager
+def errors_as_messages() -> Iterator[None]:
+    """A ValueError ends the command with its message alone; HYDRA_FULL_ERROR=1 shows where it came from."""
+    try:
+        yield
+    except ValueError as error:
+        raise CompactHydraException(str(error)) from error
 
 
 OmegaConf.register_new_resolver("config_hash", lambda *, _root_: config_hash(_root_), replace=True)

@@ -9,11 +9,10 @@ import logging
 from pathlib import Path
 
 import hydra
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from grade_lightning import checks
-from grade_lightning.config import CONFIG_DIR
+from grade_lightning.config import CONFIG_DIR, build, errors_as_messages
 from grade_lightning.process import prepare_process
 
 log = logging.getLogger(__name__)
@@ -32,8 +31,8 @@ def execute(cfg: DictConfig) -> dict[str, float]:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"out={out} cannot be written ({error}): name another folder") from error
-    reviews = instantiate(cfg.data.source).load().unsupervised()
-    report = pretrain(reviews, instantiate(cfg.pretrain), out, accelerator=cfg.hardware.accelerator)
+    reviews = build(cfg.data.source).load().unsupervised()
+    report = pretrain(reviews, build(cfg.pretrain), out, accelerator=cfg.hardware.accelerator)
     log.info(
         "perplexity %.2f on held-out reviews after %s tokens in %.0f s; use it with model=local model.path=%s",
         report["perplexity"], f"{report['tokens']:,}", report["seconds"], out,
@@ -44,7 +43,8 @@ def execute(cfg: DictConfig) -> dict[str, float]:
 @hydra.main(version_base="1.3", config_path=CONFIG_DIR, config_name="pretrain")
 def main(cfg: DictConfig) -> float:
     """Returns held-out perplexity, for searches."""
-    return execute(cfg)["perplexity"]
+    with errors_as_messages():
+        return execute(cfg)["perplexity"]
 
 
 if __name__ == "__main__":

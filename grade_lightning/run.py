@@ -8,18 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.utils import instantiate
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
 from grade_lightning import checks
-from grade_lightning.config import CONFIG_DIR, config_hash
+from grade_lightning.config import CONFIG_DIR, build, config_hash, errors_as_messages
 from grade_lightning.process import prepare_process
 
 log = logging.getLogger(__name__)
 
 
 def _check(cfg: DictConfig) -> None:
+    from grade_lightning.methods.base import check_kl_reduction
+
+    check_kl_reduction(cfg.protocol.kl_reduction)
     checks.check_hardware(cfg.hardware.accelerator, cfg.hardware.precision)
     checks.check_run(
         max_steps=cfg.max_steps, effective_batch_size=cfg.effective_batch_size,
@@ -38,7 +40,7 @@ def _check(cfg: DictConfig) -> None:
 def _splits(cfg: DictConfig) -> tuple[Any, Any]:
     from grade_lightning.data.corpus import make_splits
 
-    corpus = instantiate(cfg.data.source).load()
+    corpus = build(cfg.data.source).load()
     keys = ("reward_rows", "policy_rows", "validation_rows", "order", "shuffle_seed", "drop_duplicates")
     return corpus, make_splits(corpus, **{key: cfg.data[key] for key in keys})
 
@@ -49,7 +51,7 @@ def _base(cfg: DictConfig, corpus: Any) -> Any:
 
     path = cfg.model.path
     if cfg.model.pretrain is not None:
-        path = str(pretrained_folder(corpus.unsupervised(), instantiate(cfg.model.pretrain), accelerator=cfg.hardware.accelerator))
+        path = str(pretrained_folder(corpus.unsupervised(), build(cfg.model.pretrain), accelerator=cfg.hardware.accelerator))
     options = {"revision": cfg.model.revision, "trust_remote_code": cfg.model.trust_remote_code}
     base = load_base(path, precision=cfg.hardware.precision, **options)
     if cfg.hardware.accelerator == "cuda":
@@ -108,9 +110,9 @@ def execute(cfg: DictConfig) -> dict[str, Any]:
     corpus, splits = _splits(cfg)
     base = _base(cfg, corpus)
     policy = Policy(base, seed=cfg.seed, **cfg.model.lora)
-    reward, reward_report = instantiate(cfg.reward)(base, policy, splits, clean_html=cfg.data.clean_html)
+    reward, reward_report = build(cfg.reward, base, policy, splits, clean_html=cfg.data.clean_html)
     log.info("reward head: %s", ", ".join(f"{k} {v:.3f}" for k, v in reward_report.items() if isinstance(v, float)))
-    method = instantiate(cfg.method, _shared(cfg, policy, reward))
+    method = build(cfg.method, _shared(cfg, policy, reward))
     description = {
         **dict(cfg.names), "seed": cfg.seed, "model_name": base.name, "model_fingerprint": base.fingerprint, "config_hash": identity,
         "reward_head": reward_report, "splits": splits.fingerprints, "duplicates": splits.duplicates,
@@ -131,7 +133,8 @@ def execute(cfg: DictConfig) -> dict[str, Any]:
 @hydra.main(version_base="1.3", config_path=CONFIG_DIR, config_name="config")
 def main(cfg: DictConfig) -> float:
     """Returns validation reward at the last step, for searches; never the test reward."""
-    return float(execute(cfg)["validation"][-1]["reward_mean"])
+    with errors_as_messages():
+        return float(execute(cfg)["validation"][-1]["reward_mean"])
 
 
 if __name__ == "__main__":

@@ -15,12 +15,13 @@ from grade_lightning.run import execute
 # The embedded default, made so small that everything from pretraining to the final test takes seconds.
 SMALL = [
     "data.source.train_rows=1300", "data.source.test_rows=24", "data.source.unsupervised_rows=800", "data.reward_rows=1000",
-    "data.policy_rows=80", "data.validation_rows=16", "reward.head.heldout_rows=200", "max_steps=2", "max_new_tokens=8",
+    "data.policy_rows=80", "data.validation_rows=16", "reward.head.heldout_rows=200",
+    "reward.head.epochs=40", "max_steps=2", "max_new_tokens=8",
     "effective_batch_size=4", "rollout.top_k=64", "rollout.min_new_tokens=2",
 ]  # fmt: skip
 SMALL_LM = [
-    "model.pretrain.vocab_size=400", "model.pretrain.hidden_size=48", "model.pretrain.layers=2", "model.pretrain.heads=2",
-    "model.pretrain.kv_heads=1", "model.pretrain.mlp_size=96", "model.pretrain.batch_tokens=1024", "model.pretrain.lr=5e-3",
+    "model.pretrain.vocab_size=900", "model.pretrain.hidden_size=64", "model.pretrain.layers=2", "model.pretrain.heads=2",
+    "model.pretrain.kv_heads=1", "model.pretrain.mlp_size=128", "model.pretrain.batch_tokens=1024", "model.pretrain.lr=5e-3",
     "model.pretrain.validation_rows=20",
 ]  # fmt: skip
 

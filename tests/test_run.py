@@ -122,7 +122,7 @@ def test_wandb_offline_writes_a_run_and_a_second_run_is_another(tmp_path, monkey
     ("overrides", "message"),
     [
         (["hardware=a100"], "hardware=cpu"),
-        (["rollout.top_k=5000"], "top_k=5000 is above the vocabulary size 400"),
+        (["rollout.top_k=5000"], "top_k=5000 is above the vocabulary size 900"),
         (["max_steps=0"], "max_steps must be at least 1"),
         (["hardware.grad_accumulation=9"], "cannot split 4 prompts"),
         (["data.policy_rows=4000"], "data.policy_rows"),
@@ -212,6 +212,8 @@ def test_every_data_group_runs(tmp_path, monkeypatch):
             for row, (text, own) in enumerate(zip(reviews.texts, reviews.labels, strict=True)):
                 if own == label:
                     (tmp_path / "acl" / part / name / f"{row}_5.txt").write_text(text)
+    splits = "".join(f"\n  - split: {name}\n    path: {name}-*" for name in ("train", "test", "unsupervised"))
+    (folder / "README.md").write_text(f"---\nconfigs:\n- config_name: plain_text\n  data_files:{splits}\n---\n")  # as on the hub
     (tmp_path / "acl" / "train" / "unsup").mkdir()
     for row, text in enumerate(corpus.unsupervised().texts):
         (tmp_path / "acl" / "train" / "unsup" / f"{row}_0.txt").write_text(text)

@@ -22,6 +22,12 @@ from grade_lightning.rollout.types import Rollout, RolloutSettings
 KL_REDUCTIONS = ("token_mean", "sequence")
 
 
+def check_kl_reduction(reduction: str) -> None:
+    """Raise ValueError for an unknown reduction."""
+    if reduction not in KL_REDUCTIONS:
+        raise ValueError(f"protocol.kl_reduction={reduction} is unknown: use one of {', '.join(KL_REDUCTIONS)}")
+
+
 @dataclass(frozen=True)
 class Shared:
     """What the run gives to every method, whichever it is.
@@ -60,8 +66,7 @@ class Shared:
                 f"the reward reads a vocabulary of {self.reward.vocab_size:,} tokens and the policy writes one of "
                 f"{self.policy.vocab_size:,}: both must come from the same base model"
             )
-        if self.kl_reduction not in KL_REDUCTIONS:
-            raise ValueError(f"kl_reduction={self.kl_reduction} is unknown: use one of {', '.join(KL_REDUCTIONS)}")
+        check_kl_reduction(self.kl_reduction)
         if self.grad_accumulation < 1:
             raise ValueError(f"hardware.grad_accumulation must be at least 1, got {self.grad_accumulation}")
 

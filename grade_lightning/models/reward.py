@@ -15,6 +15,12 @@ from grade_lightning.models.policy import Policy
 SCOPES = ("full", "completion")
 
 
+def check_scope(scope: str) -> None:
+    """Raise ValueError for an unknown scope."""
+    if scope not in SCOPES:
+        raise ValueError(f"reward.scope={scope} is unknown: use one of {', '.join(SCOPES)}")
+
+
 class Reward(Protocol):
     """What a method needs of a reward: one class and one YAML file make another."""
 
@@ -81,8 +87,7 @@ class ClassifierReward(nn.Module):
 
     def __init__(self, policy: Policy, head: RewardHead, *, scope: str = "full"):
         super().__init__()
-        if scope not in SCOPES:
-            raise ValueError(f"reward.scope={scope} is unknown: use one of {', '.join(SCOPES)}")
+        check_scope(scope)
         self._policy = [policy]  # in a list: the policy is not a submodule of its reward
         self.head = head.requires_grad_(False).eval().to(policy.device)
         self.scope = scope

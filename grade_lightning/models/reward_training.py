@@ -19,7 +19,7 @@ from grade_lightning.data.prompts import clean_html
 from grade_lightning.models.base import BaseLM, backbone
 from grade_lightning.models.cache import make_once
 from grade_lightning.models.policy import Policy, positions_of
-from grade_lightning.models.reward import ClassifierReward, RewardHead, mean_pool
+from grade_lightning.models.reward import ClassifierReward, RewardHead, check_scope, mean_pool
 from grade_lightning.progress import bar
 
 log = logging.getLogger(__name__)
@@ -151,7 +151,11 @@ def trained_classifier(
         clean_html: as for prompts.
         head: recipe.
         scope: see :class:`ClassifierReward`.
+
+    Raises:
+        ValueError: an unknown scope, before anything is trained.
     """
+    check_scope(scope)
     with policy.reference():
         trained, report = reward_head(base, splits, head, clean=clean_html)
     return ClassifierReward(policy, trained, scope=scope), report
