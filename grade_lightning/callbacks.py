@@ -76,4 +76,4 @@ class StepRecorder(Callback):
         row = metrics_row(step, pl_module.step_metrics, fresh)
         self.folder.append_metrics(row)
         for logger in trainer.loggers:
-            logger.log_metrics({name: value for name, value in row.items() if value != "" and name != "step"}, step=step)
+            logger.log_metrics({name: value for name, value in row.items() if value != ""}, step=step)

@@ -48,6 +48,13 @@ def check_run(*, max_steps: int, effective_batch_size: int, grad_accumulation: i
         )
 
 
+def check_evaluation(*, batch_size: int, val_prompts: int | None, test_prompts: int | None) -> None:
+    """Raise ValueError for an evaluation without prompts."""
+    for name, value in (("batch_size", batch_size), ("val_prompts", val_prompts), ("test_prompts", test_prompts)):
+        if value is not None and value < 1:
+            raise ValueError(f"evaluation.{name} must be at least 1, got {value} (null = all; evaluation.test=false skips the test split)")
+
+
 def check_pretrained_vocabulary(vocab_size: int, top_k: int) -> None:
     """Raise ValueError before a base LM is pretrained that the rollout could not use."""
     if top_k > vocab_size:

@@ -22,10 +22,15 @@ _NOT_IDENTITY = ("hydra", "run", "logger")  # where and how a run is written dow
 
 
 def _without_folders(value: Any) -> Any:
-    """Paths reduced to their last part, so that a run keeps its hash when its data or model moves."""
+    """Folders reduced to their last part, so that a run keeps its hash when its data or model moves; hub ids stay whole."""
     if isinstance(value, dict):
-        return {key: PurePath(item).name if key == "path" and item else _without_folders(item) for key, item in value.items()}
+        return {key: _without_folder(str(item)) if key == "path" and item else _without_folders(item) for key, item in value.items()}
     return [_without_folders(item) for item in value] if isinstance(value, list) else value
+
+
+def _without_folder(path: str) -> str:
+    is_hub_id = path.count("/") == 1 and not path.startswith((".", "/", "~")) and not Path(path).exists()
+    return path if is_hub_id else PurePath(path).name
 
 
 def config_hash(root: DictConfig) -> str:
@@ -48,10 +53,10 @@ def build(node: DictConfig, *args: Any, **kwargs: Any) -> Any:
 
 @contextmanager
 def errors_as_messages() -> Iterator[None]:
-    """A ValueError ends the command with its message alone; HYDRA_FULL_ERROR=1 shows where it came from."""
+    """An error meant for the user ends the command with its message alone; HYDRA_FULL_ERROR=1 shows where it came from."""
     try:
         yield
-    except ValueError as error:
+    except (ValueError, FloatingPointError) as error:
         raise CompactHydraException(str(error)) from error
 
 

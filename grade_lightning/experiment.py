@@ -81,7 +81,7 @@ class Experiment:
             trainer.test(self.method, self.data, verbose=False)
             prompts = self.method.evaluated
             self.folder.append_samples(split, 0 if initial else self.max_steps, prompts[: self.samples])
-            per_prompt = {"prompt_id": [p.key for p in prompts], "reward": [round(p.reward, 6) for p in prompts]}
+            per_prompt = {"prompt_id": [p.key for p in prompts], "reward": [p.reward for p in prompts]}
             evaluations[split] = {**self.method.last_evaluation, "per_prompt": per_prompt}
         self.method.evaluate_initial = False
         return evaluations

@@ -5,9 +5,20 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+import time
 import warnings
 
+from grade_lightning import IMPORTED
+
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # glibc's malloc.h
+
+
+_unclaimed = [IMPORTED]
+
+
+def command_started() -> float:
+    """``time.perf_counter()`` when this command began: of the process for its first run, now for later runs of a sweep."""
+    return _unclaimed.pop() if _unclaimed else time.perf_counter()
 
 
 def prepare_process() -> None:

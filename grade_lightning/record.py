@@ -24,7 +24,7 @@ PACKAGES = ("torch", "lightning", "hydra-core", "omegaconf", "transformers", "pe
 TRAIN_COLUMNS = (
     "reward", "loss", "kl", "grad_norm", "grad_norm_tensor_mean", "grad_norm_tensor_std", "grad_clipped", "tau", "lr",
     "length", "eos_rate", "tokens", "reward_uncertainty", "largest_weight", "soft_hard_gap", "hops", "first_ratio",
-    "last_ratio", "seconds",
+    "last_ratio", "truncated", "seconds",
 )  # fmt: skip
 EVALUATION_KEYS = ("reward_mean", "reward_std", "n", "kl_mean", "length_mean", "eos_rate", "distinct_1", "distinct_2", "distinct_3")
 
@@ -119,10 +119,11 @@ def environment() -> dict[str, Any]:
             versions[name] = version(name)
         except PackageNotFoundError:
             versions[name] = None
+    status = _git("status", "--porcelain")
     return {
         "python": platform.python_version(), "platform": platform.platform(), "processor": _processor(), "cpus": os.cpu_count(),
         "torch_threads": torch.get_num_threads(), "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
-        "packages": versions, "git_revision": _git("rev-parse", "HEAD"), "git_dirty": bool(_git("status", "--porcelain")),
+        "packages": versions, "git_revision": _git("rev-parse", "HEAD"), "git_dirty": None if status is None else bool(status),
         "command": ["python", "-m", "grade_lightning.run", *sys.argv[1:]],
     }  # fmt: skip
 

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from grade_lightning import checks
 from grade_lightning.config import CONFIG_DIR, build, config_hash, errors_as_messages
-from grade_lightning.process import prepare_process
+from grade_lightning.process import command_started, prepare_process
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +27,8 @@ def _check(cfg: DictConfig) -> None:
         max_steps=cfg.max_steps, effective_batch_size=cfg.effective_batch_size,
         grad_accumulation=cfg.hardware.grad_accumulation, validate_every=cfg.evaluation.validate_every,
     )  # fmt: skip
+    evaluation = cfg.evaluation
+    checks.check_evaluation(batch_size=evaluation.batch_size, val_prompts=evaluation.val_prompts, test_prompts=evaluation.test_prompts)
     if cfg.run.resume is not None:
         raise ValueError("run.resume is not available yet: start the run again without it")
     if cfg.model.pretrain is not None:
@@ -97,19 +99,21 @@ def execute(cfg: DictConfig) -> dict[str, Any]:
     from grade_lightning.loggers import finish
     from grade_lightning.models.policy import Policy
     from grade_lightning.record import RunFolder, environment
+    from grade_lightning.rollout.types import RolloutSettings
     from grade_lightning.summary import print_summary
 
-    start = time.perf_counter()
+    start = command_started()
     prepare_process()
     _check(cfg)
     folder, identity = RunFolder(cfg.run.dir), config_hash(cfg)
-    if (folder.path / "metrics.csv").exists():
+    if any((folder.path / name).exists() for name in ("metrics.csv", "samples.jsonl", "results.json")):
         raise ValueError(f"{folder.path} already holds a run: set run.dir to a new folder")
     folder.write_text("config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
     folder.write_json("environment.json", environment())
     corpus, splits = _splits(cfg)
     base = _base(cfg, corpus)
     policy = Policy(base, seed=cfg.seed, **cfg.model.lora)
+    RolloutSettings(**cfg.rollout).check(policy.vocab_size)
     reward, reward_report = build(cfg.reward, base, policy, splits, clean_html=cfg.data.clean_html)
     log.info("reward head: %s", ", ".join(f"{k} {v:.3f}" for k, v in reward_report.items() if isinstance(v, float)))
     method = build(cfg.method, _shared(cfg, policy, reward))

@@ -124,6 +124,7 @@ def test_wandb_offline_writes_a_run_and_a_second_run_is_another(tmp_path, monkey
         (["hardware=a100"], "hardware=cpu"),
         (["rollout.top_k=5000"], "top_k=5000 is above the vocabulary size 900"),
         (["max_steps=0"], "max_steps must be at least 1"),
+        (["evaluation.test_prompts=0"], "evaluation.test=false"),
         (["hardware.grad_accumulation=9"], "cannot split 4 prompts"),
         (["data.policy_rows=4000"], "data.policy_rows"),
         (["data=parquet"], "needs data.path"),
@@ -231,6 +232,8 @@ def test_hash_ignores_folders_and_nothing_else():
     base = ["data=parquet", "data.path=/a/imdb", "model=local", "model.path=/b/lm"]
     moved = ["data=parquet", "data.path=/c/d/imdb", "model=local", "model.path=/e/lm"]
     assert config_hash(compose_run(base, Path("/x"))) == config_hash(compose_run(moved, Path("/y")))
+    other = [compose_run(["model=local", f"model.path={hub_id}"]) for hub_id in ("a/model", "b/model")]
+    assert config_hash(other[0]) != config_hash(other[1])
     assert config_hash(compose_run([*base, "seed=2"])) != config_hash(compose_run(base))
     assert config_hash(compose_run([*base, "logger=wandb"])) == config_hash(compose_run(base))
 

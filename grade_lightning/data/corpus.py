@@ -85,7 +85,12 @@ def canonical_order(reviews: Reviews, seed: int) -> Reviews:
     """
     digests = _digests(reviews.texts)
     order = np.asarray(sorted(range(len(reviews)), key=lambda i: (digests[i], int(reviews.labels[i]))))
-    return reviews.take(np.random.Generator(np.random.PCG64(seed)).permutation(order))
+    return shuffled(reviews.take(order), seed)
+
+
+def shuffled(reviews: Reviews, seed: int) -> Reviews:
+    """The rows in an order drawn by PCG64."""
+    return reviews.take(np.random.Generator(np.random.PCG64(seed)).permutation(len(reviews)))
 
 
 def _check_sizes(train: Reviews, test: Reviews, ends: dict[str, int]) -> None:
@@ -105,7 +110,7 @@ def _check_balance(name: str, reviews: Reviews) -> None:
     if positive in (0, len(reviews)):
         raise ValueError(
             f"the {name} split holds one class only ({positive:,} of {len(reviews):,} rows are positive). IMDB is stored sorted by "
-            "label, so unshuffled leading rows are all negative: use data.order=canonical (the default), or more rows"
+            "label, so unshuffled leading rows are all negative: check the labels of the source, or raise data.reward_rows"
         )
     if not 0.3 <= positive / len(reviews) <= 0.7:
         log.warning("the %s split is unbalanced: %.0f%% of its rows are positive", name, 100 * positive / len(reviews))
@@ -140,7 +145,8 @@ def make_splits(
     """The paper's four splits: reward, policy and validation rows of the training part in turn, and all test rows.
 
     Args:
-        order: ``canonical`` (see :func:`canonical_order`) or ``source`` (the source's own order).
+        order: ``canonical`` (see :func:`canonical_order`) or ``source`` (the source's own order, shuffled by PCG64; other rows
+            for each copy of the data).
         drop_duplicates: keep only the first row of each text, test rows first, so that no text stands in two splits.
 
     Raises:
@@ -149,7 +155,9 @@ def make_splits(
     train, test = corpus.train, corpus.test
     if order == "canonical":
         train, test = canonical_order(train, shuffle_seed), canonical_order(test, shuffle_seed)
-    elif order != "source":
+    elif order == "source":
+        train, test = shuffled(train, shuffle_seed), shuffled(test, shuffle_seed)
+    else:
         raise ValueError(f"data.order={order} is unknown: use canonical or source")
     if drop_duplicates:
         seen: set[str] = set()

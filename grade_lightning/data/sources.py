@@ -13,7 +13,7 @@ from grade_lightning.data.corpus import Corpus, Reviews
 _UNSUPERVISED_HELP = "pretraining a base LM needs an unsupervised part, and {where} has none"
 
 
-def _from_columns(table: pa.Table, where: str) -> Reviews:
+def _from_columns(table: pa.Table, where: str, *, labelled: bool) -> Reviews:
     missing = {"text", "label"} - set(table.column_names)
     if missing:
         raise ValueError(f"{where} lacks the column(s) {sorted(missing)}: it needs `text` (string) and `label` (0 or 1)")
@@ -24,9 +24,9 @@ def _from_columns(table: pa.Table, where: str) -> Reviews:
     if empty or labels.null_count:
         raise ValueError(f"{where} has {empty} row(s) without text and {labels.null_count} without label: remove them first")
     values = np.asarray(labels.to_pylist(), dtype=np.int64)
-    if not np.isin(values, (-1, 0, 1)).all():
-        raise ValueError(f"{where} has labels other than 0 (negative), 1 (positive) and -1 (unlabelled)")
-    return Reviews(texts, values)
+    if labelled and not np.isin(values, (0, 1)).all():
+        raise ValueError(f"{where} has labels other than 0 (negative) and 1 (positive)")
+    return Reviews(texts, values if labelled else np.full_like(values, -1))
 
 
 def _existing(path: str | Path | None, group: str) -> Path:
@@ -54,7 +54,9 @@ class ParquetSource:
                 tables.append(pq.read_table(file))
             except pa.ArrowInvalid as error:
                 raise ValueError(f"{file} is not a readable Parquet file ({error})") from error
-        return _from_columns(pa.concat_tables(tables, promote_options="permissive"), str(self.folder / f"{part}*.parquet"))
+        return _from_columns(
+            pa.concat_tables(tables, promote_options="permissive"), str(self.folder / f"{part}*.parquet"), labelled=part != "unsupervised"
+        )
 
     def load(self) -> Corpus:
         needed = "data=parquet needs train*.parquet and test*.parquet"
@@ -102,7 +104,7 @@ class HubSource:
                 f"the dataset {self.path} ({split}) could not be loaded: {_first_line(error)}. Without network, use data=parquet or "
                 "data=aclimdb with data.path=FOLDER, or data=synthetic, which needs nothing"
             ) from error
-        return _from_columns(dataset.with_format("arrow")[:], f"{self.path} ({split})")
+        return _from_columns(dataset.with_format("arrow")[:], f"{self.path} ({split})", labelled=split != "unsupervised")
 
     def load(self) -> Corpus:
         return Corpus(self._read("train"), self._read("test"), lambda: self._read("unsupervised"))

@@ -85,7 +85,13 @@ class GRADE(Method):
         objective = (relaxed.weights * direct.weights_gradient).sum() + kl_weight * kl.sum()
         if self.backprop == "adjoint":
             report = adjoint_backward(self.policy, rollout, leaf, relaxed, objective, tol=self.tol, max_hops=self.max_hops)
-            meter.update(len(rollout), hops=report.hops, first_ratio=report.first_ratio, last_ratio=report.last_ratio)
+            meter.update(
+                len(rollout),
+                hops=report.hops,
+                first_ratio=report.first_ratio,
+                last_ratio=report.last_ratio,
+                truncated=float(report.truncated),
+            )
         else:
             objective.backward()
         scores = direct.scores

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -101,13 +102,14 @@ def backbone(model: PreTrainedModel) -> nn.Module:
 
 @torch.no_grad()
 def _check_head(model: PreTrainedModel, path: str) -> None:
-    """Hidden states are turned into logits by the output embedding alone: refuse models that scale or cap them."""
+    """Embeddings go in and hidden states become logits by the plain matrices: refuse models that scale or cap either."""
     ids = torch.arange(4, device=model.device)[None] % model.config.get_text_config().vocab_size
     expected = model(input_ids=ids).logits
-    hidden = backbone(model)(input_ids=ids).last_hidden_state
+    embeds = F.embedding(ids, model.get_input_embeddings().weight)  # type: ignore[arg-type]
+    hidden = backbone(model)(inputs_embeds=embeds).last_hidden_state
     logits: Tensor = model.get_output_embeddings()(hidden)
     if not torch.allclose(logits.float(), expected.float(), rtol=1e-3, atol=1e-3):
         raise ValueError(
-            f"{path} ({model.config.model_type}) scales or caps its logits after the output embedding, which is not supported: "
+            f"{path} ({model.config.model_type}) scales its embeddings, or scales or caps its logits, which is not supported: "
             "use a model such as Qwen3, Llama or GPT-2"
         )

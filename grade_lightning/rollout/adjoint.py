@@ -21,7 +21,7 @@ from torch import Tensor
 from grade_lightning.models.policy import Policy
 from grade_lightning.rollout.parallel import predicting
 from grade_lightning.rollout.sampling import Relaxation
-from grade_lightning.rollout.sequential import RelaxedRollout
+from grade_lightning.rollout.sequential import RelaxedRollout, as_fed
 from grade_lightning.rollout.types import Rollout
 
 
@@ -61,12 +61,13 @@ def relax_in_parallel(policy: Policy, rollout: Rollout, leaf: Tensor, relax: Rel
     candidates = logits.gather(-1, rollout.indices)
     early = torch.arange(candidates.shape[1], device=candidates.device) < min_new_tokens
     banned = torch.isin(rollout.indices, torch.tensor(policy.eos_ids, device=candidates.device)) & early[:, None]
-    weights = relax(candidates.masked_fill(banned, float("-inf")), rollout.noise, rollout.hard)
+    weights = as_fed(rollout, relax(candidates.masked_fill(banned, float("-inf")), rollout.noise, rollout.hard))
     return RelaxedRollout(weights, logits)
 
 
 def _row_norms(term: Tensor) -> Tensor:
-    return term.flatten(1).norm(dim=1)
+    flat = term.flatten(1)
+    return (flat if flat.dtype == torch.float64 else flat.float()).norm(dim=1)
 
 
 def adjoint_backward(
@@ -85,7 +86,7 @@ def adjoint_backward(
     total, first = term.clone(), _row_norms(term)
     most = leaf.shape[1] - 1 if max_hops is None else min(max_hops, leaf.shape[1] - 1)
     hops, first_ratio, ratio = 0, 0.0, torch.full_like(first, torch.inf)
-    tiny = torch.finfo(leaf.dtype).tiny
+    tiny = torch.finfo(first.dtype).tiny
     active = first > 0
     while hops < most and bool(active.any()):
         (term,) = torch.autograd.grad(outputs, leaf, term, retain_graph=True)

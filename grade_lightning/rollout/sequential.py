@@ -26,6 +26,18 @@ class RelaxedRollout(NamedTuple):
     logits: Tensor
 
 
+def as_fed(rollout: Rollout, weights: Tensor, t: int | None = None) -> Tensor:
+    """Recomputed relaxed weights with the values that the rollout fed forward (soft tokens under dropout would differ).
+
+    Args:
+        weights: [B, T, k], or [B, k] of column ``t``.
+    """
+    if rollout.weights is None:
+        return weights
+    fed = rollout.weights if t is None else rollout.weights[:, t]
+    return fed + (weights - weights.detach())
+
+
 def relax_sequentially(policy: Policy, rollout: Rollout, relax: Relaxation, *, min_new_tokens: int) -> RelaxedRollout:
     """Run the recorded rollout again, feeding each relaxed token's embedding (eq. 11) into the next step's graph.
 
@@ -45,7 +57,7 @@ def relax_sequentially(policy: Policy, rollout: Rollout, relax: Relaxation, *, m
         logits = policy.logits(policy.hidden(embeds, mask, cache=cache)[:, -1])
         indices = rollout.indices[:, t]
         candidates = ban_eos(logits, policy.eos_ids, t < min_new_tokens).gather(-1, indices)
-        weight = relax(candidates, rollout.noise[:, t], rollout.hard[:, t])
+        weight = as_fed(rollout, relax(candidates, rollout.noise[:, t], rollout.hard[:, t]), t)
         alive = rollout.mask[:, t]
         embeds = policy.embed_soft(SoftTokens(indices, weight, rollout.completion_ids[:, t]), alive).unsqueeze(1)
         mask = torch.cat([mask, alive.unsqueeze(1)], dim=1)

@@ -50,9 +50,17 @@ def test_another_seed_is_another_split():
     assert first.fingerprints["reward"] != second.fingerprints["reward"]
 
 
-def test_sorted_source_order_gives_one_class_and_says_why():
+def test_one_class_is_refused_and_says_why():
+    train = sorted_by_label()
     with pytest.raises(ValueError, match=r"one class only.*sorted by label"):
-        make_splits(corpus(sorted_by_label()), **SIZES, order="source")
+        make_splits(corpus(Reviews(train.texts, np.zeros(200, dtype=int))), **SIZES)
+
+
+def test_source_order_is_shuffled_file_order():
+    train = sorted_by_label()
+    splits = make_splits(corpus(train), **SIZES, order="source")
+    expected = np.random.Generator(np.random.PCG64(42)).permutation(200)[:60]
+    assert list(splits.reward.texts) == [train.texts[i] for i in expected]
 
 
 def test_too_small_a_source_names_the_sizes():

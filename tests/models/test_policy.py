@@ -157,5 +157,16 @@ def test_models_that_cap_their_logits_are_refused(tmp_path, tokenizer):
                            num_key_value_heads=1, logits_scaling=8.0)  # fmt: skip
     GraniteForCausalLM(config).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="scales or caps its logits"):
+    with pytest.raises(ValueError, match="scales or caps"):
+        load_base(str(tmp_path))
+
+
+def test_models_that_scale_their_embeddings_are_refused(tmp_path, tokenizer):
+    from transformers import GemmaConfig, GemmaForCausalLM
+
+    config = GemmaConfig(vocab_size=320, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
+                         num_key_value_heads=1, head_dim=16)  # fmt: skip
+    GemmaForCausalLM(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="scales its embeddings"):
         load_base(str(tmp_path))

@@ -154,3 +154,13 @@ def test_recorded_hard_tokens_are_reused(policy64):
         drawn = rollout.indices.gather(-1, relaxed.weights.argmax(-1, keepdim=True)).squeeze(-1)
         assert torch.equal(drawn[rollout.mask], before[rollout.mask])
         assert not torch.equal(fresh.argmax(-1), rollout.hard)  # the change was large enough to matter
+
+
+@pytest.mark.parametrize("straight_through", [True, False])
+def test_both_paths_agree_under_dropout(model_folder, straight_through):
+    """Dropout acts in the gradient pass only: the tokens, soft ones too, keep the values that were fed without it."""
+    found = {}
+    for backprop in ("sequential", "adjoint"):
+        _, policy = make_policy(model_folder, dropout=0.3)
+        found[backprop] = gradient(make_grade(policy, straight_through=straight_through, backprop=backprop), make_batch(policy))
+    assert relative_error(found["adjoint"], found["sequential"]) < ROUNDING
