@@ -39,6 +39,7 @@ class Shared:
         evaluation_seed: of evaluation noise.
         lr, betas, weight_decay: AdamW on the LoRA weights.
         max_grad_norm: clip the global gradient norm; None = never.
+        lr_decay_steps: the learning rate falls linearly to zero over so many policy steps; None = it stays.
         grad_accumulation: micro-batches an effective batch is split into; changes memory, not the update.
         kl_coef: beta of eq. 16.
         kl_reduction: ``token_mean`` (per real token of the effective batch) or ``sequence`` (sum over a completion, mean over
@@ -54,6 +55,7 @@ class Shared:
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.01
     max_grad_norm: float | None = 1.0
+    lr_decay_steps: int | None = None
     grad_accumulation: int = 1
     kl_coef: float = 0.1
     kl_reduction: str = "token_mean"
@@ -69,6 +71,12 @@ class Shared:
         check_kl_reduction(self.kl_reduction)
         if self.grad_accumulation < 1:
             raise ValueError(f"hardware.grad_accumulation must be at least 1, got {self.grad_accumulation}")
+        if self.lr_decay_steps is not None and self.lr_decay_steps < 1:
+            raise ValueError(f"optimizer.lr_decay_steps must be at least 1 or null, got {self.lr_decay_steps}")
+
+    def lr_factor(self, step: int) -> float:
+        """What every learning rate is multiplied by at this policy step, from 1."""
+        return 1.0 if self.lr_decay_steps is None else max(0.0, 1.0 - (step - 1) / self.lr_decay_steps)
 
 
 @dataclass(frozen=True)
@@ -132,7 +140,7 @@ class Method(L.LightningModule):
         self.update(rollouts, totals, meter, step)
         measured = meter.compute()
         measured["loss"] = -measured["reward"] + self.shared.kl_coef * self._kl_per(measured, totals)
-        self.step_metrics = {**measured, "tokens": totals.tokens, "lr": self.shared.lr, **self.schedule_values(step)}
+        self.step_metrics = {**measured, "tokens": totals.tokens, "lr": self.shared.lr * self.shared.lr_factor(step), **self.schedule_values(step)}
         shown: dict[str, Any] = {name: self.step_metrics[name] for name in ("reward", "kl", "tau") if name in self.step_metrics}
         self.log_dict(shown, prog_bar=True, logger=False)
 
@@ -148,10 +156,12 @@ class Method(L.LightningModule):
         soft = self.relaxation(batch.step)
         return [sample(self.policy, batch[i : i + size], noise[i : i + size], settings, soft=soft) for i in starts]
 
-    def apply_gradients(self, meter: Meter) -> None:
-        """Clip, measure and make one optimizer step."""
+    def apply_gradients(self, meter: Meter, step: int) -> None:
+        """Clip, measure and make one optimizer step at this policy step's learning rate."""
         optimizer = self.optimizers()
         meter.update(**clip_and_measure(self.policy.trainable().values(), self.shared.max_grad_norm))
+        for group in optimizer.param_groups:  # type: ignore[union-attr]
+            group["lr"] = group.setdefault("initial_lr", group["lr"]) * self.shared.lr_factor(step)
         optimizer.step()  # type: ignore[union-attr]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

@@ -65,7 +65,7 @@ class GRADE(Method):
         for rollout in rollouts:
             with self.policy.dropout(self.shared.seed, step, rollout.prompt.rows):
                 self._accumulate(rollout, totals, meter, step)
-        self.apply_gradients(meter)
+        self.apply_gradients(meter, step)
 
     def _accumulate(self, rollout: Rollout, totals: Totals, meter: Meter, step: int) -> None:
         """Add the gradient of one micro-batch."""

@@ -99,10 +99,14 @@ class MethodSuite:
         assert (gradient(method, padded) - expected).norm() < 1e-9 * expected.norm()
 
     def test_learns_a_solvable_task(self, model_folder, data_module):
-        """Write tokens with even ids: every token can be improved on its own, so reward must come close to 1."""
+        """Write tokens with even ids: every token can be improved on its own, so reward must come close to 1.
+
+        Sixty steps at this rate end above 0.99 from every one of 12 seeds, so that rounding, which sends a run down another
+        path just as a seed does, cannot fail it.
+        """
         _, policy = make_policy(model_folder, precision="fp32", perturb=0)
-        method = self.make(policy, lr=3e-2, kl_coef=0.0, tokens=8)
+        method = self.make(policy, lr=2e-2, kl_coef=0.0, tokens=8)
         method.reward = EvenTokens(policy.vocab_size)
-        measured = train_steps(method, data_module, 40)
-        assert measured[0]["reward"] < 0.75
-        assert sum(row["reward"] for row in measured[-5:]) / 5 > 0.8
+        measured = train_steps(method, data_module, 60)
+        assert measured[0]["reward"] < 0.7
+        assert sum(row["reward"] for row in measured[-5:]) / 5 > 0.95
