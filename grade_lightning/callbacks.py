@@ -28,17 +28,19 @@ class StepRecorder(Callback):
     """Writes a row of ``metrics.csv`` for each policy step, validation included, and tells the loggers.
 
     Keeps every validation in ``validations``; saves the best adapter when validation reward improves and the last one after
-    each validation, both in PEFT's layout.
+    each validation, both in PEFT's layout.  Every few steps it leaves a checkpoint that training can go on from.
 
     Args:
         folder: of the run.
         samples: validation samples kept of each validation.
+        checkpoint_every: policy steps between checkpoints.
     """
 
-    def __init__(self, folder: RunFolder, *, samples: int = 16):
-        self.folder, self.samples = folder, samples
+    def __init__(self, folder: RunFolder, *, samples: int = 16, checkpoint_every: int = 10):
+        self.folder, self.samples, self.checkpoint_every = folder, samples, checkpoint_every
         self.validations: list[dict[str, Any]] = []
         self._fresh: dict[str, Any] | None = None
+        self._step = 0  # of the last checkpoint
         self._started = 0.0
 
     @property
@@ -63,6 +65,8 @@ class StepRecorder(Callback):
         self._fresh = {"step": step, **method.last_evaluation}
         self.validations.append(self._fresh)
         self.folder.append_samples("validation", step, method.evaluated[: self.samples])
+        if not self.folder.writes:
+            return
         checkpoints = self.folder.path / "checkpoints"
         checkpoints.mkdir(exist_ok=True)
         save_adapter(method.policy, checkpoints / "last")
@@ -77,3 +81,23 @@ class StepRecorder(Callback):
         self.folder.append_metrics(row)
         for logger in trainer.loggers:
             logger.log_metrics({name: value for name, value in row.items() if value != ""}, step=step)
+        if step % self.checkpoint_every == 0:
+            self._save_checkpoint(trainer, step)
+
+    # -- going on after a kill -----------------------------------------------------------------------------------------
+
+    def _save_checkpoint(self, trainer: L.Trainer, step: int) -> None:
+        """Weights, optimizer, step counter, the method's own state and the validations so far; no random state, because all
+        randomness is a function of (seed, step)."""
+        partial = self.folder.checkpoint.with_suffix(".partial")
+        self._step = step
+        trainer.save_checkpoint(partial, weights_only=False)
+        if self.folder.writes:
+            partial.replace(self.folder.checkpoint)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"validations": self.validations, "step": self._step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.validations = list(state_dict["validations"])
+        self.folder.rewind(state_dict["step"])

@@ -19,7 +19,7 @@ def cpu_has_bf16() -> bool:
 def check_hardware(accelerator: str, precision: str) -> None:
     """Raise ValueError where this machine cannot do what the hardware group says."""
     if accelerator not in ("cpu", "cuda"):
-        raise ValueError(f"hardware.accelerator={accelerator} is unknown: use cpu or cuda")
+        raise ValueError(f"hardware.accelerator={accelerator} is unknown: use cpu, cuda or auto")
     if precision not in ("fp32", "bf16"):
         raise ValueError(f"hardware.precision={precision} is unknown: use fp32 or bf16")
     if accelerator == "cuda" and not torch.cuda.is_available():
@@ -30,20 +30,35 @@ def check_hardware(accelerator: str, precision: str) -> None:
         raise ValueError("this CPU has no bf16 arithmetic and would emulate it slowly: add hardware.precision=fp32")
 
 
-def check_run(*, max_steps: int, effective_batch_size: int, grad_accumulation: int, validate_every: int) -> None:
+def check_processes(processes: int, *, distributed: bool) -> None:
+    """Raise ValueError where the hardware group and the way the command was started disagree."""
+    if processes > 1 and not distributed:
+        raise ValueError(f"{processes} processes were started, and this hardware group uses one: add hardware=ddp")
+
+
+def check_run(
+    *, max_steps: int, effective_batch_size: int, grad_accumulation: int, validate_every: int, checkpoint_every: int,
+    completions_per_prompt: int,
+) -> None:  # fmt: skip
     """Raise ValueError for counts that cannot work."""
     counts = {
         "max_steps": max_steps,
         "effective_batch_size": effective_batch_size,
         "hardware.grad_accumulation": grad_accumulation,
         "evaluation.validate_every": validate_every,
+        "run.checkpoint_every": checkpoint_every,
     }
     for name, value in counts.items():
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
+    if effective_batch_size % completions_per_prompt:
+        raise ValueError(
+            f"effective_batch_size={effective_batch_size} completions cannot be {completions_per_prompt} of each prompt: "
+            "make it a multiple of method.completions_per_prompt"
+        )
     if grad_accumulation > effective_batch_size:
         raise ValueError(
-            f"hardware.grad_accumulation={grad_accumulation} cannot split {effective_batch_size} prompts: "
+            f"hardware.grad_accumulation={grad_accumulation} cannot split {effective_batch_size} completions: "
             "lower it, or raise effective_batch_size"
         )
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 
 from grade_lightning.callbacks import StepRecorder, save_adapter
@@ -28,7 +29,9 @@ class Experiment:
         validate_every: policy steps between validations; step 0 and the last step are always validated.
         test: evaluate the test split before and after.
         samples: how many samples of ``initial`` and ``test`` are kept.
-        accelerator: of the Lightning trainer.
+        checkpoint_every: policy steps between checkpoints.
+        resume: go on from the folder's checkpoint.
+        trainer_options: accelerator, devices and strategy of the Lightning trainer.
         seconds: wall time of the phases so far; the run adds its own.
         started: ``time.perf_counter()`` when the command began.
     """
@@ -42,7 +45,9 @@ class Experiment:
     loggers: Sequence[Logger] = ()
     test: bool = True
     samples: int = 64
-    accelerator: str = "cpu"
+    checkpoint_every: int = 10
+    resume: bool = False
+    trainer_options: dict[str, Any] = field(default_factory=lambda: {"accelerator": "cpu", "devices": 1})
     seconds: dict[str, float] = field(default_factory=dict)
     started: float = field(default_factory=time.perf_counter)
 
@@ -52,18 +57,24 @@ class Experiment:
         Returns:
             What ``results.json`` holds.
         """
-        recorder = StepRecorder(self.folder)
+        checkpoint = self.folder.checkpoint if self.resume else None
+        recorder = StepRecorder(self.folder, checkpoint_every=self.checkpoint_every)
+        callbacks: list[Callback] = [recorder]
+        if self.folder.writes:
+            callbacks.append(StepProgressBar("policy steps", self.max_steps))
         trainer = L.Trainer(
-            accelerator=self.accelerator, devices=1, max_epochs=self.max_steps, check_val_every_n_epoch=self.validate_every,
-            logger=list(self.loggers) or False, callbacks=[recorder, StepProgressBar("policy steps", self.max_steps)],
-            enable_checkpointing=False, enable_model_summary=False, num_sanity_val_steps=0, inference_mode=False,
+            max_epochs=self.max_steps, check_val_every_n_epoch=self.validate_every, logger=list(self.loggers) or False,
+            callbacks=callbacks, enable_checkpointing=False, enable_model_summary=False, num_sanity_val_steps=0, inference_mode=False,
+            use_distributed_sampler=False, enable_progress_bar=self.folder.writes, **self.trainer_options,
         )  # fmt: skip
         self.data.setup()
-        self._timed("validation", lambda: trainer.validate(self.method, self.data, verbose=False))
-        self._timed("fit", lambda: trainer.fit(self.method, self.data))
+        if checkpoint is None:
+            self._timed("validation", lambda: trainer.validate(self.method, self.data, verbose=False))
+        self._timed("fit", lambda: trainer.fit(self.method, self.data, ckpt_path=checkpoint, weights_only=True))
         if recorder.validations[-1]["step"] != self.max_steps:
             self._timed("validation", lambda: trainer.validate(self.method, self.data, verbose=False))
-        save_adapter(self.method.policy, self.folder.path / "checkpoints" / "last")
+        if self.folder.writes:
+            save_adapter(self.method.policy, self.folder.path / "checkpoints" / "last")
         evaluations = self._timed("test", lambda: self._test(trainer)) if self.test else {}
         return self._finish(recorder, evaluations)
 

@@ -16,6 +16,7 @@ def wandb_logger(
     folder: Path,
     *,
     name: str,
+    run_id: str,
     config: Any,
     project: str,
     entity: str | None = None,
@@ -27,14 +28,17 @@ def wandb_logger(
 
     Args:
         folder: of the run; the W&B files go there.
-        name: of the run. config: resolved, logged as it is. project, entity, group: where it is shown.
+        name: of the run.
+        run_id: the same when a run goes on after a stop.
+        config: resolved, logged as it is. project, entity, group: where it is shown.
         mode: ``online``, ``offline`` or ``disabled``; None = online if logged in, otherwise offline.
         init_timeout: seconds to wait for the server.
     """
     import wandb
 
     mode = mode or ("online" if wandb.api.api_key else "offline")
-    options: dict[str, Any] = {"project": project, "entity": entity, "group": group, "name": name, "config": config, "dir": str(folder)}
+    options: dict[str, Any] = {"project": project, "entity": entity, "group": group, "name": name, "id": run_id, "resume": "allow",
+                               "config": config, "dir": str(folder)}  # fmt: skip
     settings = wandb.Settings(init_timeout=init_timeout, silent=True)
     try:
         run = wandb.init(mode=mode, settings=settings, **options)  # type: ignore[arg-type]

@@ -22,19 +22,20 @@ class StepProgressBar(ProgressBar):
     Args:
         description: shown before the bar.
         total: steps.
-        start: steps already made.
     """
 
-    def __init__(self, description: str, total: int, start: int = 0):
+    def __init__(self, description: str, total: int):
         super().__init__()
-        self.description, self.total, self.start = description, total, start
+        self.description, self.total = description, total
         self._bar: Any = None
 
     def disable(self) -> None:
         """Required by Lightning; this bar is silenced by its absence."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._bar = bar(total=self.total, initial=self.start, desc=self.description, unit="step")
+        # After a resume Lightning's batch counter already stands at the steps made.
+        done = trainer.fit_loop.epoch_progress.current.completed
+        self._bar = bar(total=self.total, initial=done, desc=self.description, unit="step")
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         shown = self.get_metrics(trainer, pl_module)

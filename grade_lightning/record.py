@@ -34,13 +34,16 @@ class RunFolder:
 
     Args:
         path: created if missing.
+        writes: False for a process that only computes: nothing is created or written.
 
     Raises:
         ValueError: the folder cannot be written.
     """
 
-    def __init__(self, path: str | Path):
-        self.path = Path(path)
+    def __init__(self, path: str | Path, *, writes: bool = True):
+        self.path, self.writes = Path(path), writes
+        if not writes:
+            return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             probe = self.path / ".writable"
@@ -51,6 +54,8 @@ class RunFolder:
 
     def write_text(self, name: str, text: str) -> None:
         """Write a whole file so that a reader never sees half of it."""
+        if not self.writes:
+            return
         partial = self.path / f".{name}.partial"
         partial.write_text(text)
         partial.replace(self.path / name)
@@ -60,6 +65,8 @@ class RunFolder:
 
     def append_metrics(self, row: Mapping[str, float | int]) -> None:
         """Append one row to ``metrics.csv`` and force it to disk.  A new column rewrites the file once."""
+        if not self.writes:
+            return
         file = self.path / "metrics.csv"
         old = file.read_text() if file.exists() else ""
         columns = next(csv.reader(io.StringIO(old)), [])
@@ -82,11 +89,61 @@ class RunFolder:
 
     def append_samples(self, split: str, step: int, prompts: Iterable[EvaluatedPrompt]) -> None:
         """Append evaluated prompts to ``samples.jsonl``."""
+        if not self.writes:
+            return
         with (self.path / "samples.jsonl").open("a") as stream:
             for p in prompts:
                 line = {"split": split, "step": step, "prompt": p.prompt, "completion": p.completion, "reward": p.reward,
                         "prompt_id": p.key, "kl": p.kl, "tokens": p.tokens, "label": p.label}  # fmt: skip
                 stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+    # -- earlier attempts -------------------------------------------------------------------------------------------
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where training can go on from."""
+        return self.path / "checkpoints" / "resume.ckpt"
+
+    def _json(self, name: str) -> dict[str, Any] | None:
+        file = self.path / name
+        return json.loads(file.read_text()) if file.exists() else None
+
+    def finished(self, identity: str) -> dict[str, Any] | None:
+        """The results of a finished run of this very configuration, if that is what the folder holds."""
+        results = self._json("results.json")
+        return results if results is not None and results.get("config_hash") == identity else None
+
+    def started(self, identity: str) -> dict[str, Any] | None:
+        """``environment.json`` of an unfinished run of this very configuration; None in an empty folder.
+
+        Raises:
+            ValueError: the folder holds a run of another configuration.
+        """
+        if not any((self.path / name).exists() for name in ("metrics.csv", "samples.jsonl", "results.json", "checkpoints")):
+            return None
+        environment = self._json("environment.json") or {}
+        if environment.get("config_hash") != identity:
+            raise ValueError(
+                f"{self.path} already holds a run of another configuration (its resolved settings: {self.path / 'config.yaml'}): "
+                "set run.dir to a new folder, or repeat that run's settings to go on with it"
+            )
+        return environment
+
+    def rewind(self, step: int) -> None:
+        """Forget what was written after a policy step: training goes on from there and writes it again.  0 = everything."""
+        if not self.writes:
+            return
+        metrics, samples = self.path / "metrics.csv", self.path / "samples.jsonl"
+        if metrics.exists():
+            lines = metrics.read_text().splitlines(keepends=True)
+            # A line that a killed process left half-written has no line break and goes too.
+            kept = [line for line in lines[1:] if line.endswith("\n") and int(line.split(",", 1)[0]) <= step]
+            self.write_text("metrics.csv", "".join([lines[0], *kept])) if kept else metrics.unlink()
+        if samples.exists():
+            lines = [line for line in samples.read_text().splitlines(keepends=True) if line.endswith("\n")]
+            parsed = [(line, json.loads(line)) for line in lines]
+            kept = [line for line, sample in parsed if step and sample["split"] == "validation" and sample["step"] <= step]
+            self.write_text("samples.jsonl", "".join(kept)) if kept else samples.unlink()
 
 
 def metrics_row(step: int, train: Mapping[str, float], evaluation: Mapping[str, Any] | None) -> dict[str, float | int]:

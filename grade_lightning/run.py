@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import secrets
 import time
 from pathlib import Path
 from typing import Any
@@ -14,29 +16,36 @@ from omegaconf import DictConfig, OmegaConf
 from grade_lightning import checks
 from grade_lightning.config import CONFIG_DIR, build, config_hash, errors_as_messages
 from grade_lightning.process import command_started, prepare_process
+from grade_lightning.record import RunFolder, environment
+from grade_lightning.strategy import process_of_torchrun, resolve_accelerator, trainer_options
+from grade_lightning.sweep import FAILED, sweep_group
 
 log = logging.getLogger(__name__)
 
 
-def _check(cfg: DictConfig) -> None:
-    from grade_lightning.methods.base import check_kl_reduction
+def _check(cfg: DictConfig, accelerator: str) -> None:
+    from grade_lightning.methods.base import check_choices
 
-    check_kl_reduction(cfg.protocol.kl_reduction)
-    checks.check_hardware(cfg.hardware.accelerator, cfg.hardware.precision)
+    check_choices(**{key: cfg.protocol[key] for key in ("kl_reduction", "kl_in", "kl_estimator", "kl_alignment", "logprobs")})
+    checks.check_hardware(accelerator, cfg.hardware.precision)
+    checks.check_processes(process_of_torchrun()[1], distributed=cfg.hardware.distributed)
     checks.check_run(
         max_steps=cfg.max_steps, effective_batch_size=cfg.effective_batch_size,
         grad_accumulation=cfg.hardware.grad_accumulation, validate_every=cfg.evaluation.validate_every,
+        checkpoint_every=cfg.run.checkpoint_every, completions_per_prompt=_completions_per_prompt(cfg),
     )  # fmt: skip
     evaluation = cfg.evaluation
     checks.check_evaluation(batch_size=evaluation.batch_size, val_prompts=evaluation.val_prompts, test_prompts=evaluation.test_prompts)
-    if cfg.run.resume is not None:
-        raise ValueError("run.resume is not available yet: start the run again without it")
     if cfg.model.pretrain is not None:
         checks.check_pretrained_vocabulary(cfg.model.pretrain.vocab_size, cfg.rollout.top_k)
     elif Path(cfg.model.path).expanduser().exists():
         from grade_lightning.models.base import check_model_folder
 
         check_model_folder(cfg.model.path)
+
+
+def _completions_per_prompt(cfg: DictConfig) -> int:
+    return int(cfg.method.get("completions_per_prompt", 1))
 
 
 def _splits(cfg: DictConfig) -> tuple[Any, Any]:
@@ -47,16 +56,16 @@ def _splits(cfg: DictConfig) -> tuple[Any, Any]:
     return corpus, make_splits(corpus, **{key: cfg.data[key] for key in keys})
 
 
-def _base(cfg: DictConfig, corpus: Any) -> Any:
+def _base(cfg: DictConfig, corpus: Any, accelerator: str) -> Any:
     from grade_lightning.models.base import load_base
     from grade_lightning.models.pretraining import pretrained_folder
 
     path = cfg.model.path
     if cfg.model.pretrain is not None:
-        path = str(pretrained_folder(corpus.unsupervised(), build(cfg.model.pretrain), accelerator=cfg.hardware.accelerator))
+        path = str(pretrained_folder(corpus.unsupervised(), build(cfg.model.pretrain), accelerator=accelerator))
     options = {"revision": cfg.model.revision, "trust_remote_code": cfg.model.trust_remote_code}
     base = load_base(path, precision=cfg.hardware.precision, **options)
-    if cfg.hardware.accelerator == "cuda":
+    if accelerator == "cuda":
         base.model.cuda()  # type: ignore[call-arg]
     return base
 
@@ -66,52 +75,88 @@ def _shared(cfg: DictConfig, policy: Any, reward: Any) -> Any:
     from grade_lightning.rollout.types import RolloutSettings
 
     optimizer: dict[str, Any] = {**cfg.optimizer, "betas": tuple(cfg.optimizer.betas)}
+    keys = ("kl_reduction", "kl_in", "kl_estimator", "kl_alignment", "logprobs", "dropout_in_rollouts")
     return Shared(
         policy=policy, reward=reward, rollout=RolloutSettings(**cfg.rollout), seed=cfg.seed, evaluation_seed=cfg.evaluation.seed,
-        grad_accumulation=cfg.hardware.grad_accumulation, kl_coef=cfg.kl_coef, kl_reduction=cfg.protocol.kl_reduction,
-        **optimizer,
+        evaluation_rollout=_evaluation_rollout(cfg), grad_accumulation=cfg.hardware.grad_accumulation, kl_coef=cfg.kl_coef,
+        **{key: cfg.protocol[key] for key in keys}, **optimizer,
     )  # fmt: skip
+
+
+def _evaluation_rollout(cfg: DictConfig) -> Any:
+    from grade_lightning.rollout.types import RolloutSettings
+
+    lengths = {key: cfg.rollout[key] for key in ("max_new_tokens", "min_new_tokens")}
+    return RolloutSettings(**lengths, **cfg.evaluation.sampling)
 
 
 def _data_module(cfg: DictConfig, splits: Any, tokenizer: Any) -> Any:
     from grade_lightning.data.module import IMDBDataModule
 
     return IMDBDataModule(
-        splits, tokenizer, effective_batch_size=cfg.effective_batch_size, seed=cfg.seed, subset_seed=cfg.evaluation.seed,
+        splits, tokenizer, effective_batch_size=cfg.effective_batch_size // _completions_per_prompt(cfg), seed=cfg.seed,
+        subset_seed=cfg.evaluation.subset_seed,
         evaluation_batch_size=cfg.evaluation.batch_size, val_prompts=cfg.evaluation.val_prompts,
         test_prompts=cfg.evaluation.test_prompts, clean_html=cfg.data.clean_html, **cfg.data.prompt,
     )  # fmt: skip
 
 
-def _loggers(cfg: DictConfig, folder: Path, identity: str) -> list[Logger]:
-    if cfg.logger.wandb is None:
+def _loggers(cfg: DictConfig, folder: RunFolder, run_id: str) -> list[Logger]:
+    if cfg.logger.wandb is None or not folder.writes:
         return []
     from grade_lightning.loggers import wandb_logger
 
     resolved = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)
-    name = f"{cfg.names.method}-seed{cfg.seed}-{identity}"
-    return [wandb_logger(folder, name=name, config=resolved, **cfg.logger.wandb)]
+    options = {**cfg.logger.wandb, "group": cfg.logger.wandb.group or sweep_group()}
+    return [wandb_logger(folder.path, name=f"{cfg.names.method}-seed{cfg.seed}-{run_id}", run_id=run_id, config=resolved, **options)]
+
+
+def _open(cfg: DictConfig, identity: str) -> tuple[RunFolder, str, bool]:
+    """The run folder, the run's id, and whether training goes on from a checkpoint there."""
+    folder = RunFolder(cfg.run.resume or cfg.run.dir, writes=process_of_torchrun()[0] == 0)
+    if cfg.run.resume is not None and not (folder.path / "environment.json").exists():
+        raise ValueError(f"run.resume={cfg.run.resume} holds no run: give the folder of an unfinished run, or leave it out")
+    started = folder.started(identity)
+    resume = started is not None and folder.checkpoint.exists()
+    if started is not None and resume:
+        log.info("going on with the unfinished run in %s", folder.path)
+        return folder, started["run_id"], True
+    folder.rewind(0)
+    run_id = f"{identity}-{secrets.token_hex(3)}"
+    folder.write_text("config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+    folder.write_json("environment.json", {**environment(), "config_hash": identity, "run_id": run_id})
+    return folder, run_id, False
+
+
+def _results_of_finished(cfg: DictConfig, identity: str) -> dict[str, Any] | None:
+    path = Path(cfg.run.resume or cfg.run.dir)
+    results = RunFolder(path, writes=False).finished(identity)
+    if results is not None:
+        log.info("%s already holds this very run, finished: nothing to do", path)
+    return results
 
 
 def execute(cfg: DictConfig) -> dict[str, Any]:
     """Check, prepare (base LM, reward head), fit, test once, record.  -> what ``results.json`` holds."""
+    identity = config_hash(cfg)
+    finished = _results_of_finished(cfg, identity)
+    return finished if finished is not None else _execute(cfg, identity)
+
+
+def _execute(cfg: DictConfig, identity: str) -> dict[str, Any]:
     from grade_lightning.experiment import Experiment
     from grade_lightning.loggers import finish
     from grade_lightning.models.policy import Policy
-    from grade_lightning.record import RunFolder, environment
     from grade_lightning.rollout.types import RolloutSettings
     from grade_lightning.summary import print_summary
 
     start = command_started()
     prepare_process()
-    _check(cfg)
-    folder, identity = RunFolder(cfg.run.dir), config_hash(cfg)
-    if any((folder.path / name).exists() for name in ("metrics.csv", "samples.jsonl", "results.json")):
-        raise ValueError(f"{folder.path} already holds a run: set run.dir to a new folder")
-    folder.write_text("config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
-    folder.write_json("environment.json", environment())
+    accelerator = resolve_accelerator(cfg.hardware.accelerator)
+    _check(cfg, accelerator)
+    folder, run_id, resume = _open(cfg, identity)
     corpus, splits = _splits(cfg)
-    base = _base(cfg, corpus)
+    base = _base(cfg, corpus, accelerator)
     policy = Policy(base, seed=cfg.seed, **cfg.model.lora)
     RolloutSettings(**cfg.rollout).check(policy.vocab_size)
     reward, reward_report = build(cfg.reward, base, policy, splits, clean_html=cfg.data.clean_html)
@@ -121,24 +166,38 @@ def execute(cfg: DictConfig) -> dict[str, Any]:
         **dict(cfg.names), "seed": cfg.seed, "model_name": base.name, "model_fingerprint": base.fingerprint, "config_hash": identity,
         "reward_head": reward_report, "splits": splits.fingerprints, "duplicates": splits.duplicates,
     }  # fmt: skip
-    loggers = _loggers(cfg, folder.path, identity)
+    loggers = _loggers(cfg, folder, run_id)
     try:
         results = Experiment(
             method, _data_module(cfg, splits, base.tokenizer), folder, description, max_steps=cfg.max_steps, loggers=loggers,
             validate_every=cfg.evaluation.validate_every, test=cfg.evaluation.test, samples=cfg.evaluation.samples,
-            accelerator=cfg.hardware.accelerator, seconds={"prepare": time.perf_counter() - start}, started=start,
+            checkpoint_every=cfg.run.checkpoint_every, resume=resume,
+            trainer_options=trainer_options(accelerator, distributed=cfg.hardware.distributed),
+            seconds={"prepare": time.perf_counter() - start}, started=start,
         ).run()  # fmt: skip
     finally:
         finish(loggers)
-    print_summary(results, folder.path)
+    if folder.writes:
+        print_summary(results, folder.path)
     return results
+
+
+def _note_failure(cfg: DictConfig, error: Exception) -> None:
+    """Leave the reason in the run folder, for the report at the end of a sweep."""
+    folder = Path(cfg.run.dir)
+    if folder.is_dir() and os.access(folder, os.W_OK):
+        (folder / FAILED).write_text(f"{type(error).__name__}: {error}\n")
 
 
 @hydra.main(version_base="1.3", config_path=CONFIG_DIR, config_name="config")
 def main(cfg: DictConfig) -> float:
     """Returns validation reward at the last step, for searches; never the test reward."""
     with errors_as_messages():
-        return float(execute(cfg)["validation"][-1]["reward_mean"])
+        try:
+            return float(execute(cfg)["validation"][-1]["reward_mean"])
+        except Exception as error:
+            _note_failure(cfg, error)
+            raise
 
 
 if __name__ == "__main__":

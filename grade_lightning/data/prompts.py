@@ -70,6 +70,15 @@ class PromptBatch:
     def __getitem__(self, rows: slice) -> PromptBatch:
         return PromptBatch(self.ids[rows], self.mask[rows], self.keys[rows], self.labels[rows], self.rows[rows], self.step)
 
+    def repeat(self, times: int) -> PromptBatch:
+        """Each prompt ``times`` times in a row, with rows of their own."""
+        if times == 1:
+            return self
+        ids, mask, labels = (x.repeat_interleave(times, dim=0) for x in (self.ids, self.mask, self.labels))
+        keys = tuple(key for key in self.keys for _ in range(times))
+        rows = (self.rows[:, None] * times + torch.arange(times)).flatten()
+        return PromptBatch(ids, mask, keys, labels, rows, self.step)
+
     def to(self, device: torch.device | str) -> PromptBatch:
         return PromptBatch(self.ids.to(device), self.mask.to(device), self.keys, self.labels.to(device), self.rows, self.step)
 

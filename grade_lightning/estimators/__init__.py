@@ -1,15 +1,19 @@
-"""Pure functions on tensors: relaxations, divergences, schedules.  Imports torch and nothing else."""
+"""Estimators in pure torch: relaxations, policy-gradient losses, returns, KL, temperature schedules."""
 
-from grade_lightning.estimators.kl import exact_kl
+from grade_lightning.estimators.kl import SAMPLED_KL, exact_kl, sampled_kl
+from grade_lightning.estimators.policy_gradient import ppo_clip_loss, reinforce_loss, value_loss
 from grade_lightning.estimators.relaxations import SoftTokens, gumbel_noise, gumbel_softmax_topk, gumbel_softmax_weights
-from grade_lightning.estimators.temperature import constant_temperature, linear_temperature
+from grade_lightning.estimators.returns import gae, grpo_advantages, rloo_advantages, whiten
+from grade_lightning.estimators.temperature import (
+    AdaptiveTemperature,
+    constant_temperature,
+    cosine_temperature,
+    exponential_temperature,
+    linear_temperature,
+)
 
 __all__ = [
-    "SoftTokens",
-    "constant_temperature",
-    "exact_kl",
-    "gumbel_noise",
-    "gumbel_softmax_topk",
-    "gumbel_softmax_weights",
-    "linear_temperature",
-]
+    "SAMPLED_KL", "AdaptiveTemperature", "SoftTokens", "constant_temperature", "cosine_temperature", "exact_kl",
+    "exponential_temperature", "gae", "grpo_advantages", "gumbel_noise", "gumbel_softmax_topk", "gumbel_softmax_weights",
+    "linear_temperature", "ppo_clip_loss", "reinforce_loss", "rloo_advantages", "sampled_kl", "value_loss", "whiten",
+]  # fmt: skip

@@ -30,3 +30,27 @@ def exact_kl(policy_logits: Tensor, reference_logits: Tensor, mask: Tensor) -> T
     per_token = (log_p.exp() * (log_p - log_q)).sum(dim=-1)
     # torch.where, not a product: a padded position may hold NaN.
     return torch.where(mask, per_token, torch.zeros_like(per_token))
+
+
+SAMPLED_KL = ("k1", "k2", "k3")
+
+
+def sampled_kl(log_ratio: Tensor, estimator: str) -> Tensor:
+    """Estimates of KL(policy || reference) from the sampled token alone (Schulman 2020, "Approximating KL divergence").
+
+        k1 = log p - log q,        k2 = (log p - log q)^2 / 2,        k3 = q / p - 1 + log p - log q
+
+    k1 and k3 are unbiased values, k2 is not.  As a *loss* only k2 has the gradient of the KL in expectation; k1's is zero and
+    k3's is that of KL(reference || policy).  With logits at hand :func:`exact_kl` is better in every respect.
+
+    Args:
+        log_ratio: [...] log p - log q of tokens sampled from p.
+        estimator: ``k1``, ``k2`` or ``k3``.
+    """
+    if estimator == "k1":
+        return log_ratio
+    if estimator == "k2":
+        return 0.5 * log_ratio**2
+    if estimator == "k3":
+        return torch.expm1(-log_ratio) + log_ratio
+    raise ValueError(f"the KL estimator {estimator} is unknown: use one of {', '.join(SAMPLED_KL)}")

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 
 from grade_lightning.data.prompts import PromptBatch
-from grade_lightning.estimators import exact_kl
 from grade_lightning.evaluation.diversity import distinct_n
 from grade_lightning.models.policy import Policy
 from grade_lightning.models.reward import Reward
 from grade_lightning.rollout.noise import evaluation_noise
-from grade_lightning.rollout.parallel import completion_logits
+from grade_lightning.rollout.parallel import hard_hidden, read_frozen
 from grade_lightning.rollout.sampling import sample
+from grade_lightning.rollout.statistics import token_statistics
 from grade_lightning.rollout.types import Rollout, RolloutSettings
 
 
@@ -58,16 +58,13 @@ def evaluate_batch(
             rollout = sample(policy, prompt, noise, settings)
     else:
         rollout = sample(policy, prompt, noise, settings)
-    scores = reward.score(prompt.ids, prompt.mask, rollout.completion_ids, rollout.mask)
-    kl = torch.zeros(len(prompt)) if initial else _sequence_kl(policy, rollout)
+    scores, reference_hidden = read_frozen(policy, reward, rollout)
+    kl = torch.zeros(len(prompt)) if initial else _sequence_kl(policy, rollout, reference_hidden)
     return [_describe(policy, rollout, row, scores, kl) for row in range(len(prompt))]
 
 
-def _sequence_kl(policy: Policy, rollout: Rollout) -> torch.Tensor:
-    logits = completion_logits(policy, rollout)
-    with policy.reference():
-        reference = completion_logits(policy, rollout)
-    return exact_kl(logits, reference, rollout.mask).sum(dim=1).cpu()
+def _sequence_kl(policy: Policy, rollout: Rollout, reference_hidden: torch.Tensor) -> torch.Tensor:
+    return token_statistics(policy, rollout, hard_hidden(policy, rollout), reference_hidden).kl.sum(dim=1).cpu()
 
 
 def _describe(policy: Policy, rollout: Rollout, row: int, scores: torch.Tensor, kl: torch.Tensor) -> EvaluatedPrompt:

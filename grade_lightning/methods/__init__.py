@@ -1,5 +1,8 @@
-"""The methods: one LightningModule each, over a common base."""
+"""Methods: LightningModules that differ in how they estimate the gradient of the same objective."""
 
 from grade_lightning.methods.grade import GRADE
+from grade_lightning.methods.group import GRPO, RLOO
+from grade_lightning.methods.ppo import PPO
+from grade_lightning.methods.reinforce import REINFORCE
 
-__all__ = ["GRADE"]
+__all__ = ["GRADE", "GRPO", "PPO", "REINFORCE", "RLOO"]

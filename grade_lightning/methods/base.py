@@ -2,30 +2,43 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
 import torch
+from torch import Tensor
 
 from grade_lightning.data.prompts import PromptBatch
+from grade_lightning.estimators import SAMPLED_KL
 from grade_lightning.evaluation.evaluator import EvaluatedPrompt, evaluate_batch, summarise
+from grade_lightning.methods.distributed import gather_objects, my_rows, sum_gradients, sum_over_processes
 from grade_lightning.methods.gradients import clip_and_measure
 from grade_lightning.methods.meter import Meter
 from grade_lightning.models.policy import Policy
 from grade_lightning.models.reward import Reward
 from grade_lightning.rollout.noise import training_noise
 from grade_lightning.rollout.sampling import Relaxation, sample
+from grade_lightning.rollout.statistics import LOGPROBS
 from grade_lightning.rollout.types import Rollout, RolloutSettings
 
-KL_REDUCTIONS = ("token_mean", "sequence")
+_CHOICES = {
+    "kl_reduction": ("token_mean", "sequence"),
+    "kl_in": ("loss", "reward", "none"),
+    "kl_estimator": ("exact", *SAMPLED_KL, "k1_mean"),
+    "kl_alignment": ("correct", "shifted"),
+    "logprobs": LOGPROBS,
+}
 
 
-def check_kl_reduction(reduction: str) -> None:
-    """Raise ValueError for an unknown reduction."""
-    if reduction not in KL_REDUCTIONS:
-        raise ValueError(f"protocol.kl_reduction={reduction} is unknown: use one of {', '.join(KL_REDUCTIONS)}")
+def check_choices(**chosen: str) -> None:
+    """Raise ValueError for an unknown value of one of the protocol's keys."""
+    for name, value in chosen.items():
+        if value not in _CHOICES[name]:
+            raise ValueError(f"protocol.{name}={value} is unknown: use one of {', '.join(_CHOICES[name])}")
 
 
 @dataclass(frozen=True)
@@ -44,6 +57,13 @@ class Shared:
         kl_coef: beta of eq. 16.
         kl_reduction: ``token_mean`` (per real token of the effective batch) or ``sequence`` (sum over a completion, mean over
             completions: eq. 16 read literally).
+        kl_in: where the KL enters: ``loss``, ``reward`` (policy gradients only) or ``none``; it is measured all the same.
+        kl_estimator: ``exact``, or from the sampled tokens ``k1``, ``k2``, ``k3`` or ``k1_mean``, the mean of k1 over a completion
+            (policy gradients only).
+        kl_alignment: ``shifted`` also measures ``kl_shifted``, policy logits at t against reference logits at t + 1.
+        logprobs: ``matched`` or ``full``, see :func:`grade_lightning.rollout.statistics.token_statistics`.
+        dropout_in_rollouts: LoRA dropout acts while sampling as well as in the gradient pass.
+        evaluation_rollout: how evaluation samples; as training if None.
     """
 
     policy: Policy
@@ -59,6 +79,17 @@ class Shared:
     grad_accumulation: int = 1
     kl_coef: float = 0.1
     kl_reduction: str = "token_mean"
+    kl_in: str = "loss"
+    kl_estimator: str = "exact"
+    kl_alignment: str = "correct"
+    logprobs: str = "matched"
+    dropout_in_rollouts: bool = False
+    evaluation_rollout: RolloutSettings | None = None
+
+    @property
+    def kl_in_loss(self) -> float:
+        """beta where the KL is part of the loss, else 0."""
+        return self.kl_coef if self.kl_in == "loss" else 0.0
 
     def check(self) -> None:
         """Raise ValueError where settings contradict each other."""
@@ -68,7 +99,9 @@ class Shared:
                 f"the reward reads a vocabulary of {self.reward.vocab_size:,} tokens and the policy writes one of "
                 f"{self.policy.vocab_size:,}: both must come from the same base model"
             )
-        check_kl_reduction(self.kl_reduction)
+        if self.evaluation_rollout is not None:
+            self.evaluation_rollout.check(self.policy.vocab_size)
+        check_choices(**{name: getattr(self, name) for name in _CHOICES})
         if self.grad_accumulation < 1:
             raise ValueError(f"hardware.grad_accumulation must be at least 1, got {self.grad_accumulation}")
         if self.lr_decay_steps is not None and self.lr_decay_steps < 1:
@@ -81,7 +114,7 @@ class Shared:
 
 @dataclass(frozen=True)
 class Totals:
-    """Normalisers of one update, over the whole effective batch."""
+    """Normalisers of one update, over the whole effective batch, all processes together."""
 
     samples: int
     tokens: int
@@ -91,20 +124,25 @@ class Totals:
         return 1.0 / (self.tokens if reduction == "token_mean" else self.samples)
 
 
-class Method(L.LightningModule):
+class Method(L.LightningModule, ABC):
     """Base of all methods.
 
     One ``training_step`` is one policy step: one effective batch, however many micro-batches or optimizer steps it takes.
-    Subclasses implement :meth:`update`; rollouts, rewards, gradients' statistics and evaluation live here.
+    Subclasses implement :meth:`update`; rollouts, gradients' statistics and evaluation live here.
+
+    Args:
+        shared: see :class:`Shared`.
+        completions_per_prompt: how often each prompt stands in an effective batch.
     """
 
-    def __init__(self, shared: Shared):
+    def __init__(self, shared: Shared, *, completions_per_prompt: int = 1):
         super().__init__()
         shared.check()
         self.automatic_optimization = False
         self.strict_loading = False
         self.shared, self.policy = shared, shared.policy
         self.reward = shared.reward
+        self.completions_per_prompt = completions_per_prompt
         self.evaluate_initial = False  # test the reference instead of the policy
         self.step_metrics: dict[str, float] = {}
         self.evaluated: list[EvaluatedPrompt] = []
@@ -112,6 +150,7 @@ class Method(L.LightningModule):
 
     # -- training ------------------------------------------------------------------------------------------------------
 
+    @abstractmethod
     def update(self, rollouts: list[Rollout], totals: Totals, meter: Meter, step: int) -> None:
         """Change the weights once, from the micro-batches of one effective batch.
 
@@ -121,11 +160,13 @@ class Method(L.LightningModule):
             meter: takes what is measured.
             step: policy step, from 1.
         """
-        raise NotImplementedError
 
     def relaxation(self, step: int) -> Relaxation | None:
         """How relaxed tokens are fed forward while sampling; None = hard tokens."""
         return None
+
+    def observe(self, measured: dict[str, float]) -> None:
+        """Called with what a policy step measured, for schedules that follow a measurement."""
 
     def schedule_values(self, step: int) -> dict[str, float]:
         """Scheduled quantities of this step, for the record."""
@@ -133,14 +174,19 @@ class Method(L.LightningModule):
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
         step, meter = batch.step, Meter(self.device)
+        batch = batch.repeat(self.completions_per_prompt)
         rollouts = self.sample_effective_batch(batch)
-        totals = Totals(len(batch), sum(rollout.tokens for rollout in rollouts))
-        ended = [torch.isin(r.completion_ids, torch.tensor(self.policy.eos_ids, device=r.mask.device)) & r.mask for r in rollouts]
-        meter.update(length=totals.tokens / totals.samples, eos_rate=sum(int(e.any(dim=1).sum()) for e in ended) / totals.samples)
+        totals = Totals(len(batch), int(sum_over_processes(sum(rollout.tokens for rollout in rollouts))))
+        eos = torch.tensor(self.policy.eos_ids, device=self.device)
+        for rollout in rollouts:
+            ended = (torch.isin(rollout.completion_ids, eos) & rollout.mask).any(dim=1)
+            meter.update(len(rollout), length=rollout.tokens / len(rollout), eos_rate=ended.float().mean())
         self.update(rollouts, totals, meter, step)
         measured = meter.compute()
-        measured["loss"] = -measured["reward"] + self.shared.kl_coef * self._kl_per(measured, totals)
-        self.step_metrics = {**measured, "tokens": totals.tokens, "lr": self.shared.lr * self.shared.lr_factor(step), **self.schedule_values(step)}
+        measured["loss"] = -measured["reward"] + self.shared.kl_coef * (self.shared.kl_in != "none") * self._kl_per(measured, totals)
+        scheduled = self.schedule_values(step)
+        self.observe(measured)
+        self.step_metrics = {**measured, "tokens": totals.tokens, "lr": self.shared.lr * self.shared.lr_factor(step), **scheduled}
         shown: dict[str, Any] = {name: self.step_metrics[name] for name in ("reward", "kl", "tau") if name in self.step_metrics}
         self.log_dict(shown, prog_bar=True, logger=False)
 
@@ -148,20 +194,31 @@ class Method(L.LightningModule):
         return measured["kl"] * totals.tokens * totals.kl_weight(self.shared.kl_reduction)
 
     def sample_effective_batch(self, batch: PromptBatch) -> list[Rollout]:
-        """The effective batch as ``grad_accumulation`` micro-batches, with noise from (seed, step) cut to fit."""
+        """This process' part of the effective batch as ``grad_accumulation`` micro-batches.
+
+        Noise comes from (seed, step) for the whole effective batch and is cut to fit.
+        """
         shared, settings = self.shared, self.shared.rollout
         noise = training_noise(shared.seed, batch.step, len(batch), settings.max_new_tokens, settings.top_k)
+        mine = my_rows(len(batch))
+        batch, noise = batch[mine], noise[mine]
         size = -(-len(batch) // shared.grad_accumulation)
-        starts = range(0, len(batch), size)
-        soft = self.relaxation(batch.step)
-        return [sample(self.policy, batch[i : i + size], noise[i : i + size], settings, soft=soft) for i in starts]
+        return [self._sample(batch[i : i + size], noise[i : i + size]) for i in range(0, len(batch), size)]
+
+    def _sample(self, batch: PromptBatch, noise: Tensor) -> Rollout:
+        shared, soft = self.shared, self.relaxation(batch.step)
+        with self.policy.dropout(shared.seed, batch.step, batch.rows) if shared.dropout_in_rollouts else nullcontext():
+            return sample(self.policy, batch, noise, shared.rollout, soft=soft)
 
     def apply_gradients(self, meter: Meter, step: int) -> None:
         """Clip, measure and make one optimizer step at this policy step's learning rate."""
         optimizer = self.optimizers()
+        sum_gradients(weight for group in optimizer.param_groups for weight in group["params"])  # type: ignore[union-attr]
         meter.update(**clip_and_measure(self.policy.trainable().values(), self.shared.max_grad_norm))
         for group in optimizer.param_groups:  # type: ignore[union-attr]
             group["lr"] = group.setdefault("initial_lr", group["lr"]) * self.shared.lr_factor(step)
+        for group in optimizer.param_groups[1:]:  # type: ignore[union-attr]
+            clip_and_measure(group["params"], self.shared.max_grad_norm)  # a value head is clipped on its own
         optimizer.step()  # type: ignore[union-attr]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -173,12 +230,11 @@ class Method(L.LightningModule):
 
     def _evaluation_step(self, batch: PromptBatch) -> None:
         shared = self.shared
-        self.evaluated += evaluate_batch(
-            self.policy, self.reward, batch, shared.rollout, seed=shared.evaluation_seed, initial=self.evaluate_initial
-        )
+        settings, reward = shared.evaluation_rollout or shared.rollout, self.reward.evaluation()
+        self.evaluated += evaluate_batch(self.policy, reward, batch, settings, seed=shared.evaluation_seed, initial=self.evaluate_initial)
 
     def _evaluation_end(self) -> None:
-        self.evaluated.sort(key=lambda prompt: prompt.row)
+        self.evaluated = sorted((p for part in gather_objects(self.evaluated) for p in part), key=lambda prompt: prompt.row)
         self.last_evaluation = summarise(self.evaluated)
 
     def on_validation_epoch_start(self) -> None:
@@ -202,9 +258,9 @@ class Method(L.LightningModule):
     # -- checkpoints ---------------------------------------------------------------------------------------------------
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
-        """Trainable weights only: the frozen base never goes into a checkpoint."""
-        trainable = {name for name, weight in self.named_parameters() if weight.requires_grad}
-        return {name: value for name, value in super().state_dict(*args, **kwargs).items() if name in trainable}
+        """Trainable weights and the method's own buffers: the frozen base never goes into a checkpoint."""
+        kept = {name for name, weight in self.named_parameters() if weight.requires_grad} | set(self._buffers)
+        return {name: value for name, value in super().state_dict(*args, **kwargs).items() if name in kept}
 
 
 Schedule = Callable[[int], float]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from grade_lightning.estimators import exact_kl, gumbel_softmax_weights
+from grade_lightning.estimators import AdaptiveTemperature, exact_kl, gumbel_softmax_weights
 from grade_lightning.methods.base import Method, Schedule, Shared, Totals
 from grade_lightning.methods.meter import Meter
 from grade_lightning.rollout.adjoint import adjoint_backward, fed_embeddings, relax_in_parallel
@@ -43,6 +45,10 @@ class GRADE(Method):
             raise ValueError(f"method.backprop={backprop} is unknown: use adjoint or sequential")
         if backprop == "sequential" and max_hops is not None:
             raise ValueError("method.max_hops truncates the adjoint: it needs method.backprop=adjoint")
+        if shared.kl_in == "reward" or shared.kl_estimator != "exact":
+            raise ValueError(
+                "GRADE differentiates the exact KL as part of its loss: use protocol.kl_in=loss or none and protocol.kl_estimator=exact"
+            )
         self.temperature, self.straight_through, self.diagnostics_every = temperature, straight_through, diagnostics_every
         self.backprop, self.tol, self.max_hops = backprop, tol, max_hops
 
@@ -57,6 +63,18 @@ class GRADE(Method):
 
         return relax
 
+    def observe(self, measured: dict[str, float]) -> None:
+        if isinstance(self.temperature, AdaptiveTemperature):
+            self.temperature.observe(measured)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if isinstance(self.temperature, AdaptiveTemperature):
+            checkpoint["temperature"] = self.temperature.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if isinstance(self.temperature, AdaptiveTemperature):
+            self.temperature.load_state_dict(checkpoint["temperature"])
+
     def relaxation(self, step: int) -> Relaxation | None:
         return None if self.straight_through else self._relax(step, straight_through=False)
 
@@ -70,13 +88,13 @@ class GRADE(Method):
     def _accumulate(self, rollout: Rollout, totals: Totals, meter: Meter, step: int) -> None:
         """Add the gradient of one micro-batch."""
         shared, tokens = self.shared, max(1, rollout.tokens)
-        kl_weight = shared.kl_coef * totals.kl_weight(shared.kl_reduction)
+        kl_weight = shared.kl_in_loss * totals.kl_weight(shared.kl_reduction)
         relax = self._relax(step, self.straight_through)
-        leaf, early = fed_embeddings(self.policy, rollout), shared.rollout.min_new_tokens
+        leaf = fed_embeddings(self.policy, rollout)
         if self.backprop == "adjoint":
-            relaxed = relax_in_parallel(self.policy, rollout, leaf, relax, min_new_tokens=early)
+            relaxed = relax_in_parallel(self.policy, rollout, leaf, relax)
         else:
-            relaxed = relax_sequentially(self.policy, rollout, relax, min_new_tokens=early)
+            relaxed = relax_sequentially(self.policy, rollout, relax)
         direct = direct_gradient(
             self.policy, self.reward, rollout, relaxed.weights, relaxed.logits, score_weight=-1.0 / totals.samples, kl_weight=kl_weight
         )
@@ -97,8 +115,10 @@ class GRADE(Method):
         scores = direct.scores
         meter.update(len(rollout), reward=scores.mean(), reward_uncertainty=(scores * (1 - scores)).mean())
         meter.update(tokens, kl=kl.detach().sum() / tokens)
+        if shared.kl_alignment == "shifted":
+            meter.update(tokens, kl_shifted=shifted_kl(relaxed.logits.detach(), direct.reference_logits, rollout.mask) / tokens)
         with torch.no_grad():
-            soft = self._soft_weights(relaxed.logits.gather(-1, rollout.indices), rollout, step)
+            soft = self._soft_weights(rollout.on_support(relaxed.logits.gather(-1, rollout.indices)), rollout, step)
             meter.update(tokens, largest_weight=(soft.amax(dim=-1) * rollout.mask).sum() / tokens)
             if self.diagnostics_every and step % self.diagnostics_every == 0:
                 meter.update(len(rollout), soft_hard_gap=self._soft_hard_gap(rollout, soft))
@@ -111,3 +131,8 @@ class GRADE(Method):
         prompt, mask = rollout.prompt, rollout.mask
         soft_score = self.reward.score(prompt.ids, prompt.mask, rollout.soft(soft), mask)
         return (soft_score - self.reward.score(prompt.ids, prompt.mask, rollout.completion_ids, mask)).mean()
+
+
+def shifted_kl(policy_logits: Tensor, reference_logits: Tensor, mask: Tensor) -> Tensor:
+    """Sum of KL(policy at t || reference at t + 1) over tokens: an off-by-one that is above zero even for equal models.  -> []."""
+    return exact_kl(policy_logits[:, :-1], reference_logits[:, 1:], mask[:, 1:]).sum()

@@ -111,18 +111,19 @@ class Policy(nn.Module):
         soft = F.embedding_bag(tokens.indices.reshape(-1, k), self.embedding, per_sample_weights=weights, mode="sum")
         return torch.where(mask.unsqueeze(-1), soft.view(*mask.shape, -1), self.embedding[self.pad_id])
 
-    def hidden(self, embeds: Tensor, mask: Tensor, *, cache: DynamicCache | None = None) -> Tensor:
+    def hidden(self, embeds: Tensor, mask: Tensor, *, cache: DynamicCache | None = None, positions: Tensor | None = None) -> Tensor:
         """Last hidden states (after the final norm) at the given positions.
 
         Args:
             embeds: [B, L, d]; the last L positions of the sequence.
             mask: [B, S] over the whole sequence so far, S >= L, True = real token.
             cache: keys and values of the first S - L positions; extended in place.
+            positions: [B, L] position ids; counted from the mask if None.
 
         Returns:
             [B, L, d].
         """
-        positions = positions_of(mask)[:, -embeds.shape[1] :]
+        positions = positions_of(mask)[:, -embeds.shape[1] :] if positions is None else positions
         KeyedDropout.set_positions(self._dropouts, positions)
         output = backbone(self.lm)(  # type: ignore[arg-type]
             inputs_embeds=embeds, attention_mask=mask.long(), position_ids=positions,

@@ -44,6 +44,10 @@ class Reward(Protocol):
         """
         ...
 
+    def evaluation(self) -> Reward:
+        """The reward that evaluation uses: usually this one."""
+        ...
+
 
 class RewardHead(nn.Module):
     """Linear(h, h)-Tanh-Linear(h, 2) on mean-pooled hidden states (Appendix A.2), in fp32."""
@@ -93,6 +97,10 @@ class ClassifierReward(nn.Module):
         self.scope = scope
         self.vocab_size = policy.vocab_size
         self.uses_reference_pass = scope == "full"
+
+    def evaluation(self) -> ClassifierReward:
+        """Prompt and completion are evaluated together, whatever training scores, so that runs stay comparable."""
+        return self if self.scope == "full" else ClassifierReward(self._policy[0], self.head, scope="full")
 
     def score(
         self, prompt_ids: Tensor, prompt_mask: Tensor, completion: Tensor | SoftTokens, mask: Tensor, *, hidden: Tensor | None = None

@@ -49,19 +49,17 @@ def fed_embeddings(policy: Policy, rollout: Rollout) -> Tensor:
     return policy.embed_soft(rollout.soft(rollout.weights), rollout.mask).detach().requires_grad_()
 
 
-def relax_in_parallel(policy: Policy, rollout: Rollout, leaf: Tensor, relax: Relaxation, *, min_new_tokens: int) -> RelaxedRollout:
+def relax_in_parallel(policy: Policy, rollout: Rollout, leaf: Tensor, relax: Relaxation) -> RelaxedRollout:
     """All relaxed samples at once, as functions of the fed embeddings and of the policy's weights.
 
     Args:
         leaf: [B, T, d] from :func:`fed_embeddings`.
-        relax, min_new_tokens: as in :func:`grade_lightning.rollout.sequential.relax_sequentially`.
+        relax: as in :func:`grade_lightning.rollout.sequential.relax_sequentially`.
     """
     embeds = torch.cat([policy.embed(rollout.prompt.ids), leaf], dim=1)
     logits = policy.logits(predicting(policy.hidden(embeds, rollout.whole_mask), rollout.prompt.ids.shape[1]))
-    candidates = logits.gather(-1, rollout.indices)
-    early = torch.arange(candidates.shape[1], device=candidates.device) < min_new_tokens
-    banned = torch.isin(rollout.indices, torch.tensor(policy.eos_ids, device=candidates.device)) & early[:, None]
-    weights = as_fed(rollout, relax(candidates.masked_fill(banned, float("-inf")), rollout.noise, rollout.hard))
+    candidates = rollout.on_support(logits.gather(-1, rollout.indices))
+    weights = as_fed(rollout, relax(candidates, rollout.noise, rollout.hard))
     return RelaxedRollout(weights, logits)
 
 

@@ -1,4 +1,4 @@
-"""Evaluating recorded hard tokens in one parallel pass."""
+"""Reading recorded hard tokens in one parallel pass."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from grade_lightning.models.policy import Policy
+from grade_lightning.models.reward import Reward
 from grade_lightning.rollout.types import Rollout
 
 
@@ -14,7 +15,19 @@ def predicting(hidden: Tensor, prompt_width: int) -> Tensor:
     return hidden[:, prompt_width - 1 : -1]
 
 
-def completion_logits(policy: Policy, rollout: Rollout) -> Tensor:
-    """Logits of every completion token given the hard tokens before it.  -> [B, T, V]; with gradients unless disabled."""
+def hard_hidden(policy: Policy, rollout: Rollout) -> Tensor:
+    """The policy's states that predict the completion's hard tokens, in one parallel pass.  -> [B, T, d]."""
     embeds = policy.embed(torch.cat([rollout.prompt.ids, rollout.completion_ids], dim=1))
-    return policy.logits(predicting(policy.hidden(embeds, rollout.whole_mask), rollout.prompt.ids.shape[1]))
+    return predicting(policy.hidden(embeds, rollout.whole_mask), rollout.prompt.ids.shape[1])
+
+
+@torch.no_grad()
+def read_frozen(policy: Policy, reward: Reward, rollout: Rollout) -> tuple[Tensor, Tensor]:
+    """Scores [B] of the hard tokens and the reference's predicting states [B, T, d], from one frozen pass where the reward allows it."""
+    prompt = rollout.prompt
+    with policy.reference():
+        embeds = policy.embed(torch.cat([prompt.ids, rollout.completion_ids], dim=1))
+        hidden = policy.hidden(embeds, rollout.whole_mask)
+        shared = hidden if reward.uses_reference_pass else None
+        scores = reward.score(prompt.ids, prompt.mask, rollout.completion_ids, rollout.mask, hidden=shared)
+    return scores, predicting(hidden, prompt.ids.shape[1])

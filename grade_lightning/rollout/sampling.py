@@ -10,7 +10,7 @@ from transformers import DynamicCache
 
 from grade_lightning.data.prompts import PromptBatch
 from grade_lightning.estimators import SoftTokens
-from grade_lightning.models.policy import Policy
+from grade_lightning.models.policy import Policy, positions_of
 from grade_lightning.rollout.types import Rollout, RolloutSettings
 
 # (candidate logits [..., k], noise [..., k], hard [...]) -> weights [..., k]
@@ -24,17 +24,28 @@ def ban_eos(logits: Tensor, eos_ids: tuple[int, ...], banned: bool) -> Tensor:
     return logits.index_fill(-1, torch.tensor(eos_ids, device=logits.device), float("-inf"))
 
 
+def nucleus(logits: Tensor, top_p: float) -> Tensor:
+    """Which of the candidates hold the first ``top_p`` of the probability.  [..., k] sorted, descending -> [..., k] bool.
+
+    The candidate that crosses the threshold belongs to it, so that the most likely one always does (Holtzman et al. 2020).
+    """
+    probabilities = torch.softmax(logits, dim=-1)
+    before = probabilities.cumsum(dim=-1) - probabilities
+    return (before < top_p) & logits.isfinite() if top_p < 1.0 else logits.isfinite()
+
+
 @torch.no_grad()
 def sample(policy: Policy, prompt: PromptBatch, noise: Tensor, settings: RolloutSettings, *, soft: Relaxation | None = None) -> Rollout:
     """Draw one completion for each prompt by the Gumbel-max rule over the top-k candidates.
 
-    Whatever mode training left the model in, sampling runs in eval mode, with the cache on and without dropout.
+    Whatever mode training left the model in, sampling runs in eval mode, with the cache on and without dropout (unless the
+    caller activated the policy's).
 
     Args:
         policy: inside ``policy.reference()`` this samples from the reference.
         prompt: B prompts.
         noise: [B, max_new_tokens, k] standard Gumbel noise aligned with the sorted candidates.
-        settings: lengths and top-k.
+        settings: lengths, candidates, context.
         soft: feed the relaxed sample's embedding forward instead of the hard token's (soft GRADE).
 
     Returns:
@@ -48,17 +59,27 @@ def sample(policy: Policy, prompt: PromptBatch, noise: Tensor, settings: Rollout
     eos = torch.tensor(policy.eos_ids, device=policy.device)
     columns: list[tuple[Tensor, ...]] = []
     for t in range(settings.max_new_tokens):
-        logits = policy.logits(policy.hidden(embeds, mask, cache=cache)[:, -1])
+        if settings.context == "last_token" and t > 0:
+            hidden = policy.hidden(embeds, torch.ones_like(mask[:, -1:]), positions=positions_of(mask)[:, -1:])
+        else:
+            hidden = policy.hidden(embeds, mask, cache=cache)
+        logits = policy.logits(hidden[:, -1])
         top = ban_eos(logits, policy.eos_ids, t < settings.min_new_tokens).topk(settings.top_k, dim=-1)
-        hard = (top.values + noise[:, t].to(top.values.dtype)).argmax(dim=-1)
+        scaled = top.values / settings.sampling_temperature
+        support = nucleus(scaled, settings.top_p)
+        scaled = scaled.masked_fill(~support, float("-inf"))
+        hard = (scaled + noise[:, t].to(scaled.dtype)).argmax(dim=-1)
         token = top.indices.gather(-1, hard.unsqueeze(-1)).squeeze(-1)
         token = torch.where(alive, token, policy.pad_id)
-        weights = () if soft is None else (soft(top.values, noise[:, t], hard),)
-        columns.append((token, alive, top.indices, hard, *weights))
+        weights = () if soft is None else (soft(scaled, noise[:, t], hard),)
+        columns.append((token, alive, top.indices, support, hard, *weights))
         mask = torch.cat([mask, alive.unsqueeze(1)], dim=1)
         embeds = (policy.embed_soft(SoftTokens(top.indices, *weights, token), alive) if weights else policy.embed(token)).unsqueeze(1)
-        alive = alive & ~torch.isin(token, eos)
-        if not alive.any():
-            break
-    ids, masks, indices, hards, *fed = (torch.stack(column, dim=1) for column in zip(*columns, strict=True))
-    return Rollout(prompt, ids, masks, indices, noise[:, : ids.shape[1]], hards, *fed)
+        if settings.stop_at_eos:
+            alive = alive & ~torch.isin(token, eos)
+            if not alive.any():
+                break
+    ids, masks, indices, supports, hards, *fed = (torch.stack(column, dim=1) for column in zip(*columns, strict=True))
+    temperature = settings.sampling_temperature
+    weights_fed = fed[0] if fed else None
+    return Rollout(prompt, ids, masks, indices, supports, noise[:, : ids.shape[1]], hards, weights_fed, temperature)

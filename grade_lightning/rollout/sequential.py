@@ -10,7 +10,7 @@ from transformers import DynamicCache
 
 from grade_lightning.estimators import SoftTokens
 from grade_lightning.models.policy import Policy
-from grade_lightning.rollout.sampling import Relaxation, ban_eos
+from grade_lightning.rollout.sampling import Relaxation
 from grade_lightning.rollout.types import Rollout
 
 
@@ -38,7 +38,7 @@ def as_fed(rollout: Rollout, weights: Tensor, t: int | None = None) -> Tensor:
     return fed + (weights - weights.detach())
 
 
-def relax_sequentially(policy: Policy, rollout: Rollout, relax: Relaxation, *, min_new_tokens: int) -> RelaxedRollout:
+def relax_sequentially(policy: Policy, rollout: Rollout, relax: Relaxation) -> RelaxedRollout:
     """Run the recorded rollout again, feeding each relaxed token's embedding (eq. 11) into the next step's graph.
 
     Noise, candidates and hard tokens are the recorded ones, never drawn or decided again.  Gradients flow through every
@@ -48,7 +48,6 @@ def relax_sequentially(policy: Policy, rollout: Rollout, relax: Relaxation, *, m
         policy: LoRA weights require gradients.
         rollout: from :func:`grade_lightning.rollout.sampling.sample`.
         relax: candidate logits, noise and hard positions to weights.
-        min_new_tokens: as in sampling (end-of-sequence ban).
     """
     cache = DynamicCache()
     embeds, mask = policy.embed(rollout.prompt.ids), rollout.prompt.mask
@@ -56,7 +55,7 @@ def relax_sequentially(policy: Policy, rollout: Rollout, relax: Relaxation, *, m
     for t in range(rollout.mask.shape[1]):
         logits = policy.logits(policy.hidden(embeds, mask, cache=cache)[:, -1])
         indices = rollout.indices[:, t]
-        candidates = ban_eos(logits, policy.eos_ids, t < min_new_tokens).gather(-1, indices)
+        candidates = rollout.on_support(logits.gather(-1, indices), t)
         weight = as_fed(rollout, relax(candidates, rollout.noise[:, t], rollout.hard[:, t]), t)
         alive = rollout.mask[:, t]
         embeds = policy.embed_soft(SoftTokens(indices, weight, rollout.completion_ids[:, t]), alive).unsqueeze(1)

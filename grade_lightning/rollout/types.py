@@ -10,6 +10,8 @@ from torch import Tensor
 from grade_lightning.data.prompts import PromptBatch
 from grade_lightning.estimators import SoftTokens
 
+CONTEXTS = ("full", "last_token")
+
 
 @dataclass(frozen=True)
 class RolloutSettings:
@@ -19,11 +21,20 @@ class RolloutSettings:
         max_new_tokens: T, the longest completion.
         min_new_tokens: before this many tokens the end of sequence is banned.
         top_k: candidates a token is drawn from, and the support of log-probabilities (paper: 256).
+        top_p: of these, the fewest that hold this much probability; 1 = all.
+        sampling_temperature: logits are divided by it before a token is drawn (decoding; not the relaxation's tau).
+        context: what a token is drawn from: ``full``, or ``last_token``: each token after the first sees only the previous one.
+            That is what a transformers rollout does in train mode with gradient checkpointing, where the cache is dropped.
+        stop_at_eos: False = an end of sequence is a token like any other and a completion always has T tokens.
     """
 
     max_new_tokens: int = 64
     min_new_tokens: int = 8
     top_k: int = 256
+    top_p: float = 1.0
+    sampling_temperature: float = 1.0
+    context: str = "full"
+    stop_at_eos: bool = True
 
     def check(self, vocab_size: int) -> None:
         """Raise ValueError where the settings cannot work with this vocabulary."""
@@ -33,6 +44,12 @@ class RolloutSettings:
             raise ValueError(
                 f"rollout.min_new_tokens={self.min_new_tokens} must lie between 0 and max_new_tokens={self.max_new_tokens} (at least 1)"
             )
+        if not 0.0 < self.top_p <= 1.0:
+            raise ValueError(f"rollout.top_p must lie in (0, 1], got {self.top_p}")
+        if self.sampling_temperature <= 0.0:
+            raise ValueError(f"rollout.sampling_temperature must be positive, got {self.sampling_temperature}")
+        if self.context not in CONTEXTS:
+            raise ValueError(f"rollout.context={self.context} is unknown: use one of {', '.join(CONTEXTS)}")
 
 
 @dataclass(frozen=True)
@@ -46,18 +63,22 @@ class Rollout:
         completion_ids: [B, T] hard tokens; the padding id where the mask is False.
         mask: [B, T] bool, True = real token.
         indices: [B, T, k] the k most likely candidates when the token was drawn, after the end-of-sequence ban.
+        support: [B, T, k] bool, the candidates that could be drawn (banned ones and those outside the nucleus could not).
         noise: [B, T, k] Gumbel noise of the candidates.
         hard: [B, T] position (0..k-1) of the hard token among the candidates.
         weights: [B, T, k] relaxed weights that were fed forward; None if hard tokens were.
+        sampling_temperature: as in :class:`RolloutSettings`.
     """
 
     prompt: PromptBatch
     completion_ids: Tensor
     mask: Tensor
     indices: Tensor
+    support: Tensor
     noise: Tensor
     hard: Tensor
     weights: Tensor | None = None
+    sampling_temperature: float = 1.0
 
     def __len__(self) -> int:
         return self.completion_ids.shape[0]
@@ -71,6 +92,15 @@ class Rollout:
     def whole_mask(self) -> Tensor:
         """[B, P + T] mask of prompt and completion."""
         return torch.cat([self.prompt.mask, self.mask], dim=1)
+
+    def on_support(self, candidates: Tensor, t: int | None = None) -> Tensor:
+        """Logits of the candidates as the token was drawn from them: divided by the temperature, -inf outside the support.
+
+        Args:
+            candidates: [B, T, k] logits at ``indices``, or [B, k] of column ``t``.
+        """
+        support = self.support if t is None else self.support[:, t]
+        return (candidates / self.sampling_temperature).masked_fill(~support, float("-inf"))
 
     def soft(self, weights: Tensor) -> SoftTokens:
         """The candidates with the given weights [B, T, k]."""

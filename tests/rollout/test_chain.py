@@ -148,8 +148,8 @@ def test_recorded_hard_tokens_are_reused(policy64):
         return gumbel_softmax_weights(logits, noise, 1.0, hard=hard)
 
     leaf = fed_embeddings(policy64, rollout)
-    for relaxed in (relax_sequentially(policy64, rollout, relax, min_new_tokens=2),
-                    relax_in_parallel(policy64, rollout, leaf, relax, min_new_tokens=2)):  # fmt: skip
+    for relaxed in (relax_sequentially(policy64, rollout, relax),
+                    relax_in_parallel(policy64, rollout, leaf, relax)):  # fmt: skip
         fresh = relaxed.logits.gather(-1, rollout.indices) + rollout.noise
         drawn = rollout.indices.gather(-1, relaxed.weights.argmax(-1, keepdim=True)).squeeze(-1)
         assert torch.equal(drawn[rollout.mask], before[rollout.mask])

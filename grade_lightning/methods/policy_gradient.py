@@ -1,0 +1,116 @@
+"""What the policy gradients share: frozen readings of a rollout, and how the KL enters."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from grade_lightning.estimators import SAMPLED_KL, reinforce_loss, sampled_kl
+from grade_lightning.methods.base import Method, Totals
+from grade_lightning.methods.distributed import gather_rows, my_rows
+from grade_lightning.methods.meter import Meter
+from grade_lightning.rollout.parallel import hard_hidden, read_frozen
+from grade_lightning.rollout.statistics import TokenStatistics, token_statistics
+from grade_lightning.rollout.types import Rollout
+
+
+@dataclass
+class Sampled:
+    """One micro-batch and what the frozen models say about it.
+
+    Attributes:
+        rollout: B completions.
+        scores: [B] of the reward.
+        reference_hidden: [B, T, d] the reference's predicting states.
+    """
+
+    rollout: Rollout
+    scores: Tensor
+    reference_hidden: Tensor
+
+
+class PolicyGradient(Method):
+    """Base of methods that ascend the reward by the log-probabilities of their own samples.
+
+    Sampling and log-probabilities use the same distribution (``logprobs=matched``), so that the samples are on-policy.
+    """
+
+    def read(self, rollout: Rollout, meter: Meter) -> Sampled:
+        """Score a micro-batch and measure the score."""
+        scores, reference_hidden = read_frozen(self.policy, self.reward, rollout)
+        meter.update(len(rollout), reward=scores.mean(), reward_uncertainty=(scores * (1 - scores)).mean())
+        return Sampled(rollout, scores, reference_hidden)
+
+    def statistics(self, sampled: Sampled, hidden: Tensor) -> TokenStatistics:
+        return token_statistics(self.policy, sampled.rollout, hidden, sampled.reference_hidden, logprobs=self.shared.logprobs)
+
+    def measure(self, sampled: Sampled, found: TokenStatistics, meter: Meter) -> None:
+        """KL and entropy in nats per real token."""
+        rollout = sampled.rollout
+        kl, entropy = (torch.where(rollout.mask, x.detach(), 0.0).sum() / rollout.tokens for x in (found.kl, found.entropy))
+        meter.update(rollout.tokens, kl=kl, entropy=entropy)
+
+    # -- KL ------------------------------------------------------------------------------------------------------------
+
+    def kl_per_token(self, found: TokenStatistics, rollout: Rollout, totals: Totals) -> Tensor:
+        """[B, T] terms of the chosen estimate whose sum over the effective batch is the KL term of the objective, before beta."""
+        shared = self.shared
+        if shared.kl_estimator == "k1_mean":
+            share = rollout.mask.sum(dim=1, keepdim=True).clamp_min(1) * totals.samples
+            return torch.where(rollout.mask, found.log_ratio / share, 0.0)
+        exact = shared.kl_estimator not in SAMPLED_KL
+        terms = found.kl if exact else torch.where(rollout.mask, sampled_kl(found.log_ratio, shared.kl_estimator), 0.0)
+        return terms * totals.kl_weight(shared.kl_reduction)
+
+    def kl_loss(self, found: TokenStatistics, rollout: Rollout, totals: Totals) -> Tensor:
+        """beta KL where it belongs to the loss."""
+        return self.shared.kl_in_loss * self.kl_per_token(found, rollout, totals).sum()
+
+    def kl_penalty(self, found: TokenStatistics, rollout: Rollout, totals: Totals) -> Tensor:
+        """[B, T] what the KL takes from each token's reward where it belongs to the reward, in units of the score."""
+        if self.shared.kl_in != "reward":
+            return torch.zeros_like(found.kl)
+        return self.shared.kl_coef * totals.samples * self.kl_per_token(found, rollout, totals).detach()
+
+
+class SequencePolicyGradient(PolicyGradient):
+    """One update from completions credited as a whole; a subclass says how, in :meth:`advantages`."""
+
+    @abstractmethod
+    def advantages(self, rewards: Tensor) -> Tensor:
+        """[B] advantages of the whole effective batch from its rewards [B]; a prompt's completions stand in a row."""
+
+    def lengths(self, rollout: Rollout) -> Tensor | None:
+        """[B] what each completion's log-probability is divided by; None = nothing."""
+        return None
+
+    def update(self, rollouts: list[Rollout], totals: Totals, meter: Meter, step: int) -> None:
+        self.optimizers().zero_grad()  # type: ignore[union-attr]
+        micro = [self.read(rollout, meter) for rollout in rollouts]
+        rewards = torch.cat([sampled.scores for sampled in micro])
+        if self.shared.kl_in == "reward":
+            rewards = rewards - torch.cat([self._penalty(sampled, totals) for sampled in micro])
+        everywhere = gather_rows(rewards)
+        advantages = self.advantages(everywhere)[my_rows(len(everywhere))]
+        meter.update(advantage_std=float(advantages.std(correction=0)))
+        for sampled, advantage in zip(micro, advantages.split([len(s.rollout) for s in micro]), strict=True):
+            with self.policy.dropout(self.shared.seed, step, sampled.rollout.prompt.rows):
+                self._accumulate(sampled, advantage, totals, meter)
+        self.apply_gradients(meter, step)
+
+    @torch.no_grad()
+    def _penalty(self, sampled: Sampled, totals: Totals) -> Tensor:
+        found = self.statistics(sampled, hard_hidden(self.policy, sampled.rollout))
+        return self.kl_penalty(found, sampled.rollout, totals).sum(dim=1)
+
+    def _accumulate(self, sampled: Sampled, advantages: Tensor, totals: Totals, meter: Meter) -> None:
+        """Add the gradient of one micro-batch."""
+        rollout = sampled.rollout
+        found = self.statistics(sampled, hard_hidden(self.policy, rollout))
+        self.measure(sampled, found, meter)
+        loss, metrics = reinforce_loss(found.logprobs, advantages, rollout.mask, lengths=self.lengths(rollout))
+        meter.update(len(rollout), **metrics)
+        (loss * len(rollout) / totals.samples + self.kl_loss(found, rollout, totals)).backward()

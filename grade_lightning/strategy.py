@@ -1,0 +1,45 @@
+"""Several processes, one effective batch."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from lightning.pytorch.strategies import DDPStrategy
+
+
+class SummedGradients(DDPStrategy):
+    """Processes without DistributedDataParallel around the module.
+
+    Each process works on its rows of the effective batch with normalisers of the whole, and the method adds the gradients up
+    (:func:`grade_lightning.methods.distributed.sum_gradients`).  DDP would average them at hooks of its own, which knows
+    neither the normalisers nor the several backward passes of an adjoint.
+    """
+
+    def configure_ddp(self) -> None:
+        """Nothing to wrap."""
+
+
+def process_of_torchrun() -> tuple[int, int]:
+    """(rank, number of processes) as torchrun set them; (0, 1) without it."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def trainer_options(accelerator: str, *, distributed: bool) -> dict[str, Any]:
+    """Accelerator, devices and strategy of the Lightning trainer."""
+    if not distributed:
+        return {"accelerator": accelerator, "devices": 1}
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    nodes = int(os.environ.get("WORLD_SIZE", "1")) // local
+    return {
+        "accelerator": accelerator, "devices": local, "num_nodes": nodes,
+        "strategy": SummedGradients(process_group_backend="nccl" if accelerator == "cuda" else "gloo"),
+    }  # fmt: skip
+
+
+def resolve_accelerator(accelerator: str) -> str:
+    """``auto`` = cuda if there is a GPU for each process of this machine, otherwise cpu."""
+    if accelerator != "auto":
+        return accelerator
+    return "cuda" if torch.cuda.device_count() >= int(os.environ.get("LOCAL_WORLD_SIZE", "1")) else "cpu"
