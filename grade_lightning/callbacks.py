@@ -62,7 +62,8 @@ class StepRecorder(Callback):
 
     def record_validation(self, method: Method, step: int) -> None:
         """Take over the method's last evaluation as the validation of ``step``."""
-        self._fresh = {"step": step, **method.last_evaluation}
+        per_prompt = {"prompt_id": [p.key for p in method.evaluated], "reward": [p.reward for p in method.evaluated]}
+        self._fresh = {"step": step, **method.last_evaluation, "per_prompt": per_prompt}
         self.validations.append(self._fresh)
         self.folder.append_samples("validation", step, method.evaluated[: self.samples])
         if not self.folder.writes:

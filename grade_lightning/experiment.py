@@ -100,10 +100,16 @@ class Experiment:
     def _finish(self, recorder: StepRecorder, evaluations: dict[str, Any]) -> dict[str, Any]:
         keys = ("step", *EVALUATION_KEYS)
         self.seconds["total"] = time.perf_counter() - self.started
+        ends = (recorder.validations[0], recorder.validations[-1])
         results = {
             **self.description, "steps": self.max_steps, **evaluations,
             "validation": [{key: validation[key] for key in keys} for validation in recorder.validations],
             "best_validation": {key: recorder.best[key] for key in ("step", "reward_mean")},
+            # Before and after on the same prompts and noise: what a paired test needs.
+            "validation_per_prompt": {
+                "prompt_id": ends[0]["per_prompt"]["prompt_id"],
+                "reward": {str(end["step"]): end["per_prompt"]["reward"] for end in ends},
+            },
             "seconds": self.seconds,
         }  # fmt: skip
         self.folder.write_json("results.json", results)
