@@ -12,6 +12,8 @@ import yaml
 from omegaconf import OmegaConf
 
 from grade_lightning.config import CONFIG_DIR, config_hash
+from grade_lightning.models.cache import cache_root
+from grade_lightning.run import execute
 from tests.entry import SMALL, SMALL_LM, compose_run, run_small
 
 
@@ -139,8 +141,6 @@ def test_wandb_offline_writes_a_run_and_a_second_run_is_another(tmp_path, monkey
 def test_errors_say_what_to_do(tmp_path, overrides, message):
     small = [item for item in SMALL if not ("data=parquet" in overrides and item.startswith("data.source"))]
     lm = [] if "model=local" in overrides else SMALL_LM
-    from grade_lightning.run import execute
-
     with pytest.raises(ValueError, match=message):
         execute(compose_run([*small, *lm, *overrides], tmp_path / "run"))
     assert not (tmp_path / "run" / "metrics.csv").exists()
@@ -172,6 +172,7 @@ def test_vocabulary_mismatch_names_both_sizes(policy64):
         make_shared(policy64, reward).check()
 
 
+# launcher and hparams_search need a sweep: they have tests of their own.
 GROUPS = ["model", "data", "reward", "method", "temperature", "protocol", "hardware", "evaluation", "logger", "experiment"]
 FILES = [f"{group}={file.stem}" for group in GROUPS for file in sorted(Path(CONFIG_DIR, group).glob("[!_]*.yaml"))]
 NEEDS = {"model=local": ["model.path=x"]}
@@ -185,11 +186,43 @@ def test_every_yaml_composes_and_resolves(choice, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "choice", [["temperature=linear"], ["temperature=constant"], ["protocol=paper", "max_steps=2"], ["method=grade"], ["hardware=cpu"]]
+    "choice",
+    [["temperature=adaptive"], ["protocol=paper", "max_steps=2"], ["method=grade"], ["method=ppo", "protocol=released", "max_steps=2"]],
 )
 def test_choices_run(choice, tmp_path):
     results = run_small(tmp_path / "run", *choice)
     assert results["steps"] == 2
+
+
+@pytest.fixture(scope="module")
+def small_lm(finished):
+    """The base LM that the small run pretrained, as a local model folder."""
+    (folder,) = (path for path in (cache_root() / "base-lm").iterdir() if path.is_dir())
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("choice", [choice for choice in FILES if not choice.startswith("data=")])
+def test_every_yaml_runs(choice, small_lm, tmp_path, monkeypatch):
+    """Two steps of each file; what needs a hub gets a local model, what needs a GPU gets the CPU."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    overrides = [choice, "max_steps=2", "effective_batch_size=4", "max_new_tokens=8", "rollout.top_k=64", "evaluation.validate_every=2"]
+    if choice.startswith(("model=local", "model=qwen3")):
+        overrides += [f"model.path={small_lm}", "reward.head.lr=3e-3", "reward.head.epochs=40"]
+    if choice.startswith("hardware"):
+        overrides += ["hardware.accelerator=cpu", "hardware.precision=fp32", "hardware.grad_accumulation=2", "hardware.distributed=false"]
+    data = []
+    if choice.startswith("experiment=imdb"):
+        from grade_lightning.data.synthetic import SyntheticSource
+        from tests.data.test_sources import write_parquet
+
+        corpus = SyntheticSource(1300, 24, 800).load()
+        for name, reviews in (("train", corpus.train), ("test", corpus.test)):
+            write_parquet(tmp_path / "data", list(reviews.texts), reviews.labels.tolist(), (name,))
+        data = [f"data.path={tmp_path / 'data'}", f"model.path={small_lm}", "reward.head.lr=3e-3", "reward.head.epochs=40"]
+    small = [item for item in SMALL if not (data and item.startswith("data.source"))]
+    lm = [] if data or choice.startswith(("model=local", "model=qwen3")) else SMALL_LM
+    assert execute(compose_run([*small, *lm, *overrides, *data], tmp_path / "run"))["steps"] == 2
 
 
 def test_a100_settings_on_a_cpu_stand_in(tmp_path):
@@ -219,8 +252,6 @@ def test_every_data_group_runs(tmp_path, monkeypatch):
     for row, text in enumerate(corpus.unsupervised().texts):
         (tmp_path / "acl" / "train" / "unsup" / f"{row}_0.txt").write_text(text)
     small = [item for item in SMALL if not item.startswith("data.source")]
-    from grade_lightning.run import execute
-
     found = {}
     for group, path in (("parquet", folder), ("aclimdb", tmp_path / "acl"), ("hub", folder)):
         results = execute(compose_run([*small, *SMALL_LM, f"data={group}", f"data.path={path}"], tmp_path / group))
@@ -254,6 +285,19 @@ def test_error_on_the_command_line_is_one_message(tmp_path):
     assert done.returncode != 0
     assert "needs data.path=FOLDER" in done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_learning_rate_search(tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="needs the extra `optuna`")
+    done = python("-m", "grade_lightning.run", "-m", "hparams_search=lr", "method=rloo", "hydra.sweeper.n_trials=2",
+                  *SMALL, *SMALL_LM, f"hydra.sweep.dir={tmp_path / 'sweep'}", cwd=tmp_path)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    best = yaml.safe_load((tmp_path / "sweep" / "optimization_results.yaml").read_text())
+    runs = [json.loads(file.read_text()) for file in (tmp_path / "sweep").glob("*/results.json")]
+    assert len(runs) == 2
+    assert all("test" not in run for run in runs)
+    assert best["best_value"] == pytest.approx(max(run["validation"][-1]["reward_mean"] for run in runs))
 
 
 @pytest.mark.slow

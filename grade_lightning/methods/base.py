@@ -15,7 +15,7 @@ from torch import Tensor
 from grade_lightning.data.prompts import PromptBatch
 from grade_lightning.estimators import SAMPLED_KL
 from grade_lightning.evaluation.evaluator import EvaluatedPrompt, evaluate_batch, summarise
-from grade_lightning.methods.distributed import gather_objects, my_rows, sum_gradients, sum_over_processes
+from grade_lightning.methods.distributed import gather_objects, my_rows, sum_gradients, sum_over_processes, world
 from grade_lightning.methods.gradients import clip_and_measure
 from grade_lightning.methods.meter import Meter
 from grade_lightning.models.policy import Policy
@@ -228,7 +228,10 @@ class Method(L.LightningModule, ABC):
 
     # -- evaluation ----------------------------------------------------------------------------------------------------
 
-    def _evaluation_step(self, batch: PromptBatch) -> None:
+    def _evaluation_step(self, batch: PromptBatch, batch_idx: int) -> None:
+        rank, processes = world()
+        if batch_idx % processes != rank:
+            return
         shared = self.shared
         settings, reward = shared.evaluation_rollout or shared.rollout, self.reward.evaluation()
         self.evaluated += evaluate_batch(self.policy, reward, batch, settings, seed=shared.evaluation_seed, initial=self.evaluate_initial)
@@ -241,7 +244,7 @@ class Method(L.LightningModule, ABC):
         self.evaluated = []
 
     def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
-        self._evaluation_step(batch)
+        self._evaluation_step(batch, batch_idx)
 
     def on_validation_epoch_end(self) -> None:
         self._evaluation_end()
@@ -250,7 +253,7 @@ class Method(L.LightningModule, ABC):
         self.evaluated = []
 
     def test_step(self, batch: PromptBatch, batch_idx: int) -> None:
-        self._evaluation_step(batch)
+        self._evaluation_step(batch, batch_idx)
 
     def on_test_epoch_end(self) -> None:
         self._evaluation_end()

@@ -10,7 +10,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from grade_lightning.estimators import exact_kl, gae, grpo_advantages, ppo_clip_loss, reinforce_loss, rloo_advantages, sampled_kl, value_loss
+from grade_lightning.estimators import (
+    exact_kl,
+    gae,
+    grpo_advantages,
+    ppo_clip_loss,
+    reinforce_loss,
+    rloo_advantages,
+    sampled_kl,
+    value_loss,
+)
 
 REFERENCES = Path(__file__).parents[1] / "references"
 SAVED = json.loads((REFERENCES / "policy_gradients.json").read_text())

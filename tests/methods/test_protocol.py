@@ -42,9 +42,7 @@ def short_rows(policy, monkeypatch):
 def test_gae_axis_batch_moves_only_the_last_column(policy64):
     """With values of 0 the terminal reward must reach earlier tokens; along the rows of the batch it cannot."""
     batch = make_batch(policy64)
-    time, rows = (
-        experience_of(ppo(policy64, gae_axis=axis, whiten_advantages=False), batch)[0].advantages for axis in ("time", "batch")
-    )
+    time, rows = (experience_of(ppo(policy64, gae_axis=axis, whiten_advantages=False), batch)[0].advantages for axis in ("time", "batch"))
     assert (time != 0).all()
     assert (rows[:, :-1] == 0).all()
     assert (rows[:, -1] != 0).all()
@@ -58,7 +56,7 @@ def test_terminal_reward_on_the_last_column_is_lost_by_rows_that_ended_early(pol
         mask = experience.sampled.rollout.mask
         early = mask.sum(1) < mask.sum(1).max()
         assert early.any()
-        assert bool((experience.returns[early].abs().sum() == 0)) == lost
+        assert bool(experience.returns[early].abs().sum() == 0) == lost
         assert (experience.returns[~early].abs().sum(1) > 0).all()
 
 

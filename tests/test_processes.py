@@ -1,0 +1,119 @@
+"""Several processes, killed processes: the whole command, as a user runs it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from tests.entry import SMALL, SMALL_LM
+
+METHODS = ["grade", "grade_ste", "ppo", "reinforce", "rloo", "grpo"]
+LAST = "checkpoints/last/adapter_model.safetensors"
+
+
+def command(folder: Path, *overrides: str) -> list[str]:
+    return ["-m", "grade_lightning.run", *SMALL, *SMALL_LM, f"run.dir={folder}", *overrides]
+
+
+def start(cwd: Path, *arguments: str, executable: tuple[str, ...] = (sys.executable,)) -> subprocess.Popen[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [*executable, *arguments], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    output = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, output
+    return output
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open() as stream:
+        return [{key: value for key, value in row.items() if key != "train/seconds"} for row in csv.DictReader(stream)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_killed_and_run_again_equals_uninterrupted(method, tmp_path):
+    """SIGKILL in the middle of training; the same command again goes on from the last checkpoint."""
+    options = [f"method={method}", "max_steps=12", "run.checkpoint_every=3", "evaluation.validate_every=4", "model.lora.dropout=0.05"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    finish(start(tmp_path, *command(whole, *options)))
+    process = start(tmp_path, *command(killed, *options))
+    while process.poll() is None and not (killed / "checkpoints" / "resume.ckpt").exists():
+        time.sleep(0.02)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not (killed / "results.json").exists()
+    assert "going on with the unfinished run" in finish(start(tmp_path, *command(killed, *options)))
+    assert rows(killed) == rows(whole)
+    left, right = load_file(str(killed / LAST)), load_file(str(whole / LAST))
+    assert all((left[name] == right[name]).all() for name in right)
+    results = [json.loads((folder / "results.json").read_text()) for folder in (killed, whole)]
+    for key in ("test", "initial", "validation", "best_validation"):
+        assert results[0][key] == results[1][key]
+    assert "finished: nothing to do" in finish(start(tmp_path, *command(killed, *options)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["grade_ste", "ppo", "rloo"])
+def test_two_processes_are_one(method, tmp_path):
+    """torchrun with two gloo processes against one process: the same updates up to the order of summation."""
+    options = [f"method={method}", "max_steps=3", "evaluation.validate_every=1", "effective_batch_size=8", "max_new_tokens=12"]
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    finish(start(tmp_path, *command(tmp_path / "one", *options)))
+    finish(start(tmp_path, *command(tmp_path / "two", "hardware=ddp", *options), executable=torchrun))
+    one, two = load_file(str(tmp_path / "one" / LAST)), load_file(str(tmp_path / "two" / LAST))
+    assert max(float((one[name] - two[name]).abs().max()) for name in one) < 1e-5
+    for a, b in zip(rows(tmp_path / "one"), rows(tmp_path / "two"), strict=True):
+        for key in ("train/reward", "train/kl", "train/grad_norm", "train/length", "val/reward_mean", "train/tokens"):
+            assert float(a[key]) == pytest.approx(float(b[key]), abs=2e-5, rel=1e-4), key
+    results = [json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two")]
+    assert results[0]["test"]["n"] == results[1]["test"]["n"] == 24
+    assert results[0]["test"]["reward_mean"] == pytest.approx(results[1]["test"]["reward_mean"], abs=1e-4)
+
+
+@pytest.mark.slow
+def test_processes_without_the_group_are_refused(tmp_path):
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    process = start(tmp_path, *command(tmp_path / "run"), executable=torchrun)
+    output = process.communicate(timeout=300)[0]
+    assert process.returncode != 0
+    assert "add hardware=ddp" in output
+
+
+@pytest.mark.slow
+def test_sweep_goes_on_after_a_failure_names_it_and_skips_what_is_done(tmp_path):
+    """top_k=5000 cannot work with 900 tokens; the others run, and run once only."""
+    arguments = ["-m", "grade_lightning.run", "-m", *SMALL, *SMALL_LM, f"hydra.sweep.dir={tmp_path / 'sweep'}", "method=grade_ste,rloo"]
+    process = start(tmp_path, *arguments, "rollout.top_k=64,5000")
+    output = process.communicate(timeout=300)[0]
+    assert process.returncode != 0
+    assert "2 run(s) of this sweep failed" in output
+    assert "above the vocabulary size 900" in output.split("of this sweep failed")[1]
+    done = sorted((tmp_path / "sweep").glob("*/results.json"))
+    assert [json.loads(file.read_text())["method"] for file in done] == ["grade_ste", "rloo"]
+    times = [file.stat().st_mtime_ns for file in done]
+    again = finish(start(tmp_path, *arguments, "rollout.top_k=64"))
+    assert again.count("finished: nothing to do") == 2
+    assert [file.stat().st_mtime_ns for file in done] == times
+
+
+@pytest.mark.slow
+def test_sweep_in_parallel_processes(tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="needs the extra `joblib`")
+    arguments = ["-m", "grade_lightning.run", "-m", "launcher=joblib", *SMALL, *SMALL_LM, f"hydra.sweep.dir={tmp_path / 'sweep'}"]
+    finish(start(tmp_path, *arguments, "seed=1,2", "hydra.launcher.n_jobs=2"))
+    assert len(list((tmp_path / "sweep").glob("*/results.json"))) == 2
