@@ -42,6 +42,21 @@ def _check(cfg: DictConfig, accelerator: str) -> None:
         from grade_lightning.models.base import check_model_folder
 
         check_model_folder(cfg.model.path)
+    _check_memory(cfg, accelerator)
+
+
+def _check_memory(cfg: DictConfig, accelerator: str) -> None:
+    from grade_lightning.memory import check_memory, shape_of_model
+
+    if cfg.model.pretrain is not None:
+        return  # as small as the machine it is pretrained on needs it
+    shape = shape_of_model(cfg.model.path, revision=cfg.model.revision, trust_remote_code=cfg.model.trust_remote_code)
+    if shape is not None:
+        check_memory(
+            shape, rows=-(-cfg.effective_batch_size // process_of_torchrun()[1]), accumulation=cfg.hardware.grad_accumulation,
+            prompt_tokens=cfg.data.prompt.max_tokens, new_tokens=cfg.max_new_tokens, precision=cfg.hardware.precision,
+            lora_rank=cfg.model.lora.r, graphs=2 if "temperature" in cfg.method else 1, accelerator=accelerator,
+        )  # fmt: skip
 
 
 def _completions_per_prompt(cfg: DictConfig) -> int:

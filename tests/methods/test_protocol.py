@@ -172,7 +172,7 @@ def test_matched_logprobs_are_those_of_the_sampler(policy64):
     assert not torch.allclose(full[rollout.mask], drawn[rollout.mask])
 
 
-@pytest.mark.parametrize("make", [lambda s: REINFORCE(s), lambda s: PPO(s)])
+@pytest.mark.parametrize("make", [REINFORCE, PPO])
 def test_kl_enters_where_it_is_told_to(policy64, make):
     batch = make_batch(policy64)
 
