@@ -4,13 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 TORCH ?= torch
 ARGS ?=
+SCALE ?= paper
+SEEDS ?= 1
+DATA ?=
+MODEL ?=
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint format wheel clean
+.PHONY: help setup demo test test-all lint format reproduce-table1 wheel clean
 
 help: ## list the targets
-	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
 
 setup: $(STAMP) ## make .venv with the pinned dependencies
 
@@ -38,6 +42,9 @@ lint: $(STAMP) ## style and types
 format: $(STAMP) ## let ruff format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+reproduce-table1: $(STAMP) ## the paper's Table 1: SCALE=paper (GPU, hub) or small; DATA=, MODEL= local folders; SEEDS=1,2,3
+	$(BIN)/python experiments/table1/reproduce.py --scale $(SCALE) --data '$(DATA)' --model '$(MODEL)' --seeds $(SEEDS) $(ARGS)
 
 wheel: $(STAMP) ## build the wheel into dist/
 	$(BIN)/python -m build --wheel

@@ -1,0 +1,32 @@
+"""Numbers that the paper published (Tables 1 and 2, Appendix B.2)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Published(NamedTuple):
+    """A row of the paper's Table 1; ``grad_norm_spread`` is its "Grad Var"."""
+
+    test_mean: float
+    test_std: float
+    best_validation: float
+    grad_norm_spread: float | None
+    gap: float
+    stability: float
+
+
+TABLE1 = {
+    "grade": Published(0.590, 0.393, 0.587, 68.44, -0.003, 0.0107),
+    "grade_ste": Published(0.763, 0.344, 0.686, 0.003, -0.077, 0.0552),
+    "ppo": Published(0.510, 0.313, 0.573, None, 0.063, 0.0298),
+    "reinforce": Published(0.617, 0.378, 0.654, 0.050, 0.037, 0.0255),
+}
+
+TITLES = {
+    "grade": "GRADE", "grade_ste": "GRADE-STE", "ppo": "PPO", "reinforce": "REINFORCE", "rloo": "RLOO", "grpo": "GRPO",
+}  # fmt: skip
+
+
+def title(method: str) -> str:
+    return TITLES.get(method, method)

@@ -1,0 +1,112 @@
+"""Run folders as they are on disk, faults included."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass
+class Run:
+    """One run folder.
+
+    Attributes:
+        folder: where it is.
+        results: ``results.json``.
+        metrics: columns of ``metrics.csv``, nan where a cell is blank or no number.
+    """
+
+    folder: Path
+    results: dict[str, Any]
+    metrics: dict[str, list[float]] = field(default_factory=dict)
+
+    @property
+    def method(self) -> str:
+        return str(self.results["method"])
+
+    @property
+    def seed(self) -> int:
+        return int(self.results["seed"])
+
+    @property
+    def name(self) -> str:
+        return f"{self.method}, seed {self.seed} ({self.folder.name})"
+
+    def mean(self, column: str) -> float:
+        """Mean of a metric over the steps that have it; nan without any."""
+        values = [value for value in self.metrics.get(column, []) if math.isfinite(value)]
+        return math.fsum(values) / len(values) if values else math.nan
+
+    def rewards(self, split: str) -> dict[int, float]:
+        """Reward of each prompt of ``test`` or ``initial`` by prompt id; empty where the run did not keep them."""
+        kept = self.results.get(split, {}).get("per_prompt")
+        return dict(zip(kept["prompt_id"], kept["reward"], strict=True)) if kept else {}
+
+
+def read_runs(root: Path) -> tuple[list[Run], list[str]]:
+    """Every run folder below ``root``, ordered by method and seed, and warnings about what could not be read.
+
+    Raises:
+        ValueError: no folder, or no finished run in it.
+    """
+    if not root.is_dir():
+        raise ValueError(f"{root} is not a folder: give the folder of a run or of a sweep")
+    runs, warnings = [], []
+    for folder in sorted({file.parent for name in ("results.json", "metrics.csv") for file in root.rglob(name)}):
+        try:
+            results = json.loads((folder / "results.json").read_text())
+            run = Run(folder, results)
+            assert_keys(results)
+        except FileNotFoundError:
+            warnings.append(f"{folder}: no results.json, the run did not finish: left out")
+            continue
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            warnings.append(f"{folder}: results.json cannot be read ({error!r}): left out")
+            continue
+        run.metrics, faults = read_metrics(folder / "metrics.csv")
+        warnings += [f"{run.name}: {fault}" for fault in faults]
+        runs.append(run)
+    if not runs:
+        raise ValueError(f"no finished run below {root}: " + ("; ".join(warnings) or "there is no results.json in it"))
+    return sorted(runs, key=lambda run: (run.method, run.seed, str(run.folder))), warnings
+
+
+def assert_keys(results: dict[str, Any]) -> None:
+    """KeyError where one of the keys that a report cannot do without is missing."""
+    for key in ("method", "seed", "validation", "best_validation"):
+        results[key]
+
+
+def read_metrics(file: Path) -> tuple[dict[str, list[float]], list[str]]:
+    """Columns of a ``metrics.csv`` and what is wrong with it; a cut-off last line is left out."""
+    if not file.exists():
+        return {}, ["no metrics.csv: nothing about training can be shown"]
+    faults, columns = [], {}
+    with file.open(newline="") as stream:
+        rows = list(csv.reader(stream))
+    if not rows:
+        return {}, ["metrics.csv is empty"]
+    header, body = rows[0], rows[1:]
+    whole = [row for row in body if len(row) == len(header)]
+    if len(whole) < len(body):
+        faults.append(f"metrics.csv has {len(body) - len(whole)} incomplete line(s): left out")
+    for place, name in enumerate(header):
+        columns[name] = [_number(row[place]) for row in whole]
+    steps = columns.get("step", [])
+    if any(later <= earlier for earlier, later in zip(steps, steps[1:], strict=False)):
+        faults.append("the steps of metrics.csv do not increase: two runs in one folder?")
+    broken = [name for name in ("train/reward", "train/kl", "train/grad_norm") if not all(map(math.isfinite, columns.get(name, [])))]
+    if broken:
+        faults.append(f"no number in some steps of {', '.join(broken)}")
+    return columns, faults
+
+
+def _number(cell: str) -> float:
+    try:
+        return float(cell)
+    except ValueError:
+        return math.nan
