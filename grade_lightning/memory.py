@@ -9,7 +9,7 @@ import psutil
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
-from grade_lightning.rollout.statistics import CHUNK_ELEMENTS
+from grade_lightning.rollout.chunks import CHUNK_ELEMENTS
 
 log = logging.getLogger(__name__)
 

@@ -43,7 +43,11 @@ def report(root: Path, out: Path) -> list[str]:
     out.mkdir(parents=True, exist_ok=True)
     for name, table in tables.items():
         write_table(out, name, table)
-    everything = {"runs": [str(run.folder) for run in runs], "warnings": warnings, **{n: _plain(asdict(t)["rows"]) for n, t in tables.items()}}
+    everything = {
+        "runs": [str(run.folder) for run in runs],
+        "warnings": warnings,
+        **{n: _plain(asdict(t)["rows"]) for n, t in tables.items()},
+    }
     (out / "report.json").write_text(json.dumps(everything, indent=1) + "\n")
     return warnings
 

@@ -7,11 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from grade_lightning.estimators import AdaptiveTemperature, exact_kl, gumbel_softmax_weights
+from grade_lightning.estimators import AdaptiveTemperature, gumbel_softmax_weights
 from grade_lightning.methods.base import Method, Schedule, Shared, Totals
 from grade_lightning.methods.meter import Meter
+from grade_lightning.models.policy import Policy
 from grade_lightning.rollout.adjoint import adjoint_backward, fed_embeddings, relax_in_parallel
+from grade_lightning.rollout.candidates import candidate_logits
 from grade_lightning.rollout.direct import direct_gradient
+from grade_lightning.rollout.divergence import kl_gradients
 from grade_lightning.rollout.sampling import Relaxation
 from grade_lightning.rollout.sequential import relax_sequentially
 from grade_lightning.rollout.types import Rollout
@@ -95,12 +98,9 @@ class GRADE(Method):
             relaxed = relax_in_parallel(self.policy, rollout, leaf, relax)
         else:
             relaxed = relax_sequentially(self.policy, rollout, relax)
-        direct = direct_gradient(
-            self.policy, self.reward, rollout, relaxed.weights, relaxed.logits, score_weight=-1.0 / totals.samples, kl_weight=kl_weight
-        )
-        kl = exact_kl(relaxed.logits, direct.reference_logits, rollout.mask)
-        # The direct gradient reaches the policy through the weights; the KL also through the policy's own logits.
-        objective = (relaxed.weights * direct.weights_gradient).sum() + kl_weight * kl.sum()
+        direct = direct_gradient(self.policy, self.reward, rollout, relaxed, score_weight=-1.0 / totals.samples, kl_weight=kl_weight)
+        # The direct gradient reaches the policy through the weights; the KL also through the policy's own states.
+        objective = (relaxed.weights * direct.weights).sum() + kl_weight * (relaxed.hidden * direct.hidden).sum()
         if self.backprop == "adjoint":
             report = adjoint_backward(self.policy, rollout, leaf, relaxed, objective, tol=self.tol, max_hops=self.max_hops)
             meter.update(
@@ -114,17 +114,15 @@ class GRADE(Method):
             objective.backward()
         scores = direct.scores
         meter.update(len(rollout), reward=scores.mean(), reward_uncertainty=(scores * (1 - scores)).mean())
-        meter.update(tokens, kl=kl.detach().sum() / tokens)
-        if shared.kl_alignment == "shifted":
-            meter.update(tokens, kl_shifted=shifted_kl(relaxed.logits.detach(), direct.reference_logits, rollout.mask) / tokens)
+        meter.update(tokens, kl=direct.kl.sum() / tokens)
         with torch.no_grad():
-            soft = self._soft_weights(rollout.on_support(relaxed.logits.gather(-1, rollout.indices)), rollout, step)
+            if shared.kl_alignment == "shifted":
+                meter.update(tokens, kl_shifted=shifted_kl(self.policy, relaxed.hidden, direct.reference_hidden, rollout.mask) / tokens)
+            candidates = rollout.on_support(candidate_logits(self.policy, relaxed.hidden, rollout.indices))
+            soft = self._relax(step, straight_through=False)(candidates, rollout.noise, rollout.hard)
             meter.update(tokens, largest_weight=(soft.amax(dim=-1) * rollout.mask).sum() / tokens)
             if self.diagnostics_every and step % self.diagnostics_every == 0:
                 meter.update(len(rollout), soft_hard_gap=self._soft_hard_gap(rollout, soft))
-
-    def _soft_weights(self, candidates: Tensor, rollout: Rollout, step: int) -> Tensor:
-        return self._relax(step, straight_through=False)(candidates, rollout.noise, rollout.hard)
 
     def _soft_hard_gap(self, rollout: Rollout, soft: Tensor) -> Tensor:
         """Mean reward of the soft sample minus that of the hard one, on the same noise."""
@@ -133,6 +131,6 @@ class GRADE(Method):
         return (soft_score - self.reward.score(prompt.ids, prompt.mask, rollout.completion_ids, mask)).mean()
 
 
-def shifted_kl(policy_logits: Tensor, reference_logits: Tensor, mask: Tensor) -> Tensor:
+def shifted_kl(policy: Policy, hidden: Tensor, reference_hidden: Tensor, mask: Tensor) -> Tensor:
     """Sum of KL(policy at t || reference at t + 1) over tokens: an off-by-one that is above zero even for equal models.  -> []."""
-    return exact_kl(policy_logits[:, :-1], reference_logits[:, 1:], mask[:, 1:]).sum()
+    return kl_gradients(policy, hidden[:, :-1], reference_hidden[:, 1:], mask[:, 1:]).kl.sum()

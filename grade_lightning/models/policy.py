@@ -73,6 +73,7 @@ class Policy(nn.Module):
         self.pad_id = int(base.tokenizer.pad_token_id)  # type: ignore[arg-type]
         self.eos_ids = _eos_ids(base)
         self._dropouts = KeyedDropout.install(self.peft, dropout)
+        self.checkpointing = False
         self.eval()
 
     def train(self, mode: bool = True) -> Policy:
@@ -130,6 +131,28 @@ class Policy(nn.Module):
             past_key_values=cache, use_cache=cache is not None,
         )  # fmt: skip
         return output.last_hidden_state
+
+    def states(self, prompt_ids: Tensor, prompt_mask: Tensor, embeds: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Last hidden states of prompts and of the completions after them.
+
+        Two passes, the second over the prompts' keys and values: a gradient with respect to ``embeds`` alone then never visits
+        the prompts.
+
+        Args:
+            prompt_ids, prompt_mask: [B, P].
+            embeds: [B, T, d] of the completions; T may be 0.
+            mask: [B, T].
+
+        Returns:
+            [B, P, d] and [B, T, d].
+        """
+        whole = torch.cat([prompt_mask, mask], dim=1)
+        if self.checkpointing:  # transformers has no cache then
+            hidden = self.hidden(torch.cat([self.embed(prompt_ids), embeds], dim=1), whole)
+            return hidden[:, : prompt_ids.shape[1]], hidden[:, prompt_ids.shape[1] :]
+        cache = DynamicCache()
+        before = self.hidden(self.embed(prompt_ids), prompt_mask, cache=cache)
+        return before, self.hidden(embeds, whole, cache=cache) if embeds.shape[1] else embeds
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., d] hidden states -> [..., V] logits, in fp32 (fp64 stays fp64)."""

@@ -33,7 +33,9 @@ class Table:
         lines = [[heading for _, heading, _ in self.columns], *map(self._cells, self.rows)]
         head, *body = [" & ".join(map(_escape, line)) + r" \\" for line in lines]
         inside = "\n".join([r"\toprule", head, r"\midrule", *body, r"\bottomrule"])
-        return f"\\begin{{tabular}}{{l{'r' * (len(self.columns) - 1)}}}\n{inside}\n\\end{{tabular}}\n" + "".join(f"% {n}\n" for n in self.notes)
+        return f"\\begin{{tabular}}{{l{'r' * (len(self.columns) - 1)}}}\n{inside}\n\\end{{tabular}}\n" + "".join(
+            f"% {n}\n" for n in self.notes
+        )
 
     def csv(self) -> str:
         """Unrounded; an interval takes three columns."""

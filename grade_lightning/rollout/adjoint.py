@@ -2,7 +2,7 @@
 
 Let e_t be the embedding fed at completion position t and e~_t the relaxed sample's embedding that the policy computes there
 from e_<t.  The rollout fixes the values e = e~.  One parallel pass with e as a leaf rebuilds e~ from the recorded noise,
-candidates and hard tokens.  With L the objective as a function of e~ and of the policy's logits, the total derivative mu of
+candidates and hard tokens.  With L the objective as a function of e~ and of the policy's states, the total derivative mu of
 L with respect to the policy's inputs solves
 
     mu = g + J^T mu,        g = dL/de,   J = d e~ / d e.
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from grade_lightning.models.policy import Policy
-from grade_lightning.rollout.parallel import predicting
+from grade_lightning.rollout.candidates import candidate_logits
 from grade_lightning.rollout.sampling import Relaxation
 from grade_lightning.rollout.sequential import RelaxedRollout, as_fed
 from grade_lightning.rollout.types import Rollout
@@ -56,11 +56,13 @@ def relax_in_parallel(policy: Policy, rollout: Rollout, leaf: Tensor, relax: Rel
         leaf: [B, T, d] from :func:`fed_embeddings`.
         relax: as in :func:`grade_lightning.rollout.sequential.relax_sequentially`.
     """
-    embeds = torch.cat([policy.embed(rollout.prompt.ids), leaf], dim=1)
-    logits = policy.logits(predicting(policy.hidden(embeds, rollout.whole_mask), rollout.prompt.ids.shape[1]))
-    candidates = rollout.on_support(logits.gather(-1, rollout.indices))
+    prompt = rollout.prompt
+    # The state after the last completion token predicts nothing.
+    before, states = policy.states(prompt.ids, prompt.mask, leaf[:, :-1], rollout.mask[:, :-1])
+    hidden = torch.cat([before[:, -1:], states], dim=1)
+    candidates = rollout.on_support(candidate_logits(policy, hidden, rollout.indices))
     weights = as_fed(rollout, relax(candidates, rollout.noise, rollout.hard))
-    return RelaxedRollout(weights, logits)
+    return RelaxedRollout(weights, hidden)
 
 
 def _row_norms(term: Tensor) -> Tensor:
@@ -74,7 +76,7 @@ def adjoint_backward(
     """Add the gradient of ``objective`` with respect to the policy's weights to their ``.grad``.
 
     Args:
-        leaf, relaxed: as used to build ``objective``, a function of ``relaxed.weights`` and ``relaxed.logits``.
+        leaf, relaxed: as used to build ``objective``, a function of ``relaxed.weights`` and ``relaxed.hidden``.
         tol: a row's series ends when ||term|| <= tol ||sum||; rows do not influence each other.
         max_hops: most terms; None = as many as it takes, T - 1 at most, where the sum is exact.  Fewer on purpose is truncated
             backpropagation through time: an estimator with less variance and some bias.

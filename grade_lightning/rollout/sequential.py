@@ -10,6 +10,7 @@ from transformers import DynamicCache
 
 from grade_lightning.estimators import SoftTokens
 from grade_lightning.models.policy import Policy
+from grade_lightning.rollout.candidates import candidate_logits
 from grade_lightning.rollout.sampling import Relaxation
 from grade_lightning.rollout.types import Rollout
 
@@ -19,11 +20,11 @@ class RelaxedRollout(NamedTuple):
 
     Attributes:
         weights: [B, T, k] relaxed weights of the recorded candidates.
-        logits: [B, T, V] policy logits before the end-of-sequence ban.
+        hidden: [B, T, d] the policy's states that predict the tokens.
     """
 
     weights: Tensor
-    logits: Tensor
+    hidden: Tensor
 
 
 def as_fed(rollout: Rollout, weights: Tensor, t: int | None = None) -> Tensor:
@@ -51,15 +52,15 @@ def relax_sequentially(policy: Policy, rollout: Rollout, relax: Relaxation) -> R
     """
     cache = DynamicCache()
     embeds, mask = policy.embed(rollout.prompt.ids), rollout.prompt.mask
-    weights, all_logits = [], []
+    weights, states = [], []
     for t in range(rollout.mask.shape[1]):
-        logits = policy.logits(policy.hidden(embeds, mask, cache=cache)[:, -1])
+        state = policy.hidden(embeds, mask, cache=cache)[:, -1:]
         indices = rollout.indices[:, t]
-        candidates = rollout.on_support(logits.gather(-1, indices), t)
+        candidates = rollout.on_support(candidate_logits(policy, state, indices.unsqueeze(1)).squeeze(1), t)
         weight = as_fed(rollout, relax(candidates, rollout.noise[:, t], rollout.hard[:, t]), t)
         alive = rollout.mask[:, t]
         embeds = policy.embed_soft(SoftTokens(indices, weight, rollout.completion_ids[:, t]), alive).unsqueeze(1)
         mask = torch.cat([mask, alive.unsqueeze(1)], dim=1)
         weights.append(weight)
-        all_logits.append(logits)
-    return RelaxedRollout(torch.stack(weights, dim=1), torch.stack(all_logits, dim=1))
+        states.append(state)
+    return RelaxedRollout(torch.stack(weights, dim=1), torch.cat(states, dim=1))

@@ -10,10 +10,10 @@ from torch.utils.checkpoint import checkpoint
 
 from grade_lightning.estimators import exact_kl
 from grade_lightning.models.policy import Policy
+from grade_lightning.rollout.chunks import time_chunks
 from grade_lightning.rollout.types import Rollout
 
 LOGPROBS = ("matched", "full")
-CHUNK_ELEMENTS = 1 << 24  # logits held at once: 64 MiB in fp32
 
 
 class TokenStatistics(NamedTuple):
@@ -32,11 +32,6 @@ class TokenStatistics(NamedTuple):
     log_ratio: Tensor
 
 
-def chunk_length(policy: Policy, rows: int) -> int:
-    """How many time steps of logits are held at once."""
-    return max(1, CHUNK_ELEMENTS // (policy.vocab_size * rows))
-
-
 def token_statistics(
     policy: Policy, rollout: Rollout, hidden: Tensor, reference_hidden: Tensor, *, logprobs: str = "matched"
 ) -> TokenStatistics:
@@ -50,16 +45,13 @@ def token_statistics(
     if logprobs not in LOGPROBS:
         raise ValueError(f"protocol.logprobs={logprobs} is unknown: use one of {', '.join(LOGPROBS)}")
 
-    def part(own: Tensor, other: Tensor, start: int) -> tuple[Tensor, ...]:
-        return _statistics(policy, rollout, own, other, times=slice(start, start + own.shape[1]), logprobs=logprobs)
+    def part(own: Tensor, other: Tensor, times: slice) -> tuple[Tensor, ...]:
+        return _statistics(policy, rollout, own, other, times=times, logprobs=logprobs)
 
-    length, total = chunk_length(policy, len(rollout)), hidden.shape[1]
-    if length >= total:
-        return TokenStatistics(*part(hidden, reference_hidden, 0))
-    parts = [
-        checkpoint(part, hidden[:, t : t + length], reference_hidden[:, t : t + length], t, use_reentrant=False)
-        for t in range(0, total, length)
-    ]
+    chunks = time_chunks(rollout.mask.shape, policy.vocab_size, hidden)
+    if len(chunks) == 1:
+        return TokenStatistics(*part(hidden, reference_hidden, chunks[0]))
+    parts = [checkpoint(part, hidden[:, times], reference_hidden[:, times], times, use_reentrant=False) for times in chunks]
     return TokenStatistics(*(torch.cat(columns, dim=1) for columns in zip(*parts, strict=True)))
 
 

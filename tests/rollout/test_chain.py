@@ -150,7 +150,7 @@ def test_recorded_hard_tokens_are_reused(policy64):
     leaf = fed_embeddings(policy64, rollout)
     for relaxed in (relax_sequentially(policy64, rollout, relax),
                     relax_in_parallel(policy64, rollout, leaf, relax)):  # fmt: skip
-        fresh = relaxed.logits.gather(-1, rollout.indices) + rollout.noise
+        fresh = policy64.logits(relaxed.hidden).gather(-1, rollout.indices) + rollout.noise
         drawn = rollout.indices.gather(-1, relaxed.weights.argmax(-1, keepdim=True)).squeeze(-1)
         assert torch.equal(drawn[rollout.mask], before[rollout.mask])
         assert not torch.equal(fresh.argmax(-1), rollout.hard)  # the change was large enough to matter
