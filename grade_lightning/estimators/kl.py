@@ -15,7 +15,7 @@ def exact_kl(policy_logits: Tensor, reference_logits: Tensor, mask: Tensor) -> T
     later prefixes; methods that feed relaxed tokens forward carry that effect through the chain instead.
 
     Args:
-        policy_logits, reference_logits: [B, T, V].
+        policy_logits, reference_logits: [B, T, V] (or [..., V]).
         mask: [B, T], True = real token.
 
     Returns:
@@ -27,7 +27,7 @@ def exact_kl(policy_logits: Tensor, reference_logits: Tensor, mask: Tensor) -> T
         raise ValueError(f"mask has shape {tuple(mask.shape)}, expected {tuple(policy_logits.shape[:-1])}")
     log_p = torch.log_softmax(policy_logits, dim=-1)
     log_q = torch.log_softmax(reference_logits, dim=-1)
-    per_token = (log_p.exp() * (log_p - log_q)).sum(dim=-1)
+    per_token = torch.linalg.vecdot(log_p.exp(), log_p - log_q)
     # torch.where, not a product: a padded position may hold NaN.
     return torch.where(mask, per_token, torch.zeros_like(per_token))
 

@@ -6,6 +6,7 @@ import csv
 import json
 import math
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ def read_metrics(file: Path) -> tuple[dict[str, list[float]], list[str]]:
     for place, name in enumerate(header):
         columns[name] = [_number(row[place]) for row in whole]
     steps = columns.get("step", [])
-    if any(later <= earlier for earlier, later in zip(steps, steps[1:], strict=False)):
+    if any(later <= earlier for earlier, later in pairwise(steps)):
         faults.append("the steps of metrics.csv do not increase: two runs in one folder?")
     broken = [name for name in ("train/reward", "train/kl", "train/grad_norm") if not all(map(math.isfinite, columns.get(name, [])))]
     if broken:

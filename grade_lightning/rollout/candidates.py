@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from grade_lightning.models.policy import Policy
-from grade_lightning.rollout.chunks import time_chunks
+from grade_lightning.rollout.chunks import token_chunks
 
 
 class _CandidateLogits(torch.autograd.Function):
@@ -22,10 +22,9 @@ class _CandidateLogits(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, head: Tensor, indices: Tensor) -> Tensor:
         ctx.save_for_backward(head, indices)
-        parts = [
-            F.linear(hidden[:, times], head).gather(-1, indices[:, times]) for times in time_chunks(hidden.shape[:2], head.shape[0], hidden)
-        ]
-        return torch.cat(parts, dim=1)
+        flat, wanted = hidden.reshape(-1, hidden.shape[-1]), indices.reshape(-1, indices.shape[-1])
+        parts = [F.linear(flat[rows], head).gather(-1, wanted[rows]) for rows in token_chunks(flat, head.shape[0])]
+        return torch.cat(parts).view_as(indices)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:

@@ -1,4 +1,4 @@
-"""KL to the reference and its gradients with respect to hidden states, in chunks of time."""
+"""KL to the reference and its gradients with respect to hidden states, in chunks of tokens."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from grade_lightning.estimators import exact_kl
 from grade_lightning.models.policy import Policy
-from grade_lightning.rollout.chunks import time_chunks
+from grade_lightning.rollout.chunks import token_chunks
 
 
 class KLGradients(NamedTuple):
@@ -36,10 +36,16 @@ def kl_gradients(policy: Policy, hidden: Tensor, reference_hidden: Tensor, mask:
         mask: [B, T].
     """
     parts = []
-    for times in time_chunks(mask.shape, policy.vocab_size, hidden):
+    real = [states.detach()[mask] for states in (hidden, reference_hidden)]  # [N, d] without padding
+    for rows in token_chunks(real[0], policy.vocab_size):
         with torch.enable_grad():
-            own, other = (states[:, times].detach().requires_grad_() for states in (hidden, reference_hidden))
-            kl = exact_kl(policy.logits(own), policy.logits(other), mask[:, times])
+            own, other = (states[rows].requires_grad_() for states in real)
+            kl = exact_kl(policy.logits(own), policy.logits(other), mask.new_ones(len(own)))
             gradients = torch.autograd.grad(kl.sum(), (own, other))
         parts.append((kl.detach(), *gradients))
-    return KLGradients(*(torch.cat(columns, dim=1) for columns in zip(*parts, strict=True)))
+    found = [torch.cat(columns) for columns in zip(*parts, strict=True)]
+    return KLGradients(*(column.new_zeros(*mask.shape, *column.shape[1:]).masked_scatter_(_like(mask, column), column) for column in found))
+
+
+def _like(mask: Tensor, column: Tensor) -> Tensor:
+    return mask if column.dim() == 1 else mask.unsqueeze(-1)

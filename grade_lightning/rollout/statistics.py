@@ -10,14 +10,14 @@ from torch.utils.checkpoint import checkpoint
 
 from grade_lightning.estimators import exact_kl
 from grade_lightning.models.policy import Policy
-from grade_lightning.rollout.chunks import time_chunks
+from grade_lightning.rollout.chunks import token_chunks
 from grade_lightning.rollout.types import Rollout
 
 LOGPROBS = ("matched", "full")
 
 
 class TokenStatistics(NamedTuple):
-    """Of B completions, all [B, T]; what stands where the mask is False means nothing.
+    """Of B completions, all [B, T]; 0 where the mask is False.
 
     Attributes:
         logprobs: of the sampled tokens.
@@ -35,7 +35,7 @@ class TokenStatistics(NamedTuple):
 def token_statistics(
     policy: Policy, rollout: Rollout, hidden: Tensor, reference_hidden: Tensor, *, logprobs: str = "matched"
 ) -> TokenStatistics:
-    """Statistics of the recorded tokens, with gradients through ``hidden``; logits are computed, used and dropped in chunks of time.
+    """Statistics of the recorded tokens, with gradients through ``hidden``; logits are computed, used and dropped in chunks of tokens.
 
     Args:
         hidden, reference_hidden: [B, T, d] predicting states of policy and reference.
@@ -45,26 +45,42 @@ def token_statistics(
     if logprobs not in LOGPROBS:
         raise ValueError(f"protocol.logprobs={logprobs} is unknown: use one of {', '.join(LOGPROBS)}")
 
-    def part(own: Tensor, other: Tensor, times: slice) -> tuple[Tensor, ...]:
-        return _statistics(policy, rollout, own, other, times=times, logprobs=logprobs)
-
-    chunks = time_chunks(rollout.mask.shape, policy.vocab_size, hidden)
+    mask = rollout.mask
+    real = _Tokens(
+        rollout.completion_ids[mask], rollout.indices[mask], rollout.support[mask], rollout.hard[mask], rollout.sampling_temperature
+    )
+    own, other = hidden[mask], reference_hidden[mask].detach()
+    chunks = token_chunks(own, policy.vocab_size)
     if len(chunks) == 1:
-        return TokenStatistics(*part(hidden, reference_hidden, chunks[0]))
-    parts = [checkpoint(part, hidden[:, times], reference_hidden[:, times], times, use_reentrant=False) for times in chunks]
-    return TokenStatistics(*(torch.cat(columns, dim=1) for columns in zip(*parts, strict=True)))
+        columns = _statistics(policy, own, other, real, logprobs)
+    else:
+        parts = [checkpoint(_statistics, policy, own[rows], other[rows], real.take(rows), logprobs, use_reentrant=False) for rows in chunks]
+        columns = tuple(torch.cat(column) for column in zip(*parts, strict=True))
+    return TokenStatistics(*(torch.zeros_like(mask, dtype=column.dtype).masked_scatter(mask, column) for column in columns))
 
 
-def _statistics(policy: Policy, rollout: Rollout, own: Tensor, other: Tensor, *, times: slice, logprobs: str) -> tuple[Tensor, ...]:
-    logits, ids = policy.logits(own), rollout.completion_ids[:, times].unsqueeze(-1)
+class _Tokens(NamedTuple):
+    """N real tokens of a rollout: ids [N], candidates and their support [N, k], position among them [N]."""
+
+    ids: Tensor
+    indices: Tensor
+    support: Tensor
+    hard: Tensor
+    temperature: float
+
+    def take(self, rows: slice) -> _Tokens:
+        return _Tokens(self.ids[rows], self.indices[rows], self.support[rows], self.hard[rows], self.temperature)
+
+
+def _statistics(policy: Policy, own: Tensor, other: Tensor, tokens: _Tokens, logprobs: str) -> tuple[Tensor, ...]:
+    logits, ids = policy.logits(own), tokens.ids.unsqueeze(-1)
     with torch.no_grad():
         reference_logits = policy.logits(other)
-    support, temperature = rollout.support[:, times], rollout.sampling_temperature
-    candidates = (logits.gather(-1, rollout.indices[:, times]) / temperature).masked_fill(~support, float("-inf"))
+    candidates = (logits.gather(-1, tokens.indices) / tokens.temperature).masked_fill(~tokens.support, float("-inf"))
     matched = torch.log_softmax(candidates, dim=-1)
-    finite = matched.masked_fill(~support, 0.0)
-    entropy = -(finite.exp() * finite * support).sum(dim=-1)
+    finite = matched.masked_fill(~tokens.support, 0.0)
+    entropy = -(finite.exp() * finite * tokens.support).sum(dim=-1)
     log_p = torch.log_softmax(logits, dim=-1).gather(-1, ids).squeeze(-1)
     log_q = torch.log_softmax(reference_logits, dim=-1).gather(-1, ids).squeeze(-1)
-    chosen = matched.gather(-1, rollout.hard[:, times].unsqueeze(-1)).squeeze(-1) if logprobs == "matched" else log_p
-    return chosen, entropy, exact_kl(logits, reference_logits, rollout.mask[:, times]), log_p - log_q
+    chosen = matched.gather(-1, tokens.hard.unsqueeze(-1)).squeeze(-1) if logprobs == "matched" else log_p
+    return chosen, entropy, exact_kl(logits, reference_logits, torch.ones_like(tokens.ids, dtype=torch.bool)), log_p - log_q
