@@ -172,7 +172,7 @@ def _execute(cfg: DictConfig, identity: str) -> dict[str, Any]:
     folder, run_id, resume = _open(cfg, identity)
     corpus, splits = _splits(cfg)
     base = _base(cfg, corpus, accelerator)
-    policy = Policy(base, seed=cfg.seed, **cfg.model.lora)
+    policy = Policy(base, seed=cfg.seed, checkpointing=cfg.hardware.activation_checkpointing, **cfg.model.lora)
     RolloutSettings(**cfg.rollout).check(policy.vocab_size)
     reward, reward_report = build(cfg.reward, base, policy, splits, clean_html=cfg.data.clean_html)
     log.info("reward head: %s", ", ".join(f"{k} {v:.3f}" for k, v in reward_report.items() if isinstance(v, float)))

@@ -84,10 +84,12 @@ def gpt2_folder(tmp_path_factory, tokenizer) -> Path:
     return folder
 
 
-def make_policy(folder: Path, *, precision: str = "fp64", perturb: float = 0.1, dropout: float = 0.0) -> tuple[BaseLM, Policy]:
+def make_policy(
+    folder: Path, *, precision: str = "fp64", perturb: float = 0.1, dropout: float = 0.0, **options: bool
+) -> tuple[BaseLM, Policy]:
     """A policy whose adapters already differ from the reference unless ``perturb`` is 0."""
     base = load_base(str(folder), precision=precision)
-    policy = Policy(base, r=4, alpha=8, dropout=dropout, seed=0)
+    policy = Policy(base, r=4, alpha=8, dropout=dropout, seed=0, **options)
     if precision == "fp64":
         policy.double()
     generator = torch.Generator().manual_seed(5)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import DynamicCache
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from grade_lightning.estimators import SoftTokens
 from grade_lightning.models.base import BaseLM, backbone
@@ -47,6 +48,8 @@ class Policy(nn.Module):
         r, alpha, dropout: of LoRA.
         target_modules: layers that get adapters; by architecture if None.
         seed: of the adapters' initial weights.
+        checkpointing: keep only each layer's input for the backward pass and compute the layer again there: less memory, the same
+            gradient.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class Policy(nn.Module):
         dropout: float = 0.0,
         target_modules: Sequence[str] | None = None,
         seed: int = 0,
+        checkpointing: bool = False,
     ):
         super().__init__()
         targets = _targets(base, target_modules)
@@ -73,7 +77,12 @@ class Policy(nn.Module):
         self.pad_id = int(base.tokenizer.pad_token_id)  # type: ignore[arg-type]
         self.eos_ids = _eos_ids(base)
         self._dropouts = KeyedDropout.install(self.peft, dropout)
-        self.checkpointing = False
+        self.checkpointing, self._is_reference = checkpointing, False
+        self._layers = [module for module in self.lm.modules() if isinstance(module, GradientCheckpointingLayer)]
+        if checkpointing:
+            if not self._layers:
+                raise ValueError(f"{base.name} has no layers that transformers can checkpoint: set hardware.activation_checkpointing=false")
+            self.lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
         self.eval()
 
     def train(self, mode: bool = True) -> Policy:
@@ -125,12 +134,28 @@ class Policy(nn.Module):
             [B, L, d].
         """
         positions = positions_of(mask)[:, -embeds.shape[1] :] if positions is None else positions
-        KeyedDropout.set_positions(self._dropouts, positions)
-        output = backbone(self.lm)(  # type: ignore[arg-type]
-            inputs_embeds=embeds, attention_mask=mask.long(), position_ids=positions,
-            past_key_values=cache, use_cache=cache is not None,
-        )  # fmt: skip
+        if not self._is_reference:  # which has no dropout; a layer that is computed again must find its own positions
+            KeyedDropout.set_positions(self._dropouts, positions)
+        with self._checkpointed(cache is None):
+            output = backbone(self.lm)(  # type: ignore[arg-type]
+                inputs_embeds=embeds, attention_mask=mask.long(), position_ids=positions,
+                past_key_values=cache, use_cache=cache is not None,
+            )  # fmt: skip
         return output.last_hidden_state
+
+    @contextmanager
+    def _checkpointed(self, without_cache: bool) -> Iterator[None]:
+        """transformers checkpoints layers in train mode and drops the cache there: mark the layers alone, for this pass alone."""
+        if not (self.checkpointing and without_cache and torch.is_grad_enabled()):
+            yield
+            return
+        try:
+            for layer in self._layers:
+                layer.training = True
+            yield
+        finally:
+            for layer in self._layers:
+                layer.training = False
 
     def states(self, prompt_ids: Tensor, prompt_mask: Tensor, embeds: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Last hidden states of prompts and of the completions after them.
@@ -166,8 +191,12 @@ class Policy(nn.Module):
         Gradients that flow through the reference must be taken inside this context: with activation checkpointing the
         backward pass runs the layers again and would otherwise find the adapters on.
         """
-        with self.peft.disable_adapter():
-            yield
+        before, self._is_reference = self._is_reference, True
+        try:
+            with self.peft.disable_adapter():
+                yield
+        finally:
+            self._is_reference = before
 
     @contextmanager
     def dropout(self, seed: int, step: int, rows: Tensor) -> Iterator[None]:

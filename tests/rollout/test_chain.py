@@ -164,3 +164,31 @@ def test_both_paths_agree_under_dropout(model_folder, straight_through):
         _, policy = make_policy(model_folder, dropout=0.3)
         found[backprop] = gradient(make_grade(policy, straight_through=straight_through, backprop=backprop), make_batch(policy))
     assert relative_error(found["adjoint"], found["sequential"]) < ROUNDING
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("straight_through", [True, False])
+@pytest.mark.parametrize("folder", ["model_folder", "gpt2_folder"])
+def test_checkpointing_changes_nothing_but_memory(request, folder, straight_through, dropout, monkeypatch):
+    """Same gradient, and layers are really computed again: more calls than without."""
+    found, calls = {}, {}
+    for checkpointing in (False, True):
+        _, policy = make_policy(request.getfixturevalue(folder), dropout=dropout, checkpointing=checkpointing)
+        norm = next(module for name, module in policy.lm.named_modules() if name.endswith(("layers.0.input_layernorm", "h.0.ln_1")))
+        norm.register_forward_hook(lambda *_, key=checkpointing: calls.__setitem__(key, calls.get(key, 0) + 1))
+        method = make_grade(policy, straight_through=straight_through, kl_coef=BETA)
+        found[checkpointing] = gradient(method, make_batch(policy))
+        assert not policy.training
+    assert relative_error(found[True], found[False]) < ROUNDING
+    assert calls[True] > calls[False]
+
+
+def test_checkpointed_policy_gradient(model_folder):
+    from grade_lightning.methods import PPO
+    from tests.methods.harness import shared_of
+
+    found = []
+    for checkpointing in (False, True):
+        _, policy = make_policy(model_folder, checkpointing=checkpointing)
+        found.append(gradient(PPO(shared_of(policy, kl_coef=BETA)), make_batch(policy)))
+    assert relative_error(found[1], found[0]) < ROUNDING
