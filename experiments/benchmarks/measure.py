@@ -1,0 +1,115 @@
+"""One case of the benchmark in a process of its own; prints one line of JSON.
+
+    python -m experiments.benchmarks.measure CASE '{"new_tokens": 64, ...}' REPEATS
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+import torch
+
+from experiments.benchmarks.recompute import recompute_backward
+from experiments.benchmarks.setting import Setting, load, prompts
+from grade_lightning.methods import GRADE, REINFORCE, RLOO
+from grade_lightning.methods.base import Method, Shared, Totals
+from grade_lightning.methods.meter import Meter
+from grade_lightning.process import prepare_process
+from grade_lightning.rollout.noise import training_noise
+
+Update = Callable[[], dict[str, float]]
+
+
+def _shared(setting: Setting, policy: Any, reward: Any) -> Shared:
+    return Shared(policy, reward, setting.rollout(), seed=0, kl_coef=setting.kl_coef, lr=1e-4)
+
+
+def _grade(setting: Setting, policy: Any, reward: Any, **options: Any) -> GRADE:
+    return GRADE(
+        _shared(setting, policy, reward), temperature=lambda step: setting.tau, straight_through=setting.straight_through,
+        diagnostics_every=0, **options,
+    )  # fmt: skip
+
+
+def method_update(method: Method, batch: Any) -> Update:
+    """Sampling, gradient and optimizer step, without a trainer."""
+    optimizer = method.configure_optimizers()
+    method.optimizers = lambda *_: optimizer  # type: ignore[method-assign,assignment]
+    batch = batch.repeat(method.completions_per_prompt)
+
+    def update() -> dict[str, float]:
+        meter = Meter(method.policy.device)
+        rollouts = method.sample_effective_batch(batch)
+        method.update(rollouts, Totals(len(batch), sum(r.tokens for r in rollouts)), meter, 1)
+        return meter.compute()
+
+    return update
+
+
+def recompute_update(setting: Setting, policy: Any, reward: Any, batch: Any) -> Update:
+    optimizer = torch.optim.AdamW(policy.trainable().values(), lr=1e-4)
+
+    def update() -> dict[str, float]:
+        optimizer.zero_grad()
+        noise = training_noise(0, 1, len(batch), setting.new_tokens, setting.top_k)
+        recompute_backward(policy, reward, batch, noise, setting.rollout(), tau=setting.tau, kl_coef=setting.kl_coef,
+                           straight_through=setting.straight_through)  # fmt: skip
+        torch.nn.utils.clip_grad_norm_(policy.trainable().values(), 1.0)
+        optimizer.step()
+        return {}
+
+    return update
+
+
+def make(case: str, setting: Setting) -> Update:
+    base, policy, reward = load(dataclasses.replace(setting, checkpointing=case == "recompute"))
+    group = 4 if case == "rloo" else 1
+    _, batch = prompts(setting, base, distinct=setting.rows // group)
+    if case == "recompute":
+        return recompute_update(setting, policy, reward, batch)
+    methods: dict[str, Callable[[], Method]] = {
+        "adjoint": lambda: _grade(setting, policy, reward, tol=setting.tol),
+        "sequential": lambda: _grade(setting, policy, reward, backprop="sequential"),
+        "reinforce": lambda: REINFORCE(_shared(setting, policy, reward)),
+        "rloo": lambda: RLOO(_shared(setting, policy, reward), completions_per_prompt=group),
+    }
+    return method_update(methods[case](), batch)
+
+
+def measure(update: Update, repeats: int, device: str) -> dict[str, Any]:
+    cuda = device == "cuda"
+    resident = torch.cuda.memory_allocated() if cuda else psutil.Process().memory_info().rss
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+    times, found = [], {}
+    for repeat in range(repeats + 1):
+        start = time.perf_counter()
+        found = update()
+        if cuda:
+            torch.cuda.synchronize()
+        if repeat:  # the first one warms up
+            times.append(time.perf_counter() - start)
+    peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"seconds": times, "memory": peak - resident, "hops": found.get("hops"), "first_ratio": found.get("first_ratio")}
+
+
+def main() -> None:
+    case, setting, repeats = sys.argv[1], Setting(**json.loads(sys.argv[2])), int(sys.argv[3])
+    prepare_process()
+    if case == "trl_rloo":
+        from experiments.benchmarks.trl_case import measure_trl
+
+        print(json.dumps(measure_trl(setting, repeats)))
+        return
+    print(json.dumps(measure(make(case, setting), repeats, setting.device)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""The work that every side of a comparison does."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from grade_lightning.data.prompts import PromptBatch, collate, make_prompts
+from grade_lightning.data.synthetic import SyntheticSource
+from grade_lightning.models.base import BaseLM, load_base
+from grade_lightning.models.policy import Policy
+from grade_lightning.models.pretraining import PretrainSettings, build_model, train_tokenizer
+from grade_lightning.models.reward import ClassifierReward, RewardHead
+from grade_lightning.rollout.types import RolloutSettings
+
+PROMPT_TOKENS = 32
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Sizes of one measurement; the model is the Qwen3 of about 5 million weights unless ``model`` names a folder."""
+
+    rows: int = 16
+    new_tokens: int = 64
+    vocab_size: int = 8192
+    top_k: int = 256
+    tau: float = 2.0
+    tol: float = 1e-3
+    straight_through: bool = True
+    hidden_size: int = 256
+    layers: int = 4
+    heads: int = 4
+    kv_heads: int = 2
+    mlp_size: int = 768
+    model: str | None = None
+    device: str = "cpu"
+    precision: str = "fp32"
+    kl_coef: float = 0.1
+    checkpointing: bool = False
+
+    def rollout(self) -> RolloutSettings:
+        """No end of sequence before the last token: all sides write equally many tokens."""
+        return RolloutSettings(self.new_tokens, self.new_tokens, self.top_k)
+
+
+def model_folder(setting: Setting, folder: Path) -> Path:
+    """The named model, or one with random weights made in ``folder``."""
+    if setting.model is not None:
+        return Path(setting.model)
+    shape = PretrainSettings(
+        vocab_size=setting.vocab_size, hidden_size=setting.hidden_size, layers=setting.layers, heads=setting.heads,
+        kv_heads=setting.kv_heads, mlp_size=setting.mlp_size, context=512,
+    )  # fmt: skip
+    texts = SyntheticSource(train_rows=2000, test_rows=2, unsupervised_rows=2).load().train.texts
+    tokenizer: PreTrainedTokenizerFast = train_tokenizer(iter(texts), min(setting.vocab_size, 1400))
+    torch.manual_seed(0)
+    build_model(shape).to(torch.bfloat16 if setting.precision == "bf16" else torch.float32).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def prompts(setting: Setting, base: BaseLM, *, distinct: int | None = None) -> tuple[list[str], PromptBatch]:
+    """Openings that are exactly 32 tokens long, as text and as a batch."""
+    wanted, found = distinct or setting.rows, []
+    for text in SyntheticSource(train_rows=2000, test_rows=2, unsupervised_rows=2).load().train.texts:
+        ids = base.tokenizer(text)["input_ids"][:PROMPT_TOKENS]
+        cut = base.tokenizer.decode(ids, skip_special_tokens=True)
+        if base.tokenizer(cut)["input_ids"] == ids and len(ids) == PROMPT_TOKENS:
+            found.append(cut)
+        if len(found) == wanted:
+            break
+    made = make_prompts(found, [0] * len(found), base.tokenizer, max_sentences=99, max_chars=10_000)
+    return found, collate(made, int(base.tokenizer.pad_token_id), rows=range(len(made)), step=1).to(setting.device)
+
+
+def load(setting: Setting) -> tuple[BaseLM, Policy, ClassifierReward]:
+    """Model, policy with adapters that already moved, and a reward head with random weights."""
+    with tempfile.TemporaryDirectory() as name:
+        base = load_base(str(model_folder(setting, Path(name))), precision=setting.precision)
+    if setting.device == "cuda":
+        base.model.cuda()  # type: ignore[call-arg]
+    policy = Policy(base, seed=0, checkpointing=setting.checkpointing)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, weight in policy.trainable().items():
+            if "lora_B" in name:
+                weight.copy_(0.02 * torch.randn(weight.shape, generator=generator))
+    return base, policy, ClassifierReward(policy, RewardHead(policy.embedding.shape[1], seed=0))
