@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import Logger
 
 from grade_lightning.callbacks import StepRecorder, save_adapter
 from grade_lightning.data.module import IMDBDataModule
+from grade_lightning.memory import peak
 from grade_lightning.methods.base import Method
 from grade_lightning.progress import StepProgressBar
 from grade_lightning.record import EVALUATION_KEYS, RunFolder
@@ -111,6 +112,7 @@ class Experiment:
                 "reward": {str(end["step"]): end["per_prompt"]["reward"] for end in ends},
             },
             "seconds": self.seconds,
+            "peak_memory_bytes": peak(str(self.trainer_options["accelerator"])),
         }  # fmt: skip
         self.folder.write_json("results.json", results)
         return results

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import resource
+import sys
 from dataclasses import dataclass
 
 import psutil
@@ -50,24 +52,34 @@ class Batch:
     new_tokens: int
 
 
-def estimate(shape: Shape, batch: Batch, *, precision: str, lora_rank: int, graphs: int) -> dict[str, float]:
+def estimate(shape: Shape, batch: Batch, *, precision: str, lora_rank: int, graphs: int, checkpointing: bool = False) -> dict[str, float]:
     """Bytes by purpose; rough, meant to be within a factor of two.
 
     Args:
+        checkpointing: only the inputs of layers are kept, and one layer whole.
         graphs: passes whose activations are kept at once: 2 for relaxed methods (policy, frozen reward), 1 for policy gradients.
     """
     size, tokens = BYTES[precision], batch.rows * (batch.prompt_tokens + batch.new_tokens)
     # Kept by a layer for its backward pass: norms, projections, attention (about 12 d), gate, up, product (4 m), LoRA in fp32 (4 d).
     layer = size * (12 * shape.hidden_size + 4 * shape.mlp_size) + 4 * 4 * shape.hidden_size
+    kept = shape.layers * size * shape.hidden_size + layer if checkpointing else shape.layers * layer
     logits = min(batch.rows * batch.new_tokens * shape.vocab_size, CHUNK_ELEMENTS)
     adapters = lora_rank * shape.layers * 4 * 2 * shape.hidden_size
     return {
         "base weights": float(shape.weights * size),
         "adapters and optimizer": 4.0 * 4 * adapters,
         "KV cache": 2.0 * shape.layers * shape.kv_size * tokens * size,
-        "activations": float(graphs * shape.layers * layer * tokens),
+        "activations": float(graphs * kept * tokens),
         "logits": 4.0 * 8 * logits,
     }
+
+
+def peak(accelerator: str) -> int:
+    """Most bytes that this process has held at once: on the GPU, or resident in main memory."""
+    if accelerator == "cuda":
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def available(accelerator: str) -> int:
@@ -77,13 +89,13 @@ def available(accelerator: str) -> int:
 
 def check_memory(
     shape: Shape, *, rows: int, accumulation: int, prompt_tokens: int, new_tokens: int, precision: str, lora_rank: int, graphs: int,
-    accelerator: str,
+    accelerator: str, checkpointing: bool = False,
 ) -> None:  # fmt: skip
     """Print the estimate; raise ValueError with the setting that would fit where it exceeds what is free."""
 
     def needed(parts: int) -> dict[str, float]:
         batch = Batch(-(-rows // parts), prompt_tokens, new_tokens)
-        return estimate(shape, batch, precision=precision, lora_rank=lora_rank, graphs=graphs)
+        return estimate(shape, batch, precision=precision, lora_rank=lora_rank, graphs=graphs, checkpointing=checkpointing)
 
     free, parts = available(accelerator), needed(accumulation)
     total = sum(parts.values())

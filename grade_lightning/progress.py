@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import lightning as L
@@ -17,7 +17,7 @@ def bar(iterable: Iterable[Any] | None = None, **options: Any) -> Any:
 
 
 class StepProgressBar(ProgressBar):
-    """One bar over all steps of a fit, with the values a module logs with ``prog_bar=True``.
+    """One bar over all steps of a fit, with the values a module logs with ``prog_bar=True``; one for each evaluation outside it.
 
     Args:
         description: shown before the bar.
@@ -44,6 +44,30 @@ class StepProgressBar(ProgressBar):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._bar.close()
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.state.fn == "validate":
+            self._start_evaluation(trainer, "validation", trainer.num_val_batches)
+
+    def on_validation_batch_end(self, trainer: L.Trainer, *_: Any, **__: Any) -> None:
+        if trainer.state.fn == "validate":
+            self._bar.update(1)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.state.fn == "validate":
+            self._bar.close()
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._start_evaluation(trainer, "test", trainer.num_test_batches)
+
+    def on_test_batch_end(self, *_: Any, **__: Any) -> None:
+        self._bar.update(1)
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._bar.close()
+
+    def _start_evaluation(self, trainer: L.Trainer, description: str, batches: Sequence[int | float]) -> None:
+        self._bar = bar(total=int(sum(batches)), desc=description, unit="batch")
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         if self._bar is not None:

@@ -56,6 +56,7 @@ def _check_memory(cfg: DictConfig, accelerator: str) -> None:
             shape, rows=-(-cfg.effective_batch_size // process_of_torchrun()[1]), accumulation=cfg.hardware.grad_accumulation,
             prompt_tokens=cfg.data.prompt.max_tokens, new_tokens=cfg.max_new_tokens, precision=cfg.hardware.precision,
             lora_rank=cfg.model.lora.r, graphs=2 if "temperature" in cfg.method else 1, accelerator=accelerator,
+            checkpointing=cfg.hardware.activation_checkpointing,
         )  # fmt: skip
 
 

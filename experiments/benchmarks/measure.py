@@ -1,6 +1,6 @@
 """One case of the benchmark in a process of its own; prints one line of JSON.
 
-    python -m experiments.benchmarks.measure CASE '{"new_tokens": 64, ...}' REPEATS
+python -m experiments.benchmarks.measure CASE '{"new_tokens": 64, ...}' REPEATS
 """
 
 from __future__ import annotations

@@ -44,7 +44,11 @@ class Bench:
         start = time.perf_counter()
         arguments = [case, json.dumps({**self.common, **setting}), str(repeats or self.repeats)]
         done = subprocess.run(
-            [sys.executable, "-m", "experiments.benchmarks.measure", *arguments], capture_output=True, text=True, cwd=HERE.parents[1], check=False
+            [sys.executable, "-m", "experiments.benchmarks.measure", *arguments],
+            capture_output=True,
+            text=True,
+            cwd=HERE.parents[1],
+            check=False,
         )
         if done.returncode:
             raise RuntimeError(f"{name} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")

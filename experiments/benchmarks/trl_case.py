@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ def measure_trl(setting: Setting, repeats: int) -> dict[str, Any]:
     from transformers import TrainerCallback
     from trl import RLOOConfig, RLOOTrainer
 
-    base, policy, reward = load(setting)
+    base, _, reward = load(setting)
     texts, _ = prompts(setting, base, distinct=setting.rows // GROUP)
     ends: list[float] = []
 
@@ -51,5 +52,5 @@ def measure_trl(setting: Setting, repeats: int) -> dict[str, Any]:
             peft_config=peft, callbacks=[Clock()],
         )  # fmt: skip
         trainer.train()
-    times = [later - earlier for earlier, later in zip(ends[:-1], ends[1:], strict=True)]
+    times = [later - earlier for earlier, later in pairwise(ends)]
     return {"seconds": times[1:], "memory": None, "hops": None, "first_ratio": None}
