@@ -4,6 +4,14 @@ from grade_lightning.estimators.kl import SAMPLED_KL, exact_kl, sampled_kl
 from grade_lightning.estimators.policy_gradient import ppo_clip_loss, reinforce_loss, value_loss
 from grade_lightning.estimators.relaxations import SoftTokens, gumbel_noise, gumbel_softmax_topk, gumbel_softmax_weights
 from grade_lightning.estimators.returns import gae, grpo_advantages, rloo_advantages, whiten
+from grade_lightning.estimators.straight_through import (
+    decoupled_st_topk,
+    decoupled_st_weights,
+    gumbel_rao_topk,
+    gumbel_rao_weights,
+    reinmax_topk,
+    reinmax_weights,
+)
 from grade_lightning.estimators.temperature import (
     AdaptiveTemperature,
     constant_temperature,
@@ -13,7 +21,8 @@ from grade_lightning.estimators.temperature import (
 )
 
 __all__ = [
-    "SAMPLED_KL", "AdaptiveTemperature", "SoftTokens", "constant_temperature", "cosine_temperature", "exact_kl",
-    "exponential_temperature", "gae", "grpo_advantages", "gumbel_noise", "gumbel_softmax_topk", "gumbel_softmax_weights",
-    "linear_temperature", "ppo_clip_loss", "reinforce_loss", "rloo_advantages", "sampled_kl", "value_loss", "whiten",
+    "SAMPLED_KL", "AdaptiveTemperature", "SoftTokens", "constant_temperature", "cosine_temperature", "decoupled_st_topk",
+    "decoupled_st_weights", "exact_kl", "exponential_temperature", "gae", "grpo_advantages", "gumbel_noise", "gumbel_rao_topk",
+    "gumbel_rao_weights", "gumbel_softmax_topk", "gumbel_softmax_weights", "linear_temperature", "ppo_clip_loss",
+    "reinforce_loss", "reinmax_topk", "reinmax_weights", "rloo_advantages", "sampled_kl", "value_loss", "whiten",
 ]  # fmt: skip

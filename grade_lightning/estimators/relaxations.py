@@ -74,6 +74,17 @@ def gumbel_softmax_topk(logits: Tensor, tau: float, k: int, *, noise: Tensor | N
     Raises:
         ValueError: k outside 1..V, tau <= 0, or noise of another shape.
     """
+    values, indices, noise, hard = draw_topk(logits, k, noise)
+    weights = gumbel_softmax_weights(values, noise, tau, hard=hard, straight_through=straight_through)
+    return SoftTokens(indices, weights, indices.gather(-1, hard.unsqueeze(-1)).squeeze(-1))
+
+
+def draw_topk(logits: Tensor, k: int, noise: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The k largest logits, their indices, their noise (drawn if None), and the position of the largest perturbed logit.
+
+    Raises:
+        ValueError: k outside 1..V, or noise of another shape.
+    """
     if not 1 <= k <= logits.shape[-1]:
         raise ValueError(f"top-k must lie between 1 and the vocabulary size {logits.shape[-1]}, got k={k}")
     top = logits.topk(k, dim=-1)
@@ -81,6 +92,4 @@ def gumbel_softmax_topk(logits: Tensor, tau: float, k: int, *, noise: Tensor | N
         noise = gumbel_noise(tuple(top.values.shape), dtype=logits.dtype).to(logits.device)
     if noise.shape != top.values.shape:
         raise ValueError(f"noise has shape {tuple(noise.shape)}, expected {tuple(top.values.shape)}")
-    hard = (top.values + noise.to(top.values.dtype)).argmax(dim=-1)
-    weights = gumbel_softmax_weights(top.values, noise, tau, hard=hard, straight_through=straight_through)
-    return SoftTokens(top.indices, weights, top.indices.gather(-1, hard.unsqueeze(-1)).squeeze(-1))
+    return top.values, top.indices, noise, (top.values + noise.to(top.values.dtype)).argmax(dim=-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -27,6 +28,8 @@ class GRADE(Method):
         shared: see :class:`grade_lightning.methods.base.Shared`.
         temperature: tau as a function of the number of policy steps already made.
         straight_through: hard tokens forward, soft gradient backward (GRADE-STE); otherwise soft tokens are fed forward (GRADE).
+        relaxation: (logits, noise, tau, *, hard) -> one-hot weights with a gradient, of :mod:`grade_lightning.estimators`, instead of
+            straight-through Gumbel-softmax.
         backprop: ``adjoint`` (parallel, exact to ``tol``) or ``sequential`` (token by token: the oracle).
         tol, max_hops: of the adjoint, see :func:`grade_lightning.rollout.adjoint.adjoint_backward`.
         diagnostics_every: measure the soft - hard reward gap every so many steps; 0 = never.
@@ -38,6 +41,7 @@ class GRADE(Method):
         *,
         temperature: Schedule,
         straight_through: bool = True,
+        relaxation: Callable[..., Tensor] | None = None,
         backprop: str = "adjoint",
         tol: float = 1e-3,
         max_hops: int | None = None,
@@ -52,6 +56,9 @@ class GRADE(Method):
             raise ValueError(
                 "GRADE differentiates the exact KL as part of its loss: use protocol.kl_in=loss or none and protocol.kl_estimator=exact"
             )
+        if relaxation is not None and not straight_through:
+            raise ValueError("method.relaxation replaces the straight-through gradient: it needs method.straight_through=true")
+        self.straight_through_weights = relaxation or gumbel_softmax_weights
         self.temperature, self.straight_through, self.diagnostics_every = temperature, straight_through, diagnostics_every
         self.backprop, self.tol, self.max_hops = backprop, tol, max_hops
 
@@ -62,7 +69,9 @@ class GRADE(Method):
         tau = self.temperature(step - 1)
 
         def relax(logits: Tensor, noise: Tensor, hard: Tensor) -> Tensor:
-            return gumbel_softmax_weights(logits, noise, tau, hard=hard, straight_through=straight_through)
+            if straight_through:
+                return self.straight_through_weights(logits, noise, tau, hard=hard)
+            return gumbel_softmax_weights(logits, noise, tau, straight_through=False)
 
         return relax
 

@@ -7,15 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-_GOLDEN, _MIX1, _MIX2 = -7046029254386353131, -4658895280553007687, -7723592293110705685  # splitmix64, as signed 64-bit
-
-
-def _splitmix64(x: Tensor) -> Tensor:
-    """A well-mixed 64-bit hash of int64 values (Steele, Lea and Flood 2014); wraps around, on any device."""
-    x = x + _GOLDEN
-    x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * _MIX1
-    x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * _MIX2
-    return x ^ ((x >> 31) & 0x1FFFFFFFF)
+from grade_lightning.estimators.hashing import splitmix64
 
 
 class KeyedDropout(nn.Module):
@@ -35,8 +27,8 @@ class KeyedDropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.keys is None or self.positions is None:
             return x
-        places = _splitmix64(self.keys[:, None] + self.positions)
-        bits = _splitmix64(places[..., None] + torch.arange(x.shape[-1], device=x.device))
+        places = splitmix64(self.keys[:, None] + self.positions)
+        bits = splitmix64(places[..., None] + torch.arange(x.shape[-1], device=x.device))
         uniform = (bits & 0xFFFFFF).to(torch.float32) / float(1 << 24)
         return torch.where(uniform >= self.p, x / (1.0 - self.p), torch.zeros_like(x))
 
@@ -60,8 +52,8 @@ class KeyedDropout(nn.Module):
     def activate(layers: Sequence[KeyedDropout], seed: int, step: int, rows: Tensor) -> None:
         """Masks for these rows [B] of a policy step's effective batch."""
         for layer in layers:
-            key = _splitmix64(_splitmix64(torch.tensor(seed) * 1000003 + step) + layer.layer)
-            layer.keys = _splitmix64(key + rows.cpu()).to(rows.device)
+            key = splitmix64(splitmix64(torch.tensor(seed) * 1000003 + step) + layer.layer)
+            layer.keys = splitmix64(key + rows.cpu()).to(rows.device)
 
     @staticmethod
     def deactivate(layers: Sequence[KeyedDropout]) -> None:

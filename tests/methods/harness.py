@@ -21,10 +21,10 @@ def shared_of(policy: Policy, **options) -> Shared:
 
 
 def make_grade(policy: Policy, *, tau: float = 1.0, straight_through: bool = True, backprop: str = "adjoint", tol: float = 1e-12,
-               max_hops: int | None = None, **shared) -> GRADE:  # fmt: skip
+               max_hops: int | None = None, relaxation=None, **shared) -> GRADE:  # fmt: skip
     return GRADE(
         shared_of(policy, **shared), temperature=lambda step: tau, straight_through=straight_through, backprop=backprop,
-        tol=tol, max_hops=max_hops, diagnostics_every=1,
+        tol=tol, max_hops=max_hops, diagnostics_every=1, relaxation=relaxation,
     )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from grade_lightning.estimators import decoupled_st_weights, gumbel_rao_weights, reinmax_weights
 from tests.conftest import make_batch, make_policy
 from tests.methods.harness import gradient, make_grade, train_steps
 from tests.methods.suite import MethodSuite
@@ -18,9 +19,24 @@ class TestGrade(MethodSuite):
         return make_grade(policy, straight_through=False, **shared)
 
 
+class TestGumbelRao(MethodSuite):
+    def make(self, policy, **shared):
+        return make_grade(policy, relaxation=gumbel_rao_weights, **shared)
+
+
 class TestSequentialGradeSTE(MethodSuite):
     def make(self, policy, **shared):
         return make_grade(policy, backprop="sequential", **shared)
+
+
+@pytest.mark.parametrize("weights", [decoupled_st_weights, reinmax_weights, gumbel_rao_weights])
+def test_every_relaxation_goes_through_the_adjoint(policy64, weights):
+    """Equal to token-by-token backpropagation, and a gradient of its own."""
+    batch, plain = make_batch(policy64), gradient(make_grade(policy64), make_batch(policy64))
+    adjoint = gradient(make_grade(policy64, relaxation=weights, kl_coef=0.3), batch)
+    sequential = gradient(make_grade(policy64, relaxation=weights, kl_coef=0.3, backprop="sequential"), batch)
+    assert (adjoint - sequential).norm() < 2e-6 * sequential.norm()
+    assert (gradient(make_grade(policy64, relaxation=weights), batch) - plain).norm() > 1e-2 * plain.norm()
 
 
 def test_completion_scope_scores_the_completion_alone(policy64):
