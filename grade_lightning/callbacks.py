@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
 
 from grade_lightning.methods.base import Method
 from grade_lightning.models.policy import Policy
-from grade_lightning.record import RunFolder, metrics_row
+from grade_lightning.record import RunFolder, metrics_row, validation_cells
 
 
 def save_adapter(policy: Policy, folder: Path) -> None:
@@ -74,6 +76,13 @@ class StepRecorder(Callback):
         if self.best is self._fresh:
             save_adapter(method.policy, checkpoints / "best")
 
+    def add_to_last_row(self, loggers: Sequence[Logger]) -> None:
+        """The last step's validation, where it came after its row was written."""
+        cells, step = validation_cells(self.validations[-1]), self.validations[-1]["step"]
+        self.folder.amend_metrics(step, cells)
+        for logger in loggers:
+            logger.log_metrics(cells, step=step)
+
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, Method)
         step = trainer.current_epoch + 1
@@ -101,4 +110,4 @@ class StepRecorder(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.validations = list(state_dict["validations"])
-        self.folder.rewind(state_dict["step"])
+        self.folder.rewind(state_dict["step"], [validation["step"] for validation in self.validations])

@@ -38,7 +38,7 @@ def check_processes(processes: int, *, distributed: bool) -> None:
 
 def check_run(
     *, max_steps: int, effective_batch_size: int, grad_accumulation: int, validate_every: int, checkpoint_every: int,
-    completions_per_prompt: int,
+    completions_per_prompt: int, processes: int = 1,
 ) -> None:  # fmt: skip
     """Raise ValueError for counts that cannot work."""
     counts = {
@@ -51,6 +51,8 @@ def check_run(
     for name, value in counts.items():
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
+    if effective_batch_size < processes:
+        raise ValueError(f"effective_batch_size={effective_batch_size} cannot be split over {processes} processes: raise it or start fewer")
     if effective_batch_size % completions_per_prompt:
         raise ValueError(
             f"effective_batch_size={effective_batch_size} completions cannot be {completions_per_prompt} of each prompt: "

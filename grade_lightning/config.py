@@ -33,9 +33,9 @@ def _without_folder(path: str) -> str:
     return path if is_hub_id else PurePath(path).name
 
 
-def config_hash(root: DictConfig) -> str:
-    """A short hash of the resolved configuration without paths."""
-    identity = OmegaConf.masked_copy(root, [str(key) for key in root if key not in _NOT_IDENTITY])
+def config_hash(root: DictConfig, *, without: tuple[str, ...] = ()) -> str:
+    """A short hash of the resolved configuration without paths (and without the named root keys)."""
+    identity = OmegaConf.masked_copy(root, [str(key) for key in root if key not in _NOT_IDENTITY + without])
     identity._set_parent(root)  # interpolations still see the whole configuration
     plain = OmegaConf.to_container(identity, resolve=True, throw_on_missing=False)
     return hashlib.sha256(json.dumps(_without_folders(plain), sort_keys=True).encode()).hexdigest()[:8]

@@ -74,6 +74,7 @@ class Experiment:
         self._timed("fit", lambda: trainer.fit(self.method, self.data, ckpt_path=checkpoint, weights_only=True))
         if recorder.validations[-1]["step"] != self.max_steps:
             self._timed("validation", lambda: trainer.validate(self.method, self.data, verbose=False))
+            recorder.add_to_last_row(self.loggers)
         if self.folder.writes:
             save_adapter(self.method.policy, self.folder.path / "checkpoints" / "last")
         evaluations = self._timed("test", lambda: self._test(trainer)) if self.test else {}

@@ -13,7 +13,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,20 @@ class RunFolder:
             stream.flush()
             os.fsync(stream.fileno())
 
+    def amend_metrics(self, step: int, values: Mapping[str, Any]) -> None:
+        """Fill cells of a step's row that were blank when it was written."""
+        if not self.writes:
+            return
+        rows = list(csv.DictReader(io.StringIO((self.path / "metrics.csv").read_text())))
+        for row in rows:
+            if int(row["step"]) == step:
+                row.update({name: str(value) for name, value in values.items()})
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        self.write_text("metrics.csv", text.getvalue())
+
     def append_samples(self, split: str, step: int, prompts: Iterable[EvaluatedPrompt]) -> None:
         """Append evaluated prompts to ``samples.jsonl``."""
         if not self.writes:
@@ -129,29 +143,44 @@ class RunFolder:
             )
         return environment
 
-    def rewind(self, step: int) -> None:
-        """Forget what was written after a policy step: training goes on from there and writes it again.  0 = everything."""
+    def rewind(self, step: int, validated: Collection[int] = ()) -> None:
+        """Forget what was written after a policy step: training goes on from there and writes it again.  0 = everything.
+
+        Args:
+            validated: steps whose validation samples are kept.
+        """
         if not self.writes:
             return
         metrics, samples = self.path / "metrics.csv", self.path / "samples.jsonl"
         if metrics.exists():
-            lines = metrics.read_text().splitlines(keepends=True)
-            # A line that a killed process left half-written has no line break and goes too.
-            kept = [line for line in lines[1:] if line.endswith("\n") and int(line.split(",", 1)[0]) <= step]
-            self.write_text("metrics.csv", "".join([lines[0], *kept])) if kept else metrics.unlink()
+            header, *lines = _whole_lines(metrics.read_text())
+            kept = [line for line in lines if int(line.split(",", 1)[0]) <= step]
+            self.write_text("metrics.csv", "".join([header, *kept])) if kept else metrics.unlink()
         if samples.exists():
-            lines = [line for line in samples.read_text().splitlines(keepends=True) if line.endswith("\n")]
-            parsed = [(line, json.loads(line)) for line in lines]
-            kept = [line for line, sample in parsed if step and sample["split"] == "validation" and sample["step"] <= step]
+            parsed = [(line, json.loads(line)) for line in _whole_lines(samples.read_text())]
+            kept = [line for line, sample in parsed if sample["split"] == "validation" and sample["step"] in validated]
             self.write_text("samples.jsonl", "".join(kept)) if kept else samples.unlink()
+
+
+def _whole_lines(text: str) -> list[str]:
+    """Lines with their line break; a last one that a killed process left half-written has none and is left out.
+
+    Not ``splitlines``, which also breaks at characters that reviews contain, such as U+0085.
+    """
+    return [f"{line}\n" for line in text.split("\n")[:-1]]
 
 
 def metrics_row(step: int, train: Mapping[str, float], evaluation: Mapping[str, Any] | None) -> dict[str, float | int]:
     """One row of ``metrics.csv``: known columns in fixed order, others after them; validation columns blank without one."""
     ordered = [*TRAIN_COLUMNS, *(name for name in train if name not in TRAIN_COLUMNS)]
     row: dict[str, Any] = {"step": step, **{f"train/{name}": train.get(name, "") for name in ordered}}
-    row.update({f"val/{name}": "" if evaluation is None else evaluation[name] for name in EVALUATION_KEYS})
+    row.update(validation_cells(evaluation))
     return row
+
+
+def validation_cells(evaluation: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The ``val/`` cells of a row; blank without a validation."""
+    return {f"val/{name}": "" if evaluation is None else evaluation[name] for name in EVALUATION_KEYS}
 
 
 def _git(*arguments: str) -> str | None:

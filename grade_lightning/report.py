@@ -12,7 +12,7 @@ from typing import Any
 
 from grade_lightning.reporting.read import read_runs
 from grade_lightning.reporting.statistics import Interval
-from grade_lightning.reporting.tables import Table, table1
+from grade_lightning.reporting.tables import Table, repeated, table1
 
 
 def _plain(value: Any) -> Any:
@@ -39,6 +39,7 @@ def report(root: Path, out: Path) -> list[str]:
         warnings.append("runs on different data or models stand in one table: their numbers are not comparable")
     if len({tuple(sorted(run.rewards("test"))) for run in runs if "test" in run.results}) > 1:
         warnings.append("the runs were tested on different prompts: no paired comparison is possible")
+    warnings += repeated(runs)
     tables = {"table1": table1(runs)}
     out.mkdir(parents=True, exist_ok=True)
     for name, table in tables.items():

@@ -17,15 +17,16 @@ from grade_lightning import checks
 from grade_lightning.config import CONFIG_DIR, build, config_hash, errors_as_messages
 from grade_lightning.process import command_started, prepare_process
 from grade_lightning.record import RunFolder, environment
-from grade_lightning.strategy import process_of_torchrun, resolve_accelerator, trainer_options
+from grade_lightning.strategy import process_of_torchrun, resolve_accelerator, trainer_options, use_own_device
 from grade_lightning.sweep import FAILED, sweep_group
 
 log = logging.getLogger(__name__)
 
 
 def _check(cfg: DictConfig, accelerator: str) -> None:
-    from grade_lightning.methods.base import check_choices
+    from grade_lightning.methods.base import check_choices, check_kl
 
+    check_kl(cfg.protocol.kl_in, cfg.protocol.kl_estimator, cfg.protocol.kl_alignment, relaxed="temperature" in cfg.method)
     check_choices(**{key: cfg.protocol[key] for key in ("kl_reduction", "kl_in", "kl_estimator", "kl_alignment", "logprobs")})
     checks.check_hardware(accelerator, cfg.hardware.precision)
     checks.check_processes(process_of_torchrun()[1], distributed=cfg.hardware.distributed)
@@ -33,6 +34,7 @@ def _check(cfg: DictConfig, accelerator: str) -> None:
         max_steps=cfg.max_steps, effective_batch_size=cfg.effective_batch_size,
         grad_accumulation=cfg.hardware.grad_accumulation, validate_every=cfg.evaluation.validate_every,
         checkpoint_every=cfg.run.checkpoint_every, completions_per_prompt=_completions_per_prompt(cfg),
+        processes=process_of_torchrun()[1],
     )  # fmt: skip
     evaluation = cfg.evaluation
     checks.check_evaluation(batch_size=evaluation.batch_size, val_prompts=evaluation.val_prompts, test_prompts=evaluation.test_prompts)
@@ -148,8 +150,19 @@ def _results_of_finished(cfg: DictConfig, identity: str) -> dict[str, Any] | Non
     path = Path(cfg.run.resume or cfg.run.dir)
     results = RunFolder(path, writes=False).finished(identity)
     if results is not None:
+        _check_same_model(path, cfg, results)
         log.info("%s already holds this very run, finished: nothing to do", path)
     return results
+
+
+def _check_same_model(path: Path, cfg: DictConfig, results: dict[str, Any]) -> None:
+    """The hash knows folders by their last part only: a finished run of another model of that name is not this run."""
+    folder = Path(cfg.model.path or "").expanduser()
+    if cfg.model.pretrain is None and (folder / "config.json").exists():
+        from grade_lightning.models.cache import files_fingerprint
+
+        if files_fingerprint(folder) != results["model_fingerprint"]:
+            raise ValueError(f"{path} holds a finished run of another model whose folder is also named {folder.name}: set run.dir")
 
 
 def execute(cfg: DictConfig) -> dict[str, Any]:
@@ -169,6 +182,7 @@ def _execute(cfg: DictConfig, identity: str) -> dict[str, Any]:
     start = command_started()
     prepare_process()
     accelerator = resolve_accelerator(cfg.hardware.accelerator)
+    use_own_device(accelerator)
     _check(cfg, accelerator)
     folder, run_id, resume = _open(cfg, identity)
     corpus, splits = _splits(cfg)
@@ -180,6 +194,7 @@ def _execute(cfg: DictConfig, identity: str) -> dict[str, Any]:
     method = build(cfg.method, _shared(cfg, policy, reward))
     description = {
         **dict(cfg.names), "seed": cfg.seed, "model_name": base.name, "model_fingerprint": base.fingerprint, "config_hash": identity,
+        "variant_hash": config_hash(cfg, without=("seed",)),
         "reward_head": reward_report, "splits": splits.fingerprints, "duplicates": splits.duplicates,
     }  # fmt: skip
     loggers = _loggers(cfg, folder, run_id)

@@ -26,6 +26,12 @@ def process_of_torchrun() -> tuple[int, int]:
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def use_own_device(accelerator: str) -> None:
+    """Make this process' GPU the current one before anything is loaded."""
+    if accelerator == "cuda" and torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+
+
 def trainer_options(accelerator: str, *, distributed: bool) -> dict[str, Any]:
     """Accelerator, devices and strategy of the Lightning trainer."""
     if not distributed:

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from grade_lightning.evaluation.evaluator import EvaluatedPrompt
 from grade_lightning.record import RunFolder, environment, metrics_row
 
 
@@ -44,3 +45,23 @@ def test_environment_names_versions_and_no_secrets(monkeypatch):
     found = environment()
     assert found["packages"]["torch"]
     assert "very-secret" not in json.dumps(found)
+
+
+def test_rewind_keeps_whole_lines_whatever_reviews_contain(tmp_path):
+    """Characters at which ``str.splitlines`` breaks a line, and a last line cut short."""
+    folder = RunFolder(tmp_path)
+    for step in (0, 4, 8):
+        prompt = EvaluatedPrompt(0, 7, 1, 0.5, 0.0, 2, False, (1, 2), "far worse)\x85 more so\u2028", "text\u2029")
+        folder.append_samples("validation", step, [prompt])
+        folder.append_metrics({"step": step + 1, "train/reward": 0.5})
+    with (tmp_path / "samples.jsonl").open("a") as stream:
+        stream.write('{"split": "vali')
+    with (tmp_path / "metrics.csv").open("a") as stream:
+        stream.write("12")
+    folder.rewind(6, validated=[0, 4])
+    samples = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().split("\n")[:-1]]
+    assert [sample["step"] for sample in samples] == [0, 4]
+    assert samples[0]["prompt"].endswith("\u2028")
+    assert (tmp_path / "metrics.csv").read_text() == "step,train/reward\n1,0.5\n5,0.5\n"
+    folder.rewind(0)
+    assert not (tmp_path / "samples.jsonl").exists()

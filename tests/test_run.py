@@ -135,6 +135,8 @@ def test_wandb_offline_writes_a_run_and_a_second_run_is_another(tmp_path, monkey
         (["model=local", "model.path=/nowhere/at/all"], "is not a folder"),
         (["run.resume=somewhere"], "holds no run"),
         (["protocol.kl_reduction=mean"], "token_mean, sequence"),
+        (["method=ppo", "protocol.kl_in=reward"], "kl_estimator=k1"),
+        (["method=ppo", "protocol.kl_alignment=shifted"], "leave it at correct"),
     ],
 )
 @pytest.mark.skipif(torch.cuda.is_available(), reason="hardware=a100 is right on a machine with a GPU")

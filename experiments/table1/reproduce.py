@@ -30,7 +30,8 @@ def overrides(chosen: argparse.Namespace) -> list[str]:
     if chosen.data:
         found += ["data=parquet", f"data.path={chosen.data}"]
     if chosen.model:
-        found += ["model=local", f"model.path={chosen.model}"]
+        # At full scale the folder replaces the hub's weights and nothing else: the paper's rates stay.
+        found += [f"model.path={chosen.model}"] if chosen.scale == "paper" else ["model=local", f"model.path={chosen.model}"]
     return found + chosen.overrides
 
 

@@ -27,7 +27,7 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float, lam: flo
         )
     real = mask.bool()
     rewards, values = rewards.masked_fill(~real, 0.0), values.masked_fill(~real, 0.0)
-    advantages = torch.zeros_like(values)
+    advantages = torch.zeros_like(rewards + values)  # in the wider of their types
     following_value = following_advantage = torch.zeros_like(values[:, 0])
     for t in reversed(range(values.shape[1])):
         delta = rewards[:, t] + gamma * following_value - values[:, t]

@@ -34,6 +34,25 @@ _CHOICES = {
 }
 
 
+def check_kl(kl_in: str, kl_estimator: str, kl_alignment: str, *, relaxed: bool) -> None:
+    """Raise ValueError for a KL that a method cannot use.
+
+    Args:
+        relaxed: of a method that differentiates through relaxed tokens.
+    """
+    if relaxed and (kl_in == "reward" or kl_estimator != "exact"):
+        raise ValueError(
+            "GRADE differentiates the exact KL as part of its loss: use protocol.kl_in=loss or none and protocol.kl_estimator=exact"
+        )
+    if not relaxed and kl_alignment == "shifted":
+        raise ValueError("protocol.kl_alignment=shifted is measured by GRADE alone: leave it at correct for other methods")
+    if kl_in == "reward" and kl_estimator not in ("k1", "k1_mean"):
+        raise ValueError(
+            f"protocol.kl_in=reward with protocol.kl_estimator={kl_estimator} has not the gradient of the KL: a reward credits a token "
+            "with its own KL only through log p - log q of that token. Add protocol.kl_estimator=k1, or use protocol.kl_in=loss"
+        )
+
+
 def check_choices(**chosen: str) -> None:
     """Raise ValueError for an unknown value of one of the protocol's keys."""
     for name, value in chosen.items():

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from grade_lightning.estimators import AdaptiveTemperature, gumbel_softmax_weights
-from grade_lightning.methods.base import Method, Schedule, Shared, Totals
+from grade_lightning.methods.base import Method, Schedule, Shared, Totals, check_kl
 from grade_lightning.methods.meter import Meter
 from grade_lightning.models.policy import Policy
 from grade_lightning.rollout.adjoint import adjoint_backward, fed_embeddings, relax_in_parallel
-from grade_lightning.rollout.candidates import candidate_logits
 from grade_lightning.rollout.direct import direct_gradient
 from grade_lightning.rollout.divergence import kl_gradients
 from grade_lightning.rollout.sampling import Relaxation
@@ -52,10 +51,7 @@ class GRADE(Method):
             raise ValueError(f"method.backprop={backprop} is unknown: use adjoint or sequential")
         if backprop == "sequential" and max_hops is not None:
             raise ValueError("method.max_hops truncates the adjoint: it needs method.backprop=adjoint")
-        if shared.kl_in == "reward" or shared.kl_estimator != "exact":
-            raise ValueError(
-                "GRADE differentiates the exact KL as part of its loss: use protocol.kl_in=loss or none and protocol.kl_estimator=exact"
-            )
+        check_kl(shared.kl_in, shared.kl_estimator, shared.kl_alignment, relaxed=True)
         if relaxation is not None and not straight_through:
             raise ValueError("method.relaxation replaces the straight-through gradient: it needs method.straight_through=true")
         self.straight_through_weights = relaxation or gumbel_softmax_weights
@@ -126,9 +122,10 @@ class GRADE(Method):
         meter.update(tokens, kl=direct.kl.sum() / tokens)
         with torch.no_grad():
             if shared.kl_alignment == "shifted":
-                meter.update(tokens, kl_shifted=shifted_kl(self.policy, relaxed.hidden, direct.reference_hidden, rollout.mask) / tokens)
-            candidates = rollout.on_support(candidate_logits(self.policy, relaxed.hidden, rollout.indices))
-            soft = self._relax(step, straight_through=False)(candidates, rollout.noise, rollout.hard)
+                pairs = int(rollout.mask[:, 1:].sum())
+                shifted = shifted_kl(self.policy, relaxed.hidden, direct.reference_hidden, rollout.mask)
+                meter.update(pairs, kl_shifted=shifted / max(1, pairs))
+            soft = self._relax(step, straight_through=False)(relaxed.candidates, rollout.noise, rollout.hard)
             meter.update(tokens, largest_weight=(soft.amax(dim=-1) * rollout.mask).sum() / tokens)
             if self.diagnostics_every and step % self.diagnostics_every == 0:
                 meter.update(len(rollout), soft_hard_gap=self._soft_hard_gap(rollout, soft))
@@ -141,5 +138,5 @@ class GRADE(Method):
 
 
 def shifted_kl(policy: Policy, hidden: Tensor, reference_hidden: Tensor, mask: Tensor) -> Tensor:
-    """Sum of KL(policy at t || reference at t + 1) over tokens: an off-by-one that is above zero even for equal models.  -> []."""
+    """Sum of KL(policy at t || reference at t + 1) over pairs of tokens: an off-by-one that is above zero even for equal models.  -> []."""
     return kl_gradients(policy, hidden[:, :-1], reference_hidden[:, 1:], mask[:, 1:]).kl.sum()

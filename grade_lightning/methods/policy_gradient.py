@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from grade_lightning.estimators import SAMPLED_KL, reinforce_loss, sampled_kl
-from grade_lightning.methods.base import Method, Totals
+from grade_lightning.methods.base import Method, Shared, Totals, check_kl
 from grade_lightning.methods.distributed import gather_rows, my_rows
 from grade_lightning.methods.meter import Meter
 from grade_lightning.rollout.parallel import hard_hidden, read_frozen
@@ -37,6 +37,10 @@ class PolicyGradient(Method):
 
     Sampling and log-probabilities use the same distribution (``logprobs=matched``), so that the samples are on-policy.
     """
+
+    def __init__(self, shared: Shared, *, completions_per_prompt: int = 1):
+        super().__init__(shared, completions_per_prompt=completions_per_prompt)
+        check_kl(shared.kl_in, shared.kl_estimator, shared.kl_alignment, relaxed=False)
 
     def read(self, rollout: Rollout, meter: Meter) -> Sampled:
         """Score a micro-batch and measure the score."""
@@ -94,8 +98,9 @@ class SequencePolicyGradient(PolicyGradient):
         if self.shared.kl_in == "reward":
             rewards = rewards - torch.cat([self._penalty(sampled, totals) for sampled in micro])
         everywhere = gather_rows(rewards)
-        advantages = self.advantages(everywhere)[my_rows(len(everywhere))]
-        meter.update(advantage_std=float(advantages.std(correction=0)))
+        credited = self.advantages(everywhere)
+        meter.update(advantage_std=float(credited.std(correction=0)))
+        advantages = credited[my_rows(len(everywhere))]
         for sampled, advantage in zip(micro, advantages.split([len(s.rollout) for s in micro]), strict=True):
             with self.policy.dropout(self.shared.seed, step, sampled.rollout.prompt.rows):
                 self._accumulate(sampled, advantage, totals, meter)

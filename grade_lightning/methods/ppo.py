@@ -35,7 +35,7 @@ class PPOSettings:
         gae_axis: ``time``; ``batch`` runs the recursion over the rows of the batch instead (an error to study).
         terminal_reward: ``last_token``: on the last real token; ``last_column``: on the last column, padding included, so that a
             row that ended early gets none.
-        value_head_dtype: ``fp32`` or ``bf16``.
+        value_head_dtype: ``fp32``, starting at 0; or ``bf16``, starting at random, where small updates are lost to rounding.
     """
 
     epochs: int = 4
@@ -85,9 +85,12 @@ class PPO(PolicyGradient):
         super().__init__(shared)
         self.settings = PPOSettings(**settings)
         self.settings.check()
-        self.value_head = nn.Linear(self.policy.embedding.shape[1], 1, device=self.policy.device)
-        nn.init.zeros_(self.value_head.weight)
-        nn.init.zeros_(self.value_head.bias)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(shared.seed)
+            self.value_head = nn.Linear(self.policy.embedding.shape[1], 1).to(self.policy.device)
+        if self.settings.value_head_dtype == "fp32":  # a first value of 0 everywhere
+            nn.init.zeros_(self.value_head.weight)
+            nn.init.zeros_(self.value_head.bias)
         self.value_head.to(DTYPES[self.settings.value_head_dtype])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -96,8 +99,9 @@ class PPO(PolicyGradient):
         return optimizer
 
     def values(self, hidden: Tensor) -> Tensor:
-        """[B, T, d] -> [B, T]."""
-        return self.value_head(hidden.detach().to(self.value_head.weight.dtype)).squeeze(-1).to(hidden.dtype)
+        """[B, T, d] -> [B, T], in fp32 (fp64 stays fp64) whatever the base and the head compute in."""
+        values = self.value_head(hidden.detach().to(self.value_head.weight.dtype)).squeeze(-1)
+        return values.double() if hidden.dtype == torch.float64 else values.float()
 
     def update(self, rollouts: list[Rollout], totals: Totals, meter: Meter, step: int) -> None:
         batch = [self._experience(self.read(rollout, meter), totals, meter) for rollout in rollouts]

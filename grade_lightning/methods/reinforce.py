@@ -33,6 +33,7 @@ class REINFORCE(SequencePolicyGradient):
         if advantage_normalisation not in NORMALISATIONS:
             raise ValueError(f"protocol.advantage_normalisation={advantage_normalisation} is unknown: use {' or '.join(NORMALISATIONS)}")
         self.momentum, self.normalisation = baseline_momentum, advantage_normalisation
+        self._used = float("nan")  # the baseline of the last step, as it was before its update
         self.register_buffer("baseline", torch.tensor(float("nan"), dtype=torch.float64))
 
     def on_fit_start(self) -> None:
@@ -40,12 +41,13 @@ class REINFORCE(SequencePolicyGradient):
             self.baseline.fill_(self.last_evaluation["reward_mean"])
 
     def schedule_values(self, step: int) -> dict[str, float]:
-        return {"baseline": float(self.baseline)}
+        return {"baseline": self._used}
 
     def advantages(self, rewards: Tensor) -> Tensor:
         mean = rewards.double().mean()
         if self.baseline.isnan():
             self.baseline.copy_(mean)
+        self._used = float(self.baseline)
         advantages = rewards - self.baseline.to(rewards.dtype)
         self.baseline.mul_(self.momentum).add_((1.0 - self.momentum) * mean)
         if self.normalisation == "batch":

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -98,6 +99,36 @@ class Policy(nn.Module):
     def embedding(self) -> Tensor:
         """[V, d] input embeddings E."""
         return self.lm.get_input_embeddings().weight  # type: ignore[operator]
+
+    @property
+    def plain_head(self) -> Tensor | None:
+        """[V, d] such that logits are exactly its product with hidden states; None where the head is more than a frozen matrix."""
+        head = self.lm.get_output_embeddings()  # type: ignore[operator]
+        plain = type(head) is nn.Linear and head.bias is None and not head.weight.requires_grad
+        return head.weight if plain else None
+
+    @contextmanager
+    def merged(self) -> Iterator[None]:
+        """Adapters added into the weights for passes without gradients: a third of the matrix products of small models are LoRA's.
+
+        Afterwards the very same frozen weights are back.  Does nothing in bf16, where adding would round the adapters away, nor for
+        the reference or under dropout, which are other models.
+        """
+        layers = [module for module in self.lm.modules() if isinstance(module, LoraLayer)]
+        weights: list[Tensor] = [layer.get_base_layer().weight for layer in layers]  # type: ignore[operator]
+        if self._is_reference or any(d.keys is not None for d in self._dropouts) or any(w.element_size() < 4 for w in weights):
+            yield
+            return
+        frozen = [weight.data for weight in weights]
+        try:
+            with torch.no_grad():
+                for layer, weight in zip(layers, weights, strict=True):
+                    weight.data = weight.data + layer.get_delta_weight("default").to(weight.dtype)  # type: ignore[operator,union-attr]
+            with self.peft.disable_adapter():
+                yield
+        finally:
+            for weight, data in zip(weights, frozen, strict=True):
+                weight.data = data
 
     @property
     def device(self) -> torch.device:

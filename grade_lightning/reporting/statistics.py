@@ -1,4 +1,4 @@
-"""Intervals by bootstrap, on the units that were drawn at random."""
+"""Intervals of means, over the units that were drawn at random: prompts by bootstrap, the few seeds by Student's t."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import bootstrap
+from scipy.stats import bootstrap, t
 
 
 class Interval(NamedTuple):
@@ -33,3 +33,16 @@ def mean_interval(values: Sequence[float], *, resamples: int = 9999, seed: int =
     generator = np.random.default_rng(seed)
     found = bootstrap((array,), np.mean, n_resamples=resamples, confidence_level=0.95, method="BCa", rng=generator)
     return Interval(mean, float(found.confidence_interval.low), float(found.confidence_interval.high))
+
+
+def few_interval(values: Sequence[float]) -> Interval:
+    """Mean with Student's t interval.
+
+    A bootstrap over two to five values is far too narrow: its nominal 95% covers about 50% at n = 2 and 70% at n = 3.
+    """
+    array = np.asarray(values, dtype=float)
+    mean = float(array.mean())
+    if len(array) < 2:
+        return Interval(mean, mean, mean)
+    half = float(t.ppf(0.975, len(array) - 1) * array.std(ddof=1) / np.sqrt(len(array)))
+    return Interval(mean, mean - half, mean + half)

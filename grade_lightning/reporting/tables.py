@@ -10,7 +10,7 @@ from typing import Any
 
 from grade_lightning.reporting.published import TABLE1, title
 from grade_lightning.reporting.read import Run
-from grade_lightning.reporting.statistics import Interval, mean_interval
+from grade_lightning.reporting.statistics import Interval, few_interval, mean_interval
 
 
 @dataclass
@@ -67,11 +67,25 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def by_method(runs: list[Run]) -> dict[str, list[Run]]:
-    groups: dict[str, list[Run]] = {}
+def by_variant(runs: list[Run]) -> dict[tuple[str, str], list[Run]]:
+    """Runs that differ in their seed alone, by (method, hash of everything else)."""
+    groups: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
-        groups.setdefault(run.method, []).append(run)
+        groups.setdefault((run.method, str(run.results.get("variant_hash", ""))), []).append(run)
     return groups
+
+
+def repeated(runs: list[Run]) -> list[str]:
+    """Warnings about methods that stand in several rows, and seeds that were run twice."""
+    groups, warnings = by_variant(runs), []
+    for method in sorted({method for method, _ in groups}):
+        variants = [variant for name, variant in groups if name == method]
+        if len(variants) > 1:
+            warnings.append(f"{title(method)} was run with {len(variants)} configurations ({', '.join(variants)}): a row for each")
+    for (method, variant), group in groups.items():
+        if len({run.seed for run in group}) < len(group):
+            warnings.append(f"{title(method)} {variant}: a seed was run more than once and counts as often")
+    return warnings
 
 
 def lift(runs: list[Run]) -> Interval | None:
@@ -96,7 +110,7 @@ def _row(method: str, runs: list[Run]) -> dict[str, Any]:
     bests = [float(run.results["best_validation"]["reward_mean"]) for run in runs]
     gaps = [float(r.results["best_validation"]["reward_mean"]) - float(r.results["test"]["reward_mean"]) for r in tested]
     row: dict[str, Any] = {
-        "method": title(method), "seeds": len(runs), "test": mean_interval(tests) if len(tests) > 1 else _mean(tests),
+        "method": title(method), "seeds": len(runs), "test": few_interval(tests) if len(tests) > 1 else _mean(tests),
         "test_std": _mean([float(run.results["test"]["reward_std"] or math.nan) for run in tested]),
         "prompts": tested[0].results["test"]["n"] if tested else None, "best_validation": _mean(bests),
         "gap": _mean(gaps), "grad_norm_spread": _mean([run.mean("train/grad_norm_tensor_std") for run in runs]),
@@ -124,9 +138,14 @@ def _initial_row(runs: list[Run]) -> dict[str, Any] | None:
 def table1(runs: list[Run]) -> Table:
     """The paper's Table 1 with its published values beside ours, the initial policy as a row of its own.
 
-    Several seeds: mean over seeds with a 95% bootstrap interval.
+    Several seeds: mean over seeds with a 95% interval.
     """
-    rows = [_row(method, group) for method, group in by_method(runs).items()]
+    groups = by_variant(runs)
+    several = {method for method, _ in groups if sum(method == other for other, _ in groups) > 1}
+    rows = []
+    for (method, variant), group in groups.items():
+        row = _row(method, group)
+        rows.append({**row, "method": f"{row['method']} ({variant})"} if method in several else row)
     initial = _initial_row(runs)
     columns = [
         ("method", "Method", ""), ("seeds", "Seeds", "d"), ("test", "Test reward", ".3f"), ("test_std", "Std over prompts", ".3f"),
@@ -136,7 +155,7 @@ def table1(runs: list[Run]) -> Table:
         ("paper_spread", 'Paper: "Grad Var"', ".3g"),
     ]  # fmt: skip
     notes = [
-        "Test reward: mean over seeds with a 95% bootstrap interval where there are several. Std: over prompts, ddof 0.",
+        "Test reward: mean over seeds with Student's 95% interval where there are several. Std: over prompts, ddof 0.",
         "Lift: same prompts and noise as the initial policy, averaged over seeds, 95% bootstrap interval over prompts.",
         "Generalisation gap: best validation - test. Spread: mean over steps of the standard deviation of gradient norms across "
         'parameter tensors, which the paper calls "Grad Var"; it is not the variance of an estimator.',

@@ -62,7 +62,7 @@ def relax_in_parallel(policy: Policy, rollout: Rollout, leaf: Tensor, relax: Rel
     hidden = torch.cat([before[:, -1:], states], dim=1)
     candidates = rollout.on_support(candidate_logits(policy, hidden, rollout.indices))
     weights = as_fed(rollout, relax(candidates, rollout.noise, rollout.hard))
-    return RelaxedRollout(weights, hidden)
+    return RelaxedRollout(weights, hidden, candidates.detach())
 
 
 def _row_norms(term: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from grade_lightning.models.policy import Policy
 from grade_lightning.rollout.chunks import token_chunks
@@ -37,8 +37,8 @@ class _CandidateLogits(torch.autograd.Function):
 
 def candidate_logits(policy: Policy, hidden: Tensor, indices: Tensor) -> Tensor:
     """Logits at ``indices``, differentiable in ``hidden``.  [B, T, d], [B, T, k] -> [B, T, k], in fp32 (fp64 stays fp64)."""
-    head = policy.lm.get_output_embeddings()  # type: ignore[operator]
-    if type(head) is not nn.Linear or head.bias is not None or head.weight.requires_grad:
+    head = policy.plain_head
+    if head is None:
         return policy.logits(hidden).gather(-1, indices)
-    found: Tensor = _CandidateLogits.apply(hidden, head.weight, indices)  # type: ignore[no-untyped-call]
+    found: Tensor = _CandidateLogits.apply(hidden, head, indices)  # type: ignore[no-untyped-call]
     return found if found.dtype == torch.float64 else found.float()

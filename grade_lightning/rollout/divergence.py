@@ -38,13 +38,36 @@ def kl_gradients(policy: Policy, hidden: Tensor, reference_hidden: Tensor, mask:
     parts = []
     real = [states.detach()[mask] for states in (hidden, reference_hidden)]  # [N, d] without padding
     for rows in token_chunks(real[0], policy.vocab_size):
-        with torch.enable_grad():
-            own, other = (states[rows].requires_grad_() for states in real)
-            kl = exact_kl(policy.logits(own), policy.logits(other), mask.new_ones(len(own)))
-            gradients = torch.autograd.grad(kl.sum(), (own, other))
-        parts.append((kl.detach(), *gradients))
+        parts.append(_by_hand(policy, *(states[rows] for states in real)))
     found = [torch.cat(columns) for columns in zip(*parts, strict=True)]
     return KLGradients(*(column.new_zeros(*mask.shape, *column.shape[1:]).masked_scatter_(_like(mask, column), column) for column in found))
+
+
+@torch.no_grad()
+def _by_hand(policy: Policy, own: Tensor, other: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """[N, d], [N, d] -> KL [N] and its gradients [N, d]; two and a half times fewer passes over [N, V] than autograd makes.
+
+    With log-probabilities log p and log q: dKL/dl = p (log p - log q - KL) and dKL/dm = q - p.
+    """
+    head = policy.plain_head
+    if head is None:
+        return _by_autograd(policy, own, other)
+    log_p, log_q = (torch.log_softmax(policy.logits(states), dim=-1) for states in (own, other))
+    p = log_p.exp()
+    ratio = log_p.sub_(log_q)
+    kl = torch.linalg.vecdot(p, ratio)
+    gradient = ratio.sub_(kl.unsqueeze(-1)).mul_(p)
+    reference_gradient = log_q.exp_().sub_(p)
+    return kl, gradient.to(head.dtype) @ head, reference_gradient.to(head.dtype) @ head
+
+
+def _by_autograd(policy: Policy, own: Tensor, other: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The same for any head."""
+    with torch.enable_grad():
+        own, other = own.requires_grad_(), other.requires_grad_()
+        kl = exact_kl(policy.logits(own), policy.logits(other), torch.ones(len(own), dtype=torch.bool, device=own.device))
+        gradient, reference_gradient = torch.autograd.grad(kl.sum(), (own, other))
+    return kl.detach(), gradient, reference_gradient
 
 
 def _like(mask: Tensor, column: Tensor) -> Tensor:

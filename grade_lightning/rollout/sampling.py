@@ -52,6 +52,11 @@ def sample(policy: Policy, prompt: PromptBatch, noise: Tensor, settings: Rollout
         The rollout; it ends early once every row has met its end of sequence.
     """
     policy.eval()
+    with policy.merged():
+        return _sample(policy, prompt, noise, settings, soft)
+
+
+def _sample(policy: Policy, prompt: PromptBatch, noise: Tensor, settings: RolloutSettings, soft: Relaxation | None) -> Rollout:
     noise = noise.to(policy.device)
     embeds, mask = policy.embed(prompt.ids), prompt.mask
     cache = DynamicCache()

@@ -21,10 +21,12 @@ class RelaxedRollout(NamedTuple):
     Attributes:
         weights: [B, T, k] relaxed weights of the recorded candidates.
         hidden: [B, T, d] the policy's states that predict the tokens.
+        candidates: [B, T, k] logits of the recorded candidates as the tokens were drawn from them, without gradients.
     """
 
     weights: Tensor
     hidden: Tensor
+    candidates: Tensor
 
 
 def as_fed(rollout: Rollout, weights: Tensor, t: int | None = None) -> Tensor:
@@ -52,7 +54,7 @@ def relax_sequentially(policy: Policy, rollout: Rollout, relax: Relaxation) -> R
     """
     cache = DynamicCache()
     embeds, mask = policy.embed(rollout.prompt.ids), rollout.prompt.mask
-    weights, states = [], []
+    weights, states, all_candidates = [], [], []
     for t in range(rollout.mask.shape[1]):
         state = policy.hidden(embeds, mask, cache=cache)[:, -1:]
         indices = rollout.indices[:, t]
@@ -63,4 +65,5 @@ def relax_sequentially(policy: Policy, rollout: Rollout, relax: Relaxation) -> R
         mask = torch.cat([mask, alive.unsqueeze(1)], dim=1)
         weights.append(weight)
         states.append(state)
-    return RelaxedRollout(torch.stack(weights, dim=1), torch.cat(states, dim=1))
+        all_candidates.append(candidates.detach())
+    return RelaxedRollout(torch.stack(weights, dim=1), torch.cat(states, dim=1), torch.stack(all_candidates, dim=1))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.stats import norm
+from scipy.stats import norm, sem, t
 
 from grade_lightning.report import main
 from grade_lightning.reporting.read import read_metrics, read_runs
@@ -51,7 +51,8 @@ def test_table1_by_hand(tmp_path):
     initial, ste, rloo = table1(runs).rows
     means = [json.loads((tmp_path / f"grade_ste-{seed}" / "results.json").read_text())["test"]["reward_mean"] for seed in (1, 2, 3)]
     assert ste["test"].mean == pytest.approx(sum(means) / 3)
-    assert min(means) <= ste["test"].low < ste["test"].high <= max(means)
+    expected = t.interval(0.95, 2, loc=np.mean(means), scale=sem(means))
+    assert ste["test"][1:] == pytest.approx(expected)
     assert ste["grad_norm_spread"] == pytest.approx((1.5 + 2.5 + 3.5) / 3)
     assert ste["gap"] == pytest.approx(0.7 - sum(means) / 3)
     assert ste["lift"].excludes_zero
@@ -128,6 +129,18 @@ def test_mixed_protocols_and_prompts_are_warned_about(tmp_path, capsys):
     errors = capsys.readouterr().err
     assert "different protocols" in errors
     assert "different prompts" in errors
+
+
+def test_configurations_are_not_averaged_as_seeds(tmp_path, capsys):
+    write_run(tmp_path / "a", "grade", 1, variant_hash="aaaa")
+    write_run(tmp_path / "b", "grade", 1, variant_hash="bbbb")
+    write_run(tmp_path / "c", "grade", 1, variant_hash="bbbb")
+    assert main([str(tmp_path), "--out", str(tmp_path / "out")]) == 0
+    rows = list(csv.DictReader((tmp_path / "out" / "table1.csv").open()))
+    assert [(row["method"], row["seeds"]) for row in rows[1:]] == [("GRADE (aaaa)", "1"), ("GRADE (bbbb)", "2")]
+    errors = capsys.readouterr().err
+    assert "2 configurations" in errors
+    assert "more than once" in errors
 
 
 def test_nothing_to_report_is_exit_2(tmp_path, capsys):
