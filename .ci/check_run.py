@@ -1,7 +1,4 @@
-"""Check a finished run folder; with --demo also that reward rose, and say which goals of `make demo` were missed.
-
-The goals are not fatal: training 60 steps of a small model is chaotic, and its end differs between machines and thread counts.
-"""
+"""Check a finished run folder; with --demo also what `make demo` promises."""
 
 import csv
 import json
@@ -24,7 +21,6 @@ def main() -> None:
     }
     goals = {}
     if "--demo" in sys.argv:
-        checks["test reward rises by at least 0.1"] = after["reward_mean"] - before["reward_mean"] >= 0.1
         goals = {
             "at least 200 test prompts": after["n"] >= 200,
             "initial reward between 0.3 and 0.6": 0.3 <= before["reward_mean"] <= 0.6,
@@ -33,11 +29,11 @@ def main() -> None:
             "distinct-2 at least 70% of the initial": after["distinct_2"] >= 0.7 * before["distinct_2"],
             "reward head at least 85% on held-out reviews": results["reward_head"]["heldout_accuracy_reviews"] >= 0.85,
         }
+    checks.update(goals)
     for name, holds in checks.items():
         print(f"{'ok  ' if holds else 'FAIL'} {name}")
-    goals["at most 6 minutes"] = results["seconds"]["total"] <= 360
-    for name, holds in goals.items():
-        print(f"{'ok  ' if holds else 'MISSED'} {name}")
+    if "--demo" in sys.argv and results["seconds"]["total"] > 360:
+        print("SLOW more than 6 minutes")  # another load on the machine is no fault of the code
     print({key: (before[key], after[key]) for key in ("reward_mean", "kl_mean", "distinct_2")}, results["seconds"])
     sys.exit(not all(checks.values()))
 

@@ -83,7 +83,7 @@ class Policy(nn.Module):
         if checkpointing:
             if not self._layers:
                 raise ValueError(f"{base.name} has no layers that transformers can checkpoint: set hardware.activation_checkpointing=false")
-            self.lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator,misc]
+            self.lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
         self.eval()
 
     def train(self, mode: bool = True) -> Policy:
@@ -98,12 +98,12 @@ class Policy(nn.Module):
     @property
     def embedding(self) -> Tensor:
         """[V, d] input embeddings E."""
-        return self.lm.get_input_embeddings().weight  # type: ignore[operator,misc]
+        return self.lm.get_input_embeddings().weight  # type: ignore[operator]
 
     @property
     def plain_head(self) -> Tensor | None:
         """[V, d] such that logits are exactly its product with hidden states; None where the head is more than a frozen matrix."""
-        head = self.lm.get_output_embeddings()  # type: ignore[operator,misc]
+        head = self.lm.get_output_embeddings()  # type: ignore[operator]
         plain = type(head) is nn.Linear and head.bias is None and not head.weight.requires_grad
         return head.weight if plain else None
 
@@ -212,7 +212,7 @@ class Policy(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., d] hidden states -> [..., V] logits, in fp32 (fp64 stays fp64)."""
-        logits = self.lm.get_output_embeddings()(hidden)  # type: ignore[operator,misc]
+        logits = self.lm.get_output_embeddings()(hidden)  # type: ignore[operator]
         return logits if logits.dtype == torch.float64 else logits.float()
 
     @contextmanager
