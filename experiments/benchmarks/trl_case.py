@@ -39,7 +39,7 @@ def measure_trl(setting: Setting, repeats: int) -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        model_folder(setting, folder)
+        path = model_folder(setting, folder)
         config = RLOOConfig(
             output_dir=str(folder / "out"), max_steps=repeats + 2, per_device_train_batch_size=setting.rows, num_generations=GROUP,
             max_completion_length=setting.new_tokens, generation_kwargs={"min_new_tokens": setting.new_tokens}, top_k=setting.top_k,
@@ -48,7 +48,7 @@ def measure_trl(setting: Setting, repeats: int) -> dict[str, Any]:
         )  # fmt: skip
         peft = LoraConfig(r=16, lora_alpha=32, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"], task_type="CAUSAL_LM")
         trainer = RLOOTrainer(
-            model=str(folder), reward_funcs=score, args=config, train_dataset=Dataset.from_dict({"prompt": texts * (repeats + 2)}),
+            model=str(path), reward_funcs=score, args=config, train_dataset=Dataset.from_dict({"prompt": texts * (repeats + 2)}),
             peft_config=peft, callbacks=[Clock()],
         )  # fmt: skip
         trainer.train()
