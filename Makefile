@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 TORCH ?= torch
 ARGS ?=
 SCALE ?= paper
+BENCH ?= cpu
 SEEDS ?= 1
 DATA ?=
 MODEL ?=
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint format reproduce-table1 wheel clean
+.PHONY: help setup demo test test-all lint format bench reproduce-table1 wheel clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -42,6 +43,10 @@ lint: $(STAMP) ## style and types
 format: $(STAMP) ## let ruff format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench: $(STAMP) ## ratios of this machine (about 10 minutes): BENCH=gpu for CUDA, MODEL=FOLDER instead of random weights
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	$(BIN)/python -m experiments.benchmarks.run --device $(BENCH) $(if $(MODEL),--model '$(MODEL)') $(ARGS)
 
 reproduce-table1: $(STAMP) ## the paper's Table 1: SCALE=paper (GPU, hub) or small; DATA=, MODEL= local folders; SEEDS=1,2,3
 	$(BIN)/python experiments/table1/reproduce.py --scale $(SCALE) --data '$(DATA)' --model '$(MODEL)' --seeds $(SEEDS) $(ARGS)

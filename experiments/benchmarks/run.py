@@ -75,7 +75,10 @@ def measure_all(bench: Bench, *, with_trl: bool, scaling: bool) -> dict[str, flo
     bench("GRADE-STE, token by token", "sequential", repeats=3)
     bench("RLOO", "rloo")
     if with_trl:
-        bench("RLOO, TRL", "trl_rloo")
+        try:
+            bench("RLOO, TRL", "trl_rloo")
+        except RuntimeError as error:  # another library's failure costs its own ratio alone
+            print(error)
     if scaling:
         for tokens in (16, 32, 128):
             bench(f"GRADE-STE, T={tokens}", "adjoint", new_tokens=tokens)
