@@ -22,6 +22,7 @@ import matplotlib.pyplot as plt
 
 HERE = Path(__file__).parent
 QWEN3_4B = {"vocab_size": 151936, "hidden_size": 2560, "layers": 36, "heads": 32, "kv_heads": 8, "mlp_size": 9728}
+ROUNDS = 3
 GOALS = {
     "recompute_over_adjoint": (">=", 10.0), "grade_ste_over_reinforce": ("<=", 1.5), "grade_ste_over_reinforce_memory": ("<=", 1.3),
     "trl_rloo_over_ours": (">=", 1.5), "growth_t32_t128": ("<=", 5.0),
@@ -29,7 +30,7 @@ GOALS = {
 
 
 class Bench:
-    """Measures cases and keeps what was found.
+    """Measures cases and keeps what was found; a case that is measured again adds to what is there.
 
     Args:
         common: fields of Setting that all cases share.
@@ -39,6 +40,7 @@ class Bench:
     def __init__(self, common: dict[str, Any], repeats: int):
         self.common, self.repeats = common, repeats
         self.medians: dict[str, dict[str, Any]] = {}
+        self.seconds: dict[str, list[float]] = {}
 
     def __call__(self, name: str, case: str, *, repeats: int | None = None, **setting: Any) -> None:
         start = time.perf_counter()
@@ -53,7 +55,8 @@ class Bench:
         if done.returncode:
             raise RuntimeError(f"{name} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
         found = json.loads(done.stdout.strip().splitlines()[-1])
-        seconds = found.pop("seconds")
+        seconds = [*self.seconds.get(name, []), *found.pop("seconds")]
+        self.seconds[name] = seconds
         self.medians[name] = {
             "case": case, **setting, "seconds": statistics.median(seconds), "fastest": min(seconds), "slowest": max(seconds),
             "repeats": len(seconds), **found,
@@ -69,9 +72,10 @@ class Bench:
 
 
 def measure_all(bench: Bench, *, with_trl: bool, scaling: bool) -> dict[str, float | None]:
-    bench("GRADE-STE", "adjoint")
-    bench("REINFORCE", "reinforce")
-    bench("GRADE-STE, prefix recomputation", "recompute", repeats=2)
+    for _ in range(ROUNDS):  # taking turns: a machine that others use is slower at one time than at another
+        bench("GRADE-STE", "adjoint")
+        bench("REINFORCE", "reinforce")
+        bench("GRADE-STE, prefix recomputation", "recompute", repeats=1)
     bench("GRADE-STE, token by token", "sequential", repeats=3)
     bench("RLOO", "rloo")
     if with_trl:
