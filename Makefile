@@ -30,7 +30,7 @@ demo: $(STAMP) ## train GRADE-STE on the embedded reviews, from nothing, and sho
 	$(BIN)/python -m grade_lightning.run method=grade_ste $(ARGS)
 
 test: $(STAMP) ## the quick tests: no network, GPU or data needed
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-all: $(STAMP) ## all tests
 	$(BIN)/python -m pytest
