@@ -214,14 +214,17 @@ def test_every_yaml_runs(choice, small_lm, tmp_path, monkeypatch):
     if choice.startswith("hardware"):
         overrides += ["hardware.accelerator=cpu", "hardware.precision=fp32", "hardware.grad_accumulation=2", "hardware.distributed=false"]
     data = []
-    if choice.startswith("experiment=imdb"):
+    # What brings its own source of data and its own model: both are replaced by local ones.
+    if choice.startswith("experiment=imdb") or choice == "experiment=table1_paper":
         from grade_lightning.data.synthetic import SyntheticSource
         from tests.data.test_sources import write_parquet
 
         corpus = SyntheticSource(1300, 24, 800).load()
         for name, reviews in (("train", corpus.train), ("test", corpus.test)):
             write_parquet(tmp_path / "data", list(reviews.texts), reviews.labels.tolist(), (name,))
-        data = [f"data.path={tmp_path / 'data'}", f"model.path={small_lm}", "reward.head.lr=3e-3", "reward.head.epochs=40"]
+        data = ["data=parquet", f"data.path={tmp_path / 'data'}", f"model.path={small_lm}", "reward.head.lr=3e-3", "reward.head.epochs=40"]
+        if choice == "experiment=table1_paper":
+            data += ["hardware.accelerator=cpu", "hardware.precision=fp32", "hardware.grad_accumulation=2"]
     small = [item for item in SMALL if not (data and item.startswith("data.source"))]
     lm = [] if data or choice.startswith(("model=local", "model=qwen3")) else SMALL_LM
     assert execute(compose_run([*small, *lm, *overrides, *data], tmp_path / "run"))["steps"] == 2

@@ -32,6 +32,24 @@ def gumbel_noise(shape: tuple[int, ...], *, generator: torch.Generator | None = 
     return -torch.empty(shape, dtype=dtype).exponential_(generator=generator).log()
 
 
+def check_tau(tau: float) -> None:
+    """Raise ValueError for a relaxation temperature that is not positive."""
+    if tau <= 0:
+        raise ValueError(f"the relaxation temperature must be positive, got tau={tau}")
+
+
+def hard_sample(logits: Tensor, noise: Tensor, hard: Tensor | None = None) -> Tensor:
+    """[..., k] one-hot of the position ``hard`` [...], or of argmax(l + g) if None."""
+    position = (logits + noise.to(logits.dtype)).argmax(dim=-1) if hard is None else hard
+    return torch.zeros_like(logits).scatter_(-1, position.unsqueeze(-1), 1.0)
+
+
+def hard_value(onehot: Tensor, surrogate: Tensor) -> Tensor:
+    """Straight-through: the value of ``onehot``, the gradient of ``surrogate``."""
+    # (surrogate - sg(surrogate)) first, so that the value is exactly one-hot.
+    return onehot + (surrogate - surrogate.detach())
+
+
 def gumbel_softmax_weights(
     logits: Tensor, noise: Tensor, tau: float, *, hard: Tensor | None = None, straight_through: bool = True
 ) -> Tensor:
@@ -49,16 +67,9 @@ def gumbel_softmax_weights(
     Returns:
         [..., k] weights, in the dtype of ``logits``.
     """
-    if tau <= 0:
-        raise ValueError(f"the relaxation temperature must be positive, got tau={tau}")
-    perturbed = logits + noise.to(logits.dtype)
-    soft = torch.softmax(perturbed / tau, dim=-1)
-    if not straight_through:
-        return soft
-    position = perturbed.argmax(dim=-1) if hard is None else hard
-    onehot = torch.zeros_like(soft).scatter_(-1, position.unsqueeze(-1), 1.0)
-    # (soft - sg(soft)) first, so that the value is exactly one-hot.
-    return onehot + (soft - soft.detach())
+    check_tau(tau)
+    soft = torch.softmax((logits + noise.to(logits.dtype)) / tau, dim=-1)
+    return hard_value(hard_sample(logits, noise, hard), soft) if straight_through else soft
 
 
 def gumbel_softmax_topk(logits: Tensor, tau: float, k: int, *, noise: Tensor | None = None, straight_through: bool = True) -> SoftTokens:

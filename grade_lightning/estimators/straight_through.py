@@ -12,22 +12,7 @@ import torch
 from torch import Tensor
 
 from grade_lightning.estimators.hashing import hashed_exponential
-from grade_lightning.estimators.relaxations import SoftTokens, draw_topk
-
-
-def _onehot(logits: Tensor, noise: Tensor, hard: Tensor | None) -> Tensor:
-    position = (logits + noise.to(logits.dtype)).argmax(dim=-1) if hard is None else hard
-    return torch.zeros_like(logits).scatter_(-1, position.unsqueeze(-1), 1.0)
-
-
-def _straight_through(onehot: Tensor, surrogate: Tensor) -> Tensor:
-    # (surrogate - sg(surrogate)) first, so that the value is exactly one-hot.
-    return onehot + (surrogate - surrogate.detach())
-
-
-def _check_tau(tau: float) -> None:
-    if tau <= 0:
-        raise ValueError(f"the relaxation temperature must be positive, got tau={tau}")
+from grade_lightning.estimators.relaxations import SoftTokens, check_tau, draw_topk, hard_sample, hard_value
 
 
 def decoupled_st_weights(logits: Tensor, noise: Tensor, tau: float, *, hard: Tensor | None = None) -> Tensor:
@@ -43,8 +28,8 @@ def decoupled_st_weights(logits: Tensor, noise: Tensor, tau: float, *, hard: Ten
         tau: temperature of the backward pass, > 0.
         hard: [...] position of the hard sample; argmax(l + g) if None.
     """
-    _check_tau(tau)
-    return _straight_through(_onehot(logits, noise, hard), torch.softmax(logits / tau, dim=-1))
+    check_tau(tau)
+    return hard_value(hard_sample(logits, noise, hard), torch.softmax(logits / tau, dim=-1))
 
 
 def reinmax_weights(logits: Tensor, noise: Tensor, tau: float, *, hard: Tensor | None = None) -> Tensor:
@@ -56,14 +41,14 @@ def reinmax_weights(logits: Tensor, noise: Tensor, tau: float, *, hard: Tensor |
 
     Args: as :func:`decoupled_st_weights`.
     """
-    _check_tau(tau)
-    onehot = _onehot(logits, noise, hard)
+    check_tau(tau)
+    onehot = hard_sample(logits, noise, hard)
     # A candidate outside the support (logit -inf) has no part in any of it.
     inside = logits.isfinite()
     average = (onehot + torch.softmax(logits / tau, dim=-1)) / 2
     shift = torch.where(inside, average.log() - logits, torch.zeros_like(logits)).detach()
     surrogate = 2 * torch.softmax(shift + logits, dim=-1) - torch.softmax(logits, dim=-1) / 2
-    return _straight_through(onehot, surrogate)
+    return hard_value(onehot, surrogate)
 
 
 def gumbel_rao_weights(logits: Tensor, noise: Tensor, tau: float, *, hard: Tensor | None = None, samples: int = 16) -> Tensor:
@@ -79,14 +64,14 @@ def gumbel_rao_weights(logits: Tensor, noise: Tensor, tau: float, *, hard: Tenso
     Args: as :func:`decoupled_st_weights`; and
         samples: inner draws K.
     """
-    _check_tau(tau)
+    check_tau(tau)
     if samples < 1:
         raise ValueError(f"gumbel_rao needs at least one inner sample, got samples={samples}")
-    onehot = _onehot(logits, noise, hard)
+    onehot = hard_sample(logits, noise, hard)
     mean = torch.zeros_like(logits)
     for j in range(samples):
         mean = mean + torch.softmax((logits + conditional_gumbels(logits.detach(), onehot, noise, j)) / tau, dim=-1) / samples
-    return _straight_through(onehot, mean)
+    return hard_value(onehot, mean)
 
 
 def conditional_gumbels(logits: Tensor, onehot: Tensor, noise: Tensor, draw: int) -> Tensor:
