@@ -94,7 +94,8 @@ class Experiment:
             trainer.test(self.method, self.data, verbose=False)
             prompts = self.method.evaluated
             self.folder.append_samples(split, 0 if initial else self.max_steps, prompts[: self.samples])
-            per_prompt = {"prompt_id": [p.key for p in prompts], "reward": [p.reward for p in prompts]}
+            measured = [p.measurements() for p in prompts]
+            per_prompt = {"prompt_id": [p.key for p in prompts], **{name: [m[name] for m in measured] for name in measured[0]}}
             evaluations[split] = {**self.method.last_evaluation, "per_prompt": per_prompt}
         self.method.evaluate_initial = False
         return evaluations

@@ -11,6 +11,7 @@ import io
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Collection, Iterable, Mapping
@@ -27,6 +28,15 @@ TRAIN_COLUMNS = (
     "last_ratio", "truncated", "seconds",
 )  # fmt: skip
 EVALUATION_KEYS = ("reward_mean", "reward_std", "n", "kl_mean", "length_mean", "eos_rate", "distinct_1", "distinct_2", "distinct_3")
+
+
+# A raw line break after the bracket: no bracket inside a string has one.
+_LIST_OF_SCALARS = re.compile(r"\[\n[^\[\]{}\"]*\]")
+
+
+def json_text(value: Any) -> str:
+    """Indented JSON with lists of numbers on one line each."""
+    return _LIST_OF_SCALARS.sub(lambda found: " ".join(found.group().split()), json.dumps(value, indent=1)) + "\n"
 
 
 class RunFolder:
@@ -61,7 +71,7 @@ class RunFolder:
         partial.replace(self.path / name)
 
     def write_json(self, name: str, value: Any) -> None:
-        self.write_text(name, json.dumps(value, indent=1) + "\n")
+        self.write_text(name, json_text(value))
 
     def append_metrics(self, row: Mapping[str, float | int]) -> None:
         """Append one row to ``metrics.csv`` and force it to disk.  A new column rewrites the file once."""
@@ -107,8 +117,8 @@ class RunFolder:
             return
         with (self.path / "samples.jsonl").open("a") as stream:
             for p in prompts:
-                line = {"split": split, "step": step, "prompt": p.prompt, "completion": p.completion, "reward": p.reward,
-                        "prompt_id": p.key, "kl": p.kl, "tokens": p.tokens, "label": p.label}  # fmt: skip
+                line = {"split": split, "step": step, "prompt": p.prompt, "completion": p.completion, "prompt_id": p.key,
+                        "label": p.label, **p.measurements()}  # fmt: skip
                 stream.write(json.dumps(line, ensure_ascii=False) + "\n")
 
     # -- earlier attempts -------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 def _check(cfg: DictConfig, accelerator: str) -> None:
     from grade_lightning.methods.base import check_choices, check_kl
+    from grade_lightning.prepare import completions_per_prompt
 
     check_kl(cfg.protocol.kl_in, cfg.protocol.kl_estimator, cfg.protocol.kl_alignment, relaxed="temperature" in cfg.method)
     check_choices(**{key: cfg.protocol[key] for key in ("kl_reduction", "kl_in", "kl_estimator", "kl_alignment", "logprobs")})
@@ -33,7 +34,7 @@ def _check(cfg: DictConfig, accelerator: str) -> None:
     checks.check_run(
         max_steps=cfg.max_steps, effective_batch_size=cfg.effective_batch_size,
         grad_accumulation=cfg.hardware.grad_accumulation, validate_every=cfg.evaluation.validate_every,
-        checkpoint_every=cfg.run.checkpoint_every, completions_per_prompt=_completions_per_prompt(cfg),
+        checkpoint_every=cfg.run.checkpoint_every, completions_per_prompt=completions_per_prompt(cfg),
         processes=process_of_torchrun()[1],
     )  # fmt: skip
     evaluation = cfg.evaluation
@@ -60,63 +61,6 @@ def _check_memory(cfg: DictConfig, accelerator: str) -> None:
             lora_rank=cfg.model.lora.r, graphs=2 if "temperature" in cfg.method else 1, accelerator=accelerator,
             checkpointing=cfg.hardware.activation_checkpointing,
         )  # fmt: skip
-
-
-def _completions_per_prompt(cfg: DictConfig) -> int:
-    return int(cfg.method.get("completions_per_prompt", 1))
-
-
-def _splits(cfg: DictConfig) -> tuple[Any, Any]:
-    from grade_lightning.data.corpus import make_splits
-
-    corpus = build(cfg.data.source).load()
-    keys = ("reward_rows", "policy_rows", "validation_rows", "order", "shuffle_seed", "drop_duplicates")
-    return corpus, make_splits(corpus, **{key: cfg.data[key] for key in keys})
-
-
-def _base(cfg: DictConfig, corpus: Any, accelerator: str) -> Any:
-    from grade_lightning.models.base import load_base
-    from grade_lightning.models.pretraining import pretrained_folder
-
-    path = cfg.model.path
-    if cfg.model.pretrain is not None:
-        path = str(pretrained_folder(corpus.unsupervised(), build(cfg.model.pretrain), accelerator=accelerator))
-    options = {"revision": cfg.model.revision, "trust_remote_code": cfg.model.trust_remote_code}
-    base = load_base(path, precision=cfg.hardware.precision, **options)
-    if accelerator == "cuda":
-        base.model.cuda()  # type: ignore[call-arg]
-    return base
-
-
-def _shared(cfg: DictConfig, policy: Any, reward: Any) -> Any:
-    from grade_lightning.methods.base import Shared
-    from grade_lightning.rollout.types import RolloutSettings
-
-    optimizer: dict[str, Any] = {**cfg.optimizer, "betas": tuple(cfg.optimizer.betas)}
-    keys = ("kl_reduction", "kl_in", "kl_estimator", "kl_alignment", "logprobs", "dropout_in_rollouts")
-    return Shared(
-        policy=policy, reward=reward, rollout=RolloutSettings(**cfg.rollout), seed=cfg.seed, evaluation_seed=cfg.evaluation.seed,
-        evaluation_rollout=_evaluation_rollout(cfg), grad_accumulation=cfg.hardware.grad_accumulation, kl_coef=cfg.kl_coef,
-        **{key: cfg.protocol[key] for key in keys}, **optimizer,
-    )  # fmt: skip
-
-
-def _evaluation_rollout(cfg: DictConfig) -> Any:
-    from grade_lightning.rollout.types import RolloutSettings
-
-    lengths = {key: cfg.rollout[key] for key in ("max_new_tokens", "min_new_tokens")}
-    return RolloutSettings(**lengths, **cfg.evaluation.sampling)
-
-
-def _data_module(cfg: DictConfig, splits: Any, tokenizer: Any) -> Any:
-    from grade_lightning.data.module import IMDBDataModule
-
-    return IMDBDataModule(
-        splits, tokenizer, effective_batch_size=cfg.effective_batch_size // _completions_per_prompt(cfg), seed=cfg.seed,
-        subset_seed=cfg.evaluation.subset_seed,
-        evaluation_batch_size=cfg.evaluation.batch_size, val_prompts=cfg.evaluation.val_prompts,
-        test_prompts=cfg.evaluation.test_prompts, clean_html=cfg.data.clean_html, **cfg.data.prompt,
-    )  # fmt: skip
 
 
 def _loggers(cfg: DictConfig, folder: RunFolder, run_id: str) -> list[Logger]:
@@ -175,8 +119,7 @@ def execute(cfg: DictConfig) -> dict[str, Any]:
 def _execute(cfg: DictConfig, identity: str) -> dict[str, Any]:
     from grade_lightning.experiment import Experiment
     from grade_lightning.loggers import finish
-    from grade_lightning.models.policy import Policy
-    from grade_lightning.rollout.types import RolloutSettings
+    from grade_lightning.prepare import data_module, prepare, shared
     from grade_lightning.summary import print_summary
 
     start = command_started()
@@ -185,22 +128,18 @@ def _execute(cfg: DictConfig, identity: str) -> dict[str, Any]:
     use_own_device(accelerator)
     _check(cfg, accelerator)
     folder, run_id, resume = _open(cfg, identity)
-    corpus, splits = _splits(cfg)
-    base = _base(cfg, corpus, accelerator)
-    policy = Policy(base, seed=cfg.seed, checkpointing=cfg.hardware.activation_checkpointing, **cfg.model.lora)
-    RolloutSettings(**cfg.rollout).check(policy.vocab_size)
-    reward, reward_report = build(cfg.reward, base, policy, splits, clean_html=cfg.data.clean_html)
-    log.info("reward head: %s", ", ".join(f"{k} {v:.3f}" for k, v in reward_report.items() if isinstance(v, float)))
-    method = build(cfg.method, _shared(cfg, policy, reward))
+    prepared = prepare(cfg, accelerator, judge=cfg.evaluation.test)
+    base, splits, judge = prepared.base, prepared.splits, prepared.judge
+    method = build(cfg.method, shared(cfg, prepared))
     description = {
         **dict(cfg.names), "seed": cfg.seed, "model_name": base.name, "model_fingerprint": base.fingerprint, "config_hash": identity,
         "variant_hash": config_hash(cfg, without=("seed",)),
-        "reward_head": reward_report, "splits": splits.fingerprints, "duplicates": splits.duplicates,
+        "reward_head": prepared.reward_report, "judge": None if judge is None else judge.report, "splits": splits.fingerprints, "duplicates": splits.duplicates,
     }  # fmt: skip
     loggers = _loggers(cfg, folder, run_id)
     try:
         results = Experiment(
-            method, _data_module(cfg, splits, base.tokenizer), folder, description, max_steps=cfg.max_steps, loggers=loggers,
+            method, data_module(cfg, prepared), folder, description, max_steps=cfg.max_steps, loggers=loggers,
             validate_every=cfg.evaluation.validate_every, test=cfg.evaluation.test, samples=cfg.evaluation.samples,
             checkpoint_every=cfg.run.checkpoint_every, resume=resume,
             trainer_options=trainer_options(accelerator, distributed=cfg.hardware.distributed),

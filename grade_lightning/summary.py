@@ -13,6 +13,8 @@ from rich.text import Text
 ROWS = (
     ("reward, mean", "reward_mean", ".3f"), ("reward, std over prompts", "reward_std", ".3f"), ("test prompts", "n", "d"),
     ("KL, nats per token", "kl_mean", ".3f"), ("distinct-2", "distinct_2", ".3f"), ("length, tokens", "length_mean", ".1f"),
+    ("independent judge, mean", "judge_mean", ".3f"), ("reward of completions alone", "completion_reward_mean", ".3f"),
+    ("perplexity under the reference", "perplexity", ".1f"), ("repeated 4-grams", "repeated_4_mean", ".3f"),
 )  # fmt: skip
 
 
@@ -38,6 +40,8 @@ def print_summary(results: dict[str, Any], folder: Path, *, samples: int = 3) ->
     if "test" in results:
         table = Table("test", "before", "after")
         for title, key, spec in ROWS:
+            if key not in results["test"]:
+                continue  # no judge where the splits leave no rows for one
             table.add_row(title, format(results["initial"][key], spec), format(results["test"][key], spec))
         console.print(table)
         before, after = _samples(folder, "initial"), _samples(folder, "test")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "grade_lightning"
-ENTRIES = {"run", "pretrain", "gradients", "report", "generate", "config", "sweep"}  # config, sweep: what the entries share
+ENTRIES = {"run", "pretrain", "gradients", "report", "generate", "config", "prepare", "sweep"}  # the last three: what entries share
 LAYERS = {"estimators": 0, "data": 1, "models": 1, "rollout": 1, "evaluation": 1, "methods": 2}
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from grade_lightning.data.corpus import Reviews
+
 # A sentence ends at . ! or ? (with closing quotes or brackets) before white space, or at a line break.
 _SENTENCE_END = re.compile(r"[.!?]+[\"')\]]*(?=\s|$)|\n+")
 _BREAK = re.compile(r"(?:<br\s*/?>\s*)+", re.IGNORECASE)
@@ -19,6 +21,11 @@ _BREAK = re.compile(r"(?:<br\s*/?>\s*)+", re.IGNORECASE)
 def clean_html(text: str) -> str:
     """Replace IMDB's ``<br />`` marks by single newlines."""
     return _BREAK.sub("\n", text)
+
+
+def review_texts(reviews: Reviews, clean: bool) -> list[str]:
+    """The texts, with :func:`clean_html` if asked."""
+    return [clean_html(text) if clean else text for text in reviews.texts]
 
 
 def opening(text: str, *, max_sentences: int = 2, max_chars: int = 200) -> str:

@@ -13,3 +13,8 @@ def distinct_n(completions: Iterable[Sequence[int]], n: int) -> float:
         total += len(grams)
         seen.update(grams)
     return len(seen) / total if total else float("nan")
+
+
+def repeated_n(tokens: Sequence[int], n: int) -> float:
+    """Share of a completion's n-grams that it has said before: 0 for none; 0 too where it is shorter than n."""
+    return 0.0 if len(tokens) < n else 1.0 - distinct_n([tokens], n)

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from grade_lightning.data.prompts import PromptBatch
-from grade_lightning.evaluation.diversity import distinct_n
+from grade_lightning.evaluation.diversity import distinct_n, repeated_n
 from grade_lightning.models.policy import Policy
 from grade_lightning.models.reward import Reward
 from grade_lightning.rollout.noise import evaluation_noise
 from grade_lightning.rollout.parallel import hard_hidden, read_frozen
 from grade_lightning.rollout.sampling import sample
-from grade_lightning.rollout.statistics import token_statistics
+from grade_lightning.rollout.statistics import surprisal, token_statistics
 from grade_lightning.rollout.types import Rollout, RolloutSettings
 
 
@@ -29,6 +30,7 @@ class EvaluatedPrompt:
         reward: of prompt and completion; kl: summed over the completion's real tokens, in nats.
         tokens: real completion tokens; ended: met its end of sequence.
         ids: completion token ids; prompt, completion: as text.
+        details: further measurements, see :func:`_with_details`; empty where they were not asked for.
     """
 
     row: int
@@ -41,16 +43,35 @@ class EvaluatedPrompt:
     ids: tuple[int, ...]
     prompt: str
     completion: str
+    details: Mapping[str, float] = field(default_factory=dict)
+
+    def measurements(self) -> dict[str, float]:
+        """Every number of this prompt, for the record: to six significant digits."""
+        exact = {"reward": self.reward, "kl": self.kl, "tokens": self.tokens, "ended": int(self.ended), **self.details}
+        return {name: value if isinstance(value, int) else float(f"{value:.6g}") for name, value in exact.items()}
+
+
+JudgeFunction = Callable[[Sequence[str]], list[float]]
 
 
 @torch.no_grad()
 def evaluate_batch(
-    policy: Policy, reward: Reward, prompt: PromptBatch, settings: RolloutSettings, *, seed: int, initial: bool = False
+    policy: Policy,
+    reward: Reward,
+    prompt: PromptBatch,
+    settings: RolloutSettings,
+    *,
+    seed: int,
+    initial: bool = False,
+    detailed: bool = False,
+    judge: JudgeFunction | None = None,
 ) -> list[EvaluatedPrompt]:
     """Sample, score and measure one batch; noise is keyed by (seed, prompt id) and rows do not influence each other.
 
     Args:
         initial: sample from the reference (adapters disabled): what the policy was before training.
+        detailed: measure fluency, diversity and the reward of the completion alone as well.
+        judge: P(positive) of texts; part of the details.
     """
     noise = evaluation_noise(seed, prompt.keys, settings.max_new_tokens, settings.top_k)
     if initial:
@@ -60,11 +81,36 @@ def evaluate_batch(
         rollout = sample(policy, prompt, noise, settings)
     scores, reference_hidden = read_frozen(policy, reward, rollout)
     kl = torch.zeros(len(prompt)) if initial else _sequence_kl(policy, rollout, reference_hidden)
-    return [_describe(policy, rollout, row, scores, kl) for row in range(len(prompt))]
+    prompts = [_describe(policy, rollout, row, scores, kl) for row in range(len(prompt))]
+    return _with_details(policy, reward, rollout, reference_hidden, prompts, judge) if detailed else prompts
 
 
 def _sequence_kl(policy: Policy, rollout: Rollout, reference_hidden: torch.Tensor) -> torch.Tensor:
     return token_statistics(policy, rollout, hard_hidden(policy, rollout), reference_hidden).kl.sum(dim=1).cpu()
+
+
+def _with_details(  # noqa: PLR0917
+    policy: Policy, reward: Reward, rollout: Rollout, reference_hidden: torch.Tensor, prompts: list[EvaluatedPrompt],
+    judge: JudgeFunction | None,
+) -> list[EvaluatedPrompt]:  # fmt: skip
+    """Adds ``nll`` (of the completion under the reference, summed, in nats), ``perplexity`` (its exponential per token),
+    ``completion_reward`` (of the completion without its prompt), ``distinct_1`` to ``distinct_3`` and ``repeated_4`` within the
+    completion, and ``judge``, P(positive) of prompt and completion by the judge."""
+    prompt, decode = rollout.prompt, policy.tokenizer.decode
+    alone = reward.scoped("completion").score(prompt.ids, prompt.mask, rollout.completion_ids, rollout.mask).tolist()
+    nll = surprisal(policy, rollout, reference_hidden).sum(dim=1).tolist()
+    openings = [prompt.ids[row][prompt.mask[row]].tolist() for row in range(len(prompts))]
+    judged: list[dict[str, float]] = [{} for _ in prompts]
+    if judge is not None:
+        texts = [str(decode([*ids, *p.ids], skip_special_tokens=True)) for ids, p in zip(openings, prompts, strict=True)]
+        judged = [{"judge": probability} for probability in judge(texts)]
+    found = []
+    for row, p in enumerate(prompts):
+        diversity = {f"distinct_{n}": distinct_n([p.ids], n) for n in (1, 2, 3)}
+        details = {"nll": nll[row], "perplexity": math.exp(nll[row] / p.tokens), "completion_reward": alone[row],
+                   **diversity, "repeated_4": repeated_n(p.ids, 4), **judged[row]}  # fmt: skip
+        found.append(replace(p, details=details))
+    return found
 
 
 def _describe(policy: Policy, rollout: Rollout, row: int, scores: torch.Tensor, kl: torch.Tensor) -> EvaluatedPrompt:
@@ -79,7 +125,10 @@ def _describe(policy: Policy, rollout: Rollout, row: int, scores: torch.Tensor, 
 
 
 def summarise(prompts: list[EvaluatedPrompt]) -> dict[str, Any]:
-    """Means over prompts in split order; ``reward_std`` with ddof 0; KL in nats per real token over all tokens."""
+    """Means over prompts in split order; ``reward_std`` with ddof 0; KL in nats per real token over all tokens.
+
+    With details also the perplexity under the reference over all tokens, and the means of what was measured for each prompt.
+    """
     ordered = sorted(prompts, key=lambda prompt: prompt.row)
     rewards = np.asarray([prompt.reward for prompt in ordered])
     tokens = sum(prompt.tokens for prompt in ordered)
@@ -93,4 +142,8 @@ def summarise(prompts: list[EvaluatedPrompt]) -> dict[str, Any]:
     }
     for n in (1, 2, 3):
         summary[f"distinct_{n}"] = distinct_n((prompt.ids for prompt in ordered), n)
+    if ordered[0].details:
+        summary["perplexity"] = math.exp(math.fsum(prompt.details["nll"] for prompt in ordered) / max(1, tokens))
+        names = [name for name in ("completion_reward", "judge", "repeated_4") if name in ordered[0].details]
+        summary.update({f"{name}_mean": float(np.mean([prompt.details[name] for prompt in ordered])) for name in names})
     return summary

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from grade_lightning.data.prompts import PromptBatch
 from grade_lightning.estimators import SAMPLED_KL
-from grade_lightning.evaluation.evaluator import EvaluatedPrompt, evaluate_batch, summarise
+from grade_lightning.evaluation.evaluator import EvaluatedPrompt, JudgeFunction, evaluate_batch, summarise
 from grade_lightning.methods.distributed import gather_objects, my_rows, sum_gradients, sum_over_processes, world
 from grade_lightning.methods.gradients import clip_and_measure
 from grade_lightning.methods.meter import Meter
@@ -83,6 +83,7 @@ class Shared:
         logprobs: ``matched`` or ``full``, see :func:`grade_lightning.rollout.statistics.token_statistics`.
         dropout_in_rollouts: LoRA dropout acts while sampling as well as in the gradient pass.
         evaluation_rollout: how evaluation samples; as training if None.
+        judge: P(positive) of texts by a model that no reward saw; part of the test's details.
     """
 
     policy: Policy
@@ -104,6 +105,7 @@ class Shared:
     logprobs: str = "matched"
     dropout_in_rollouts: bool = False
     evaluation_rollout: RolloutSettings | None = None
+    judge: JudgeFunction | None = None
 
     @property
     def kl_in_loss(self) -> float:
@@ -247,13 +249,17 @@ class Method(L.LightningModule, ABC):
 
     # -- evaluation ----------------------------------------------------------------------------------------------------
 
-    def _evaluation_step(self, batch: PromptBatch, batch_idx: int) -> None:
+    def _evaluation_step(self, batch: PromptBatch, batch_idx: int, *, detailed: bool = False) -> None:
         rank, processes = world()
         if batch_idx % processes != rank:
             return
         shared = self.shared
-        settings, reward = shared.evaluation_rollout or shared.rollout, self.reward.evaluation()
-        self.evaluated += evaluate_batch(self.policy, reward, batch, settings, seed=shared.evaluation_seed, initial=self.evaluate_initial)
+        # Prompt and completion are evaluated together, whatever training scores, so that runs stay comparable.
+        settings, reward = shared.evaluation_rollout or shared.rollout, self.reward.scoped("full")
+        self.evaluated += evaluate_batch(
+            self.policy, reward, batch, settings, seed=shared.evaluation_seed, initial=self.evaluate_initial,
+            detailed=detailed, judge=shared.judge,
+        )  # fmt: skip
 
     def _evaluation_end(self) -> None:
         self.evaluated = sorted((p for part in gather_objects(self.evaluated) for p in part), key=lambda prompt: prompt.row)
@@ -272,7 +278,7 @@ class Method(L.LightningModule, ABC):
         self.evaluated = []
 
     def test_step(self, batch: PromptBatch, batch_idx: int) -> None:
-        self._evaluation_step(batch, batch_idx)
+        self._evaluation_step(batch, batch_idx, detailed=True)
 
     def on_test_epoch_end(self) -> None:
         self._evaluation_end()

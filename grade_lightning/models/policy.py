@@ -8,8 +8,9 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -241,6 +242,20 @@ class Policy(nn.Module):
     def save_adapter(self, folder: Path) -> None:
         """Write ``adapter_model.safetensors`` and ``adapter_config.json`` in PEFT's layout."""
         self.peft.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
+
+    def load_adapter(self, file: Path) -> None:
+        """Take the adapter's weights from an ``adapter_model.safetensors``.
+
+        Raises:
+            ValueError: it is the adapter of another model.
+        """
+        state = load_file(str(file))
+        try:
+            missing = [name for name in set_peft_model_state_dict(self.peft, state).missing_keys if "lora_" in name]
+        except RuntimeError as error:  # shapes
+            raise ValueError(f"{file} is an adapter of another model: {error}") from error
+        if missing:
+            raise ValueError(f"{file} is an adapter of another model: it lacks {missing[0]} and {len(missing) - 1} more")
 
 
 def _eos_ids(base: BaseLM) -> tuple[int, ...]:

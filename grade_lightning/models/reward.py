@@ -44,8 +44,8 @@ class Reward(Protocol):
         """
         ...
 
-    def evaluation(self) -> Reward:
-        """The reward that evaluation uses: usually this one."""
+    def scoped(self, scope: str) -> Reward:
+        """The same reward of ``full`` (prompt + completion) or of ``completion`` alone."""
         ...
 
 
@@ -98,9 +98,8 @@ class ClassifierReward(nn.Module):
         self.vocab_size = policy.vocab_size
         self.uses_reference_pass = scope == "full"
 
-    def evaluation(self) -> ClassifierReward:
-        """Prompt and completion are evaluated together, whatever training scores, so that runs stay comparable."""
-        return self if self.scope == "full" else ClassifierReward(self._policy[0], self.head, scope="full")
+    def scoped(self, scope: str) -> ClassifierReward:
+        return self if self.scope == scope else ClassifierReward(self._policy[0], self.head, scope=scope)
 
     def score(
         self, prompt_ids: Tensor, prompt_mask: Tensor, completion: Tensor | SoftTokens, mask: Tensor, *, hidden: Tensor | None = None

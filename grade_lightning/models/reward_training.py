@@ -15,7 +15,7 @@ from torch import Tensor
 from torchmetrics.classification import BinaryAccuracy
 
 from grade_lightning.data.corpus import Reviews, Splits, fingerprint
-from grade_lightning.data.prompts import clean_html
+from grade_lightning.data.prompts import review_texts
 from grade_lightning.models.base import BaseLM, backbone
 from grade_lightning.models.cache import make_once
 from grade_lightning.models.policy import Policy, positions_of
@@ -94,20 +94,16 @@ def _accuracy(head: RewardHead, inputs: Tensor, labels: Tensor) -> float:
     return float(metric(head(inputs).argmax(dim=-1), labels))
 
 
-def _texts(reviews: Reviews, clean: bool) -> list[str]:
-    return [clean_html(text) if clean else text for text in reviews.texts]
-
-
 def _train(base: BaseLM, splits: Splits, settings: HeadSettings, clean: bool, folder: Path) -> None:
     device = base.model.device
-    inputs = features(base, _texts(splits.reward, clean), settings.text_tokens, description="reading the reward split")
+    inputs = features(base, review_texts(splits.reward, clean), settings.text_tokens, description="reading the reward split")
     labels = torch.from_numpy(splits.reward.labels).to(device)
     head = fit_head(inputs, labels, settings)
     heldout = Reviews(splits.unused.texts[: settings.heldout_rows], splits.unused.labels[: settings.heldout_rows])
     report: dict[str, float] = {"train_rows": len(splits.reward), "heldout_rows": len(heldout)}
     report["train_accuracy"] = _accuracy(head, inputs, labels)
     if len(heldout):
-        truth, texts = torch.from_numpy(heldout.labels).to(device), _texts(heldout, clean)
+        truth, texts = torch.from_numpy(heldout.labels).to(device), review_texts(heldout, clean)
         longest = getattr(base.model.config.get_text_config(), "max_position_embeddings", 1024)
         for name, tokens in (("reviews", min(1024, longest)), ("openings", OPENING_TOKENS)):
             held_out = features(base, texts, tokens, description=f"held-out {name}")

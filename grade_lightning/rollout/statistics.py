@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -57,6 +58,22 @@ def token_statistics(
         parts = [checkpoint(_statistics, policy, own[rows], other[rows], real.take(rows), logprobs, use_reentrant=False) for rows in chunks]
         columns = tuple(torch.cat(column) for column in zip(*parts, strict=True))
     return TokenStatistics(*(torch.zeros_like(mask, dtype=column.dtype).masked_scatter(mask, column) for column in columns))
+
+
+@torch.no_grad()
+def surprisal(policy: Policy, rollout: Rollout, hidden: Tensor) -> Tensor:
+    """-log q of the recorded tokens over the whole vocabulary at temperature 1, in nats.
+
+    Args:
+        hidden: [B, T, d] predicting states of the model q, policy or reference: both share the output head.
+
+    Returns:
+        [B, T], 0 where the mask is False.
+    """
+    mask = rollout.mask
+    states, ids = hidden[mask], rollout.completion_ids[mask]
+    parts = [F.cross_entropy(policy.logits(states[rows]), ids[rows], reduction="none") for rows in token_chunks(states, policy.vocab_size)]
+    return torch.zeros(mask.shape, dtype=parts[0].dtype, device=mask.device).masked_scatter(mask, torch.cat(parts))
 
 
 class _Tokens(NamedTuple):

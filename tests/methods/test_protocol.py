@@ -230,7 +230,7 @@ def test_completion_scope_trains_on_the_completion_and_evaluates_with_the_prompt
     method = make_grade(policy64, scope="completion")
     assert isinstance(method, GRADE)
     assert method.reward.scope == "completion"
-    assert method.reward.evaluation().scope == "full"
+    assert method.reward.scoped("full").scope == "full"
 
 
 def test_target_kl_ends_the_epochs(model_folder, data_module):

@@ -1,0 +1,190 @@
+"""The study on real IMDB as a resumable queue: ``python -m experiments.imdb_small.study --data FOLDER --model FOLDER``.
+
+Parts run in order, so that whatever is reached is whole: a learning-rate sweep of equal size for each method, five methods with five
+seeds at their best rate, the paper's protocol changed one key at a time into the released one, and temperatures.  A cell that has
+results is skipped; a cell that was interrupted goes on from its checkpoint.  Finished runs are copied, without weights and without
+paths, to ``runs/`` beside this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).parent
+RECORDS = HERE / "runs"
+KEPT = ("config.yaml", "environment.json", "metrics.csv", "results.json", "samples.jsonl")
+METHODS = ("grade", "grade_ste", "ppo", "reinforce", "rloo")
+RATES = ("3e-4", "1e-3", "3e-3")
+SEEDS = (1, 2, 3, 4, 5)
+COMMON = ("experiment=imdb_small", "max_steps=60", "max_new_tokens=32", "evaluation.val_prompts=256", "evaluation.test_prompts=500")
+KL_COEF = 0.1
+LAST_TOKEN = "protocol.rollout_context=last_token"
+MISMATCH = ("rollout.top_p=0.9", "rollout.top_k=20", "rollout.sampling_temperature=0.6", "protocol.logprobs=full")
+# What changes the paper's protocol, one row of the audit at a time.
+CHANGES = {
+    "paper": dict.fromkeys(METHODS[:4], ()),
+    "last_token": {"ppo": (LAST_TOKEN,), "reinforce": (LAST_TOKEN,)},
+    "no_kl": {"grade": ("protocol.kl_in=none",), "grade_ste": ("protocol.kl_in=none",)},
+    "completion_reward": {"grade_ste": ("reward.scope=completion",)},
+    "sampling_mismatch": {"reinforce": MISMATCH, "ppo": MISMATCH},
+    "gae_over_batch": {"ppo": ("protocol.gae_axis=batch",)},
+    "released": dict.fromkeys(METHODS[:4], ()),
+}
+TEMPERATURES = {
+    "constant_2": ("temperature=constant", "temperature.value=2.0"),
+    "constant_1": ("temperature=constant", "temperature.value=1.0"),
+    "constant_0.5": ("temperature=constant", "temperature.value=0.5"),
+    "linear_250": ("temperature=linear", "protocol.anneal_steps=250"),
+    "linear_2000": ("temperature=linear", "protocol.anneal_steps=2000"),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the study."""
+
+    part: str
+    name: str
+    overrides: tuple[str, ...]
+
+    @property
+    def record(self) -> Path:
+        return RECORDS / self.part / self.name
+
+
+def rates() -> list[Cell]:
+    """The sweep: a seed that the study does not use, no test."""
+    options = ("seed=0", "evaluation.test=false", "evaluation.validate_every=60")
+    return [Cell("rates", f"{m}-{r}", (f"method={m}", f"optimizer.lr={r}", *options)) for m in METHODS for r in RATES]
+
+
+def best_rate(method: str) -> str:
+    """The rate with the highest validation reward - beta KL after the last step: what every method maximises."""
+
+    def objective(rate: str) -> float:
+        last = json.loads((RECORDS / "rates" / f"{method}-{rate}" / "results.json").read_text())["validation"][-1]
+        return float(last["reward_mean"]) - KL_COEF * float(last["kl_mean"])
+
+    return max(RATES, key=objective)
+
+
+def _at_best(method: str) -> tuple[str, str]:
+    return f"method={method}", f"optimizer.lr={best_rate(method)}"
+
+
+def controlled() -> list[Cell]:
+    """Five methods, five seeds: one seed of each method before the next seed."""
+    return [Cell("controlled", f"{m}-seed{s}", (*_at_best(m), f"seed={s}", "evaluation.validate_every=20")) for s in SEEDS for m in METHODS]
+
+
+def protocols() -> list[Cell]:
+    """From what the paper says to what its code does."""
+    cells = []
+    for change, methods in CHANGES.items():
+        protocol = "released" if change == "released" else "paper"
+        for method, keys in methods.items():
+            options = (f"protocol={protocol}", "seed=1", "evaluation.validate_every=60", *keys)
+            cells.append(Cell("protocols", f"{change}-{method}", (*_at_best(method), *options)))
+    return cells
+
+
+def temperatures() -> list[Cell]:
+    """GRADE-STE; the controlled study's own schedule is 2 to 0.5 over the 60 steps."""
+    options = (*_at_best("grade_ste"), "seed=1", "evaluation.validate_every=20")
+    return [Cell("temperatures", name, (*options, *keys)) for name, keys in TEMPERATURES.items()]
+
+
+PARTS: dict[str, Callable[[], list[Cell]]] = {
+    "rates": rates, "controlled": controlled, "protocols": protocols, "temperatures": temperatures,
+}  # fmt: skip
+
+
+def not_run() -> list[str]:
+    """Cells without a record, by the name of their part where the part cannot be listed before another one is finished."""
+    missing = []
+    for name, cells in PARTS.items():
+        try:
+            missing += [f"{cell.part}/{cell.name}" for cell in cells() if not (cell.record / "results.json").exists()]
+        except FileNotFoundError:
+            missing.append(f"{name} (all of it: it needs the sweep's best rates)")
+    return missing
+
+
+class Queue:
+    """Runs cells, some at once, and keeps their records.
+
+    Args:
+        folders: ``data.path`` and ``model.path``, and the names that stand for them in the records.
+        work: where runs are made.
+        commit: commit each record by itself.
+    """
+
+    def __init__(self, data: str, model: str, work: Path, *, commit: bool):
+        self.paths = (f"data.path={data}", f"model.path={model}")
+        self.hidden = {data: "IMDB_FOLDER", model: "LM_FOLDER", str(work): "multirun", str(HERE.parents[1]): "."}
+        self.work, self.commit = work, commit
+
+    def run(self, cell: Cell) -> None:
+        if (cell.record / "results.json").exists():
+            return
+        folder, start = self.work / cell.part / cell.name, time.perf_counter()
+        folder.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "grade_lightning.run", *COMMON, *self.paths, *cell.overrides, f"run.dir={folder}"]
+        with (folder / "output.log").open("a") as log:
+            code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        if code.returncode:
+            print(f"{cell.part}/{cell.name} failed, see {folder / 'output.log'}", flush=True)
+            return
+        self._keep(cell, folder)
+        last = json.loads((folder / "results.json").read_text())["validation"][-1]
+        seconds = time.perf_counter() - start
+        print(f"{cell.part}/{cell.name}: validation {last['reward_mean']:.3f} at KL {last['kl_mean']:.2f}, {seconds:.0f} s", flush=True)
+
+    def _keep(self, cell: Cell, folder: Path) -> None:
+        partial = cell.record.with_name(f".{cell.record.name}")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        for name in KEPT:
+            if (folder / name).exists():
+                text = (folder / name).read_text()
+                for path, placeholder in self.hidden.items():
+                    text = text.replace(path, placeholder)
+                (partial / name).write_text(text)
+        shutil.rmtree(cell.record, ignore_errors=True)
+        partial.rename(cell.record)
+        if self.commit:
+            where = str(cell.record)
+            subprocess.run(["git", "add", where], cwd=HERE, check=True)
+            subprocess.run(["git", "commit", "-q", "-m", f"IMDB study: {cell.part}/{cell.name}", "--", where], cwd=HERE, check=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="folder with IMDB as Parquet")
+    parser.add_argument("--model", required=True, help="folder of the language model")
+    parser.add_argument("--work", type=Path, default=Path("multirun/imdb_small"), help="where runs are made")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at once, one thread each")
+    parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
+    parser.add_argument("--commit", action="store_true", help="commit each finished run")
+    chosen = parser.parse_args()
+    queue = Queue(chosen.data, chosen.model, chosen.work, commit=chosen.commit)
+    for part in chosen.parts:
+        with ThreadPoolExecutor(chosen.jobs) as pool:
+            list(pool.map(queue.run, PARTS[part]()))
+    missing = not_run()
+    print("not run: " + (", ".join(missing) or "nothing"))
+    return 1 if missing else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
