@@ -134,7 +134,8 @@ def _execute(cfg: DictConfig, identity: str) -> dict[str, Any]:
     description = {
         **dict(cfg.names), "seed": cfg.seed, "model_name": base.name, "model_fingerprint": base.fingerprint, "config_hash": identity,
         "variant_hash": config_hash(cfg, without=("seed",)),
-        "reward_head": prepared.reward_report, "judge": None if judge is None else judge.report, "splits": splits.fingerprints, "duplicates": splits.duplicates,
+        "reward_head": prepared.reward_report,
+        "judge": None if judge is None else judge.report, "splits": splits.fingerprints, "duplicates": splits.duplicates,
     }  # fmt: skip
     loggers = _loggers(cfg, folder, run_id)
     try:

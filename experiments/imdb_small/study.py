@@ -28,12 +28,12 @@ RATES = ("3e-4", "1e-3", "3e-3")
 SEEDS = (1, 2, 3, 4, 5)
 COMMON = ("experiment=imdb_small", "max_steps=60", "max_new_tokens=32", "evaluation.val_prompts=256", "evaluation.test_prompts=500")
 KL_COEF = 0.1
-LAST_TOKEN = "protocol.rollout_context=last_token"
+BROKEN_CONTEXT = "protocol.rollout_context=last_token"
 MISMATCH = ("rollout.top_p=0.9", "rollout.top_k=20", "rollout.sampling_temperature=0.6", "protocol.logprobs=full")
 # What changes the paper's protocol, one row of the audit at a time.
 CHANGES = {
     "paper": dict.fromkeys(METHODS[:4], ()),
-    "last_token": {"ppo": (LAST_TOKEN,), "reinforce": (LAST_TOKEN,)},
+    "last_token": {"ppo": (BROKEN_CONTEXT,), "reinforce": (BROKEN_CONTEXT,)},
     "no_kl": {"grade": ("protocol.kl_in=none",), "grade_ste": ("protocol.kl_in=none",)},
     "completion_reward": {"grade_ste": ("reward.scope=completion",)},
     "sampling_mismatch": {"reinforce": MISMATCH, "ppo": MISMATCH},

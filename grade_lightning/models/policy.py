@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -249,11 +250,11 @@ class Policy(nn.Module):
         Raises:
             ValueError: it is the adapter of another model.
         """
-        state = load_file(str(file))
         try:
-            missing = [name for name in set_peft_model_state_dict(self.peft, state).missing_keys if "lora_" in name]
+            result: Any = set_peft_model_state_dict(self.peft, load_file(str(file)))
         except RuntimeError as error:  # shapes
             raise ValueError(f"{file} is an adapter of another model: {error}") from error
+        missing = [name for name in result.missing_keys if "lora_" in name]
         if missing:
             raise ValueError(f"{file} is an adapter of another model: it lacks {missing[0]} and {len(missing) - 1} more")
 

@@ -30,3 +30,10 @@ TITLES = {
 
 def title(method: str) -> str:
     return TITLES.get(method, method)
+
+
+# Table 2: t of the first method's last training rewards against the second's.
+TABLE2 = {
+    ("grade", "ppo"): -4.82, ("grade", "reinforce"): -5.66, ("grade", "grade_ste"): -8.61, ("ppo", "reinforce"): -0.46,
+    ("ppo", "grade_ste"): -4.37, ("reinforce", "grade_ste"): -4.09,
+}  # fmt: skip

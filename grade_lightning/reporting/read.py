@@ -5,10 +5,15 @@ from __future__ import annotations
 import csv
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import yaml
 
 
 @dataclass
@@ -33,6 +38,32 @@ class Run:
     def seed(self) -> int:
         return int(self.results["seed"])
 
+    @cached_property
+    def samples(self) -> list[dict[str, Any]]:
+        """Lines of ``samples.jsonl`` that can be read; empty without one."""
+        file = self.folder / "samples.jsonl"
+        found = []
+        for line in file.read_text().split("\n") if file.exists() else []:
+            try:
+                sample = json.loads(line) if line else {}
+            except json.JSONDecodeError:
+                continue  # a last line that was cut off
+            if {"split", "prompt", "completion", "reward"} <= sample.keys():
+                found.append(sample)
+        return found
+
+    @cached_property
+    def config(self) -> dict[str, str]:
+        """Resolved settings by dotted name; empty without a ``config.yaml``."""
+        file = self.folder / "config.yaml"
+        return dict(_flat("", yaml.safe_load(file.read_text()) or {})) if file.exists() else {}
+
+    @cached_property
+    def environment(self) -> dict[str, Any]:
+        """``environment.json``; empty without one."""
+        file = self.folder / "environment.json"
+        return json.loads(file.read_text()) if file.exists() else {}
+
     @property
     def name(self) -> str:
         return f"{self.method}, seed {self.seed} ({self.folder.name})"
@@ -42,10 +73,22 @@ class Run:
         values = [value for value in self.metrics.get(column, []) if math.isfinite(value)]
         return math.fsum(values) / len(values) if values else math.nan
 
-    def rewards(self, split: str) -> dict[int, float]:
-        """Reward of each prompt of ``test`` or ``initial`` by prompt id; empty where the run did not keep them."""
-        kept = self.results.get(split, {}).get("per_prompt")
-        return dict(zip(kept["prompt_id"], kept["reward"], strict=True)) if kept else {}
+    def per_prompt(self, split: str, name: str = "reward") -> dict[int, float]:
+        """A measurement of each prompt of ``test`` or ``initial`` by prompt id; empty where the run did not keep it."""
+        kept = self.results.get(split, {}).get("per_prompt") or {}
+        return dict(zip(kept["prompt_id"], kept[name], strict=True)) if name in kept else {}
+
+    def column(self, name: str) -> np.ndarray:
+        """A column of ``metrics.csv`` step by step; empty where there is none."""
+        return np.asarray(self.metrics.get(name, []), dtype=float)
+
+
+def _flat(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _flat(f"{prefix}.{key}" if prefix else str(key), item)
+    else:
+        yield prefix, str(value)
 
 
 def read_runs(root: Path) -> tuple[list[Run], list[str]]:

@@ -1,12 +1,13 @@
-"""Intervals of means, over the units that were drawn at random: prompts by bootstrap, the few seeds by Student's t."""
+"""Intervals and tests, over the units that were drawn at random: prompts or seeds, never steps of one run."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import bootstrap, t
+from scipy.stats import bootstrap, permutation_test, t, ttest_ind
 
 
 class Interval(NamedTuple):
@@ -46,3 +47,84 @@ def few_interval(values: Sequence[float]) -> Interval:
         return Interval(mean, mean, mean)
     half = float(t.ppf(0.975, len(array) - 1) * array.std(ddof=1) / np.sqrt(len(array)))
     return Interval(mean, mean - half, mean + half)
+
+
+class Comparison(NamedTuple):
+    """Two samples compared: first - second.
+
+    Attributes:
+        difference: of the means; p: two-sided; effect: standardised difference; n: units compared.
+    """
+
+    difference: float
+    p: float
+    effect: float
+    n: int
+
+
+def paired_permutation(first: Sequence[float], second: Sequence[float], *, resamples: int = 9999, seed: int = 0) -> Comparison | None:
+    """Sign-flip test of the mean paired difference; the effect is Cohen's d_z.  None for fewer than two pairs.
+
+    p counts the observed assignment, so that it is never 0 and the test is exact at any level.
+    """
+    a, b = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
+    if len(a) < 2:
+        return None
+    difference = a - b
+    spread = float(difference.std(ddof=1))
+    if spread == 0 and difference[0] == 0:
+        return Comparison(0.0, 1.0, 0.0, len(a))
+    found = permutation_test(
+        (difference,), _mean, permutation_type="samples", n_resamples=resamples, vectorized=True, alternative="two-sided",
+        rng=np.random.default_rng(seed),
+    )  # fmt: skip
+    effect = float(difference.mean()) / spread if spread else math.inf
+    return Comparison(float(difference.mean()), float(found.pvalue), effect, len(a))
+
+
+def _mean(x: np.ndarray, axis: int = -1) -> np.ndarray:
+    return np.mean(x, axis=axis)
+
+
+def welch(first: Sequence[float], second: Sequence[float]) -> Comparison | None:
+    """Welch's t-test of two independent samples; the effect is Hedges' g.  None with fewer than two values in one of them."""
+    a, b = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
+    if min(len(a), len(b)) < 2:
+        return None
+    difference, pooled = float(a.mean() - b.mean()), math.sqrt((a.var(ddof=1) + b.var(ddof=1)) / 2)
+    if pooled == 0:
+        return None
+    correction = 1 - 3 / (4 * (len(a) + len(b)) - 9)
+    p = float(ttest_ind(a, b, equal_var=False).pvalue)
+    return Comparison(difference, p, correction * difference / pooled, len(a) + len(b))
+
+
+def pooled_t(first: Sequence[float], second: Sequence[float]) -> tuple[float, float] | None:
+    """Student's two-sample t and p with pooled variance, as the paper computes them; None where there is nothing to compare."""
+    if min(len(first), len(second)) < 2 or np.ptp([*first, *second]) == 0:
+        return None
+    found = ttest_ind(first, second)
+    return float(found.statistic), float(found.pvalue)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down adjustment (1979): p values that may be compared with the level of the whole family."""
+    order, adjusted, largest = np.argsort(p_values), [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = largest
+    return adjusted
+
+
+def windowed_variance(rewards: Sequence[float], *, window: int = 50, leave_out_last: bool) -> float | None:
+    """Appendix B.2's stability: mean over consecutive windows of the variance (ddof 0) within each.
+
+    Args:
+        leave_out_last: the published values do: windows start at 0, 50, 100 and 150 of 250 steps.
+
+    Returns:
+        None where there is no whole window to count.
+    """
+    end = len(rewards) - window + (0 if leave_out_last else 1)
+    found = [float(np.var(rewards[start : start + window])) for start in range(0, end, window)]
+    return float(np.mean(found)) if found else None

@@ -37,7 +37,7 @@ def test_perplexity_is_that_of_the_reference(evaluated):
 
 
 def test_reward_of_the_completion_does_not_see_the_prompt(evaluated):
-    policy, reward, batch, found = evaluated
+    _, reward, batch, found = evaluated
     for row, prompt in enumerate(found):
         ids = torch.tensor([prompt.ids])
         nothing = batch.ids[row : row + 1, :0]

@@ -13,7 +13,8 @@ from scipy.stats import norm, sem, t
 from grade_lightning.report import main
 from grade_lightning.reporting.read import read_metrics, read_runs
 from grade_lightning.reporting.statistics import mean_interval
-from grade_lightning.reporting.tables import lift, table1
+from grade_lightning.reporting.table1 import paired_lift, table1
+from grade_lightning.reporting.variants import group
 
 PROMPTS = list(range(100, 140))
 
@@ -48,7 +49,7 @@ def test_table1_by_hand(tmp_path):
     write_run(tmp_path, "rloo", 1, shift=0.0)
     runs, warnings = read_runs(tmp_path)
     assert warnings == []
-    initial, ste, rloo = table1(runs).rows
+    initial, ste, rloo = table1(group(runs)).rows
     means = [json.loads((tmp_path / f"grade_ste-{seed}" / "results.json").read_text())["test"]["reward_mean"] for seed in (1, 2, 3)]
     assert ste["test"].mean == pytest.approx(sum(means) / 3)
     expected = t.interval(0.95, 2, loc=np.mean(means), scale=sem(means))
@@ -68,7 +69,7 @@ def test_lift_pairs_by_prompt_not_by_place(tmp_path):
     kept = results["test"]["per_prompt"]
     results["test"]["per_prompt"] = {"prompt_id": kept["prompt_id"][::-1], "reward": kept["reward"][::-1]}
     (folder / "results.json").write_text(json.dumps(results))
-    found = lift(read_runs(tmp_path)[0])
+    found = paired_lift(read_runs(tmp_path)[0])
     assert found.high - found.low < 0.02
 
 

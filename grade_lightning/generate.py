@@ -1,0 +1,138 @@
+"""Continuations before and after training: ``python -m grade_lightning.generate run=DIR prompt="..."``.
+
+Keys: ``run`` (a finished run folder), ``prompt`` (text; repeat the key for several), ``samples`` (of each prompt, default 1),
+``seed`` (of the sampling noise, default 0), ``checkpoint`` (``last`` or ``best``).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from grade_lightning.process import prepare_process
+from grade_lightning.strategy import resolve_accelerator
+
+CHECKPOINTS = ("last", "best")
+COLUMNS = (
+    ("reward", ".2f"), ("completion_reward", ".2f"), ("judge", ".2f"), ("perplexity", ".1f"), ("kl", ".2f"), ("tokens", "d"),
+    ("distinct_2", ".2f"), ("repeated_4", ".2f"),
+)  # fmt: skip
+
+
+@dataclass
+class Request:
+    """What to generate; see the module's docstring."""
+
+    run: Path
+    prompts: list[str] = field(default_factory=list)
+    samples: int = 1
+    seed: int = 0
+    checkpoint: str = "last"
+
+    def check(self) -> None:
+        """Raise ValueError with a remedy, before anything is loaded."""
+        if not (self.run / "config.yaml").exists():
+            raise ValueError(f"run={self.run} is not a run folder: it has no config.yaml")
+        if not self.prompts or not all(prompt.strip() for prompt in self.prompts):
+            raise ValueError('give the beginning of a review: prompt="..."')
+        if self.samples < 1:
+            raise ValueError(f"samples must be at least 1, got {self.samples}")
+        if self.checkpoint not in CHECKPOINTS:
+            raise ValueError(f"checkpoint={self.checkpoint} is unknown: use one of {', '.join(CHECKPOINTS)}")
+        if not self.adapter.exists():
+            raise ValueError(f"{self.adapter} is missing: the run kept no such checkpoint (records without weights cannot generate)")
+
+    @property
+    def adapter(self) -> Path:
+        return self.run / "checkpoints" / self.checkpoint / "adapter_model.safetensors"
+
+
+def parse(arguments: Sequence[str]) -> Request:
+    """``key=value`` arguments -> a request.
+
+    Raises:
+        ValueError: an argument of another form, an unknown key, no run.
+    """
+    values: dict[str, str] = {}
+    prompts = []
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if not equals or key not in ("run", "prompt", "samples", "seed", "checkpoint"):
+            raise ValueError(f"{argument!r} is not understood: use run=DIR prompt=TEXT [samples=N] [seed=N] [checkpoint=last|best]")
+        if key == "prompt":
+            prompts.append(value)
+        else:
+            values[key] = value
+    if "run" not in values:
+        raise ValueError("name the folder of a finished run: run=DIR")
+    for key in ("samples", "seed"):
+        if key in values and not values[key].lstrip("-").isdigit():
+            raise ValueError(f"{key}={values[key]} is not a whole number")
+    numbers = {key: int(values[key]) for key in ("samples", "seed") if key in values}
+    return Request(Path(values["run"]), prompts, checkpoint=values.get("checkpoint", "last"), **numbers)
+
+
+def generate(request: Request) -> list[dict[str, dict[str, object]]]:
+    """For each prompt and sample, what evaluation measures of the ``before`` and the ``after`` continuation, and their texts."""
+    request.check()
+    cfg = OmegaConf.load(request.run / "config.yaml")
+    assert isinstance(cfg, DictConfig)
+    from grade_lightning.data.prompts import collate, make_prompts
+    from grade_lightning.evaluation.evaluator import evaluate_batch
+    from grade_lightning.prepare import evaluation_rollout, prepare
+
+    prepared = prepare(cfg, resolve_accelerator(cfg.hardware.accelerator), judge=True)
+    policy = prepared.policy
+    policy.load_adapter(request.adapter)
+    texts = [text for text in request.prompts for _ in range(request.samples)]
+    rule = {**cfg.data.prompt, "max_sentences": 1000, "max_chars": max(map(len, texts))}  # the user's words, up to the run's tokens
+    prompts = make_prompts(texts, [-1] * len(texts), policy.tokenizer, clean=cfg.data.clean_html, **rule)
+    # Each sample has noise of its own, the same before and after.
+    prompts = [replace(prompt, key=row) for row, prompt in enumerate(prompts)]
+    batch = collate(prompts, policy.pad_id, rows=range(len(prompts))).to(policy.device)
+    settings, reward, found = evaluation_rollout(cfg), prepared.reward.scoped("full"), []
+    for initial in (True, False):
+        found.append(
+            evaluate_batch(policy, reward, batch, settings, seed=request.seed, initial=initial, detailed=True, judge=prepared.judge)
+        )
+    before, after = ([{"prompt": p.prompt, "completion": p.completion, **p.measurements()} for p in when] for when in found)
+    return [{"before": b, "after": a} for b, a in zip(before, after, strict=True)]
+
+
+def show(pairs: list[dict[str, dict[str, object]]]) -> None:
+    """Texts side by side, and a table of what was measured."""
+    console = Console()
+    console = Console(width=max(console.width, 100))
+    for pair in pairs:
+        console.print(Text(str(pair["before"]["prompt"]), style="bold"))
+        table = Table("", "continuation", *[name.replace("_", " ") for name, _ in COLUMNS])
+        for when, measured in pair.items():
+            cells = [format(measured[name], spec) if name in measured else "-" for name, spec in COLUMNS]
+            table.add_row(when, Text(str(measured["completion"]).strip()), *cells)
+        console.print(table)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0, or 2 for a request that cannot be met."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(__doc__)
+        return 0
+    prepare_process()
+    try:
+        show(generate(parse(arguments)))
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

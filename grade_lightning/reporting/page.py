@@ -1,0 +1,76 @@
+"""One self-contained page with everything: no network, no other file."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from grade_lightning.reporting.figures import inline_svg
+from grade_lightning.reporting.table import Table
+from grade_lightning.reporting.variants import Variant, colours, different_settings
+
+_SHOWN = ("reward", "judge", "completion_reward", "perplexity", "kl", "tokens")
+
+
+def samples(variants: list[Variant]) -> list[dict[str, Any]]:
+    """Test samples with what the initial policy wrote after the same prompt with the same noise."""
+    found = []
+    for variant in variants:
+        for run in variant.runs:
+            before = {s.get("prompt_id"): s for s in run.samples if s["split"] == "initial"}
+            for after in (s for s in run.samples if s["split"] == "test"):
+                start = before.get(after.get("prompt_id")) or {}
+                found.append({
+                    "method": variant.label, "seed": run.seed, "prompt": after["prompt"], "after": after["completion"],
+                    "before": start.get("completion", ""), "lift": after["reward"] - start["reward"] if start else None,
+                    **{name: after.get(name) for name in _SHOWN},
+                })  # fmt: skip
+    return found
+
+
+def environments(variants: list[Variant]) -> list[dict[str, Any]]:
+    """Where each run was made, equal ones together."""
+    found: dict[str, dict[str, Any]] = {}
+    for variant in variants:
+        for run in variant.runs:
+            env = run.environment
+            facts = {
+                "git revision": (env.get("git_revision") or "-") + (" (with uncommitted changes)" if env.get("git_dirty") else ""),
+                "python": env.get("python"), "platform": env.get("platform"), "processor": env.get("processor"), "gpu": env.get("gpu"),
+                "threads": env.get("torch_threads"),
+                "packages": ", ".join(f"{name} {version}" for name, version in (env.get("packages") or {}).items()),
+            }  # fmt: skip
+            entry = found.setdefault(json.dumps(facts, sort_keys=True), {"facts": facts, "runs": []})
+            entry["runs"].append(f"{variant.label}, seed {run.seed}")
+    return list(found.values())
+
+
+def page(variants: list[Variant], tables: list[Table], figures: dict[str, tuple[str, Figure]], warnings: list[str], *, name: str) -> str:
+    """The page as text.
+
+    Args:
+        name: of the folder that was reported.
+    """
+    template = files("grade_lightning.reporting").joinpath("page.html").read_text()
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    differences = different_settings([variant.runs[0] for variant in variants])
+    look = colours(variants)
+    drawn = [(key, title, Markup(inline_svg(figure, key))) for key, (title, figure) in figures.items()]  # noqa: S704  our own drawing
+    return environment.from_string(template).render(
+        name=name, warnings=warnings, tables=tables, figures=drawn, variants=variants, differences=differences,
+        colours={variant.label: look[variant.label][0] for variant in variants},
+        environments=environments(variants), runs=sum(len(variant.runs) for variant in variants), samples=_script_safe(samples(variants)),
+    )  # fmt: skip
+
+
+def _script_safe(value: Any) -> Markup:
+    """JSON for inside a script element: nothing in it can end the element."""
+    text = json.dumps(value, ensure_ascii=False)
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)  # noqa: S704  every character that markup could be made of was escaped

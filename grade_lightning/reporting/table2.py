@@ -1,0 +1,101 @@
+"""Which differences between methods are real: the paper's Table 2, and tests of the same question that hold; Appendix B.2."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from grade_lightning.reporting.published import TABLE1, TABLE2
+from grade_lightning.reporting.statistics import holm, paired_permutation, pooled_t, welch, windowed_variance
+from grade_lightning.reporting.table import Table
+from grade_lightning.reporting.table1 import mean, number
+from grade_lightning.reporting.variants import Variant
+
+LAST = 0.2  # share of the training steps that the paper's t-tests use
+
+
+def _last_rewards(variant: Variant) -> list[float]:
+    """Training rewards of the last 20% of the steps, all seeds in a row."""
+    rewards = []
+    for run in variant.runs:
+        column = run.column("train/reward")
+        rewards += column[len(column) - round(LAST * len(column)) :].tolist()
+    return [reward for reward in rewards if np.isfinite(reward)]
+
+
+def _by_prompt(variant: Variant) -> dict[int, float]:
+    """Test reward of each prompt, averaged over the seeds; only prompts that every seed has."""
+    tests = [run.per_prompt("test") for run in variant.tested]
+    common = set.intersection(*map(set, tests)) if tests else set()
+    return {key: float(np.mean([test[key] for test in tests])) for key in common}
+
+
+def _pair(first: Variant, second: Variant) -> dict[str, Any]:
+    row: dict[str, Any] = {"first": first.label, "second": second.label}
+    pooled = pooled_t(_last_rewards(first), _last_rewards(second))
+    if pooled is not None:
+        row["paper_t"], row["paper_p"] = pooled
+    row["published_t"] = TABLE2.get((first.method, second.method)) or _minus(TABLE2.get((second.method, first.method)))
+    a, b = _by_prompt(first), _by_prompt(second)
+    common = sorted(a.keys() & b.keys())
+    prompts = paired_permutation([a[key] for key in common], [b[key] for key in common])
+    if prompts is not None:
+        row.update(difference=prompts.difference, prompt_p=prompts.p, prompt_effect=prompts.effect, prompts=prompts.n)
+    tests = [[number(run.results["test"], "reward_mean") for run in variant.tested] for variant in (first, second)]
+    seeds = welch(*tests)
+    if seeds is not None:
+        row.update(seed_p=seeds.p, seed_effect=seeds.effect, seeds=seeds.n)
+    return row
+
+
+def _minus(value: float | None) -> float | None:
+    return None if value is None else -value
+
+
+def table2(variants: list[Variant]) -> Table:
+    """Every pair: the paper's test for comparison, then over paired prompts and over seeds, Holm-adjusted within each column."""
+    rows = [_pair(first, second) for first, second in combinations(variants, 2)]
+    for name in ("prompt", "seed"):
+        tested = [row for row in rows if f"{name}_p" in row]
+        for row, p in zip(tested, holm([row[f"{name}_p"] for row in tested]), strict=True):
+            row[f"{name}_holm"] = p
+    columns = [
+        ("first", "First", ""), ("second", "Second", ""), ("difference", "Test reward, first - second", "+.3f"),
+        ("seed_holm", "Seeds: p (Holm)", "p"), ("seed_effect", "Seeds: Hedges' g", "+.2f"),
+        ("prompt_holm", "Prompts: p (Holm)", "p"), ("prompt_effect", "Prompts: d_z", "+.2f"),
+        ("paper_t", "Paper's t, ours", "+.2f"), ("paper_p", "its p", "p"), ("published_t", "Paper's t, published", "+.2f"),
+    ]  # fmt: skip
+    notes = [
+        "Seeds: Welch's t-test of the seeds' test rewards; it speaks about methods. Prompts: sign-flip permutation test over the same test "
+        "prompts, rewards averaged over seeds; it speaks about these trained policies only. Holm's adjustment over all pairs.",
+        "Paper's t: pooled two-sample t-test of training rewards in the last 20% of the steps. Steps of one run are not independent draws "
+        "(each starts where the last one ended), one run says nothing about the method, and training rewards of different methods need "
+        "not be the same quantity (GRADE scores soft tokens): it is shown for comparison with the paper, not as evidence.",
+    ]
+    return Table("Table 2. Differences between methods", columns, rows, notes)
+
+
+def stability(variants: list[Variant]) -> Table:
+    """Appendix B.2: variance of the training reward within windows of 50 steps."""
+    rows = []
+    for variant in variants:
+        rewards = [run.column("train/reward") for run in variant.runs]
+        row: dict[str, Any] = {"method": variant.label, "seeds": len(rewards)}
+        for name, leave_out in (("published", True), ("all", False)):
+            found = [windowed_variance(r[np.isfinite(r)].tolist(), leave_out_last=leave_out) for r in rewards]
+            values = [value for value in found if value is not None]
+            row[name] = mean(values) if values else None
+        if variant.method in TABLE1:
+            row["paper"] = TABLE1[variant.method].stability
+        rows.append(row)
+    columns = [
+        ("method", "Method", ""), ("seeds", "Seeds", "d"), ("published", "As published", ".4f"), ("all", "All windows", ".4f"),
+        ("paper", "Paper", ".4f"),
+    ]  # fmt: skip
+    notes = [
+        "Mean over consecutive windows of 50 steps of the variance (ddof 0) of the training reward. As published: without the last window, "
+        "as the paper's values were computed. A steady rise counts as instability, and a policy that never learns as stability."
+    ]
+    return Table("Appendix B.2. Stability", columns, rows, notes)

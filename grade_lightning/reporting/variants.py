@@ -1,0 +1,104 @@
+"""Runs that differ in their seed alone, their names and their colours."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+from grade_lightning.reporting.published import title
+from grade_lightning.reporting.read import Run
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart; line styles tell them apart in print.
+COLOURS = {
+    "grade": "#E69F00", "grade_ste": "#0072B2", "ppo": "#009E73", "reinforce": "#CC79A7", "rloo": "#D55E00", "grpo": "#56B4E9",
+    "hybrid": "#8C564B",
+}  # fmt: skip
+_OTHERS = ("#7F7F7F", "#9467BD", "#BCBD22", "#17BECF", "#AEC7E8")
+STYLES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
+_NOT_SETTINGS = ("seed", "run.", "hydra", "logger.", "names.")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One method with one configuration.
+
+    Attributes:
+        label: for tables and legends; unique in a report.
+        runs: one for each seed.
+    """
+
+    method: str
+    label: str
+    runs: list[Run]
+
+    @property
+    def tested(self) -> list[Run]:
+        return [run for run in self.runs if run.results.get("test")]
+
+
+def group(runs: list[Run]) -> list[Variant]:
+    """Variants in order of method; a method with several configurations gets what tells them apart into its label."""
+    groups: dict[tuple[str, str], list[Run]] = defaultdict(list)
+    for run in runs:
+        groups[run.method, str(run.results.get("variant_hash", ""))].append(run)
+    methods = [method for method, _ in groups]
+    variants, seen = [], set()
+    for (method, variant), members in groups.items():
+        label = title(method)
+        if methods.count(method) > 1:
+            others = [runs for (other, name), runs in groups.items() if other == method and name != variant]
+            label += f" ({_what_differs(members, others) or variant})"
+        if label in seen:
+            label += f" [{variant}]"
+        seen.add(label)
+        variants.append(Variant(method, label, members))
+    return variants
+
+
+def _what_differs(members: list[Run], others: list[list[Run]]) -> str:
+    """The folder's own name where it says more than method, seed and hash; else up to three settings; else nothing."""
+    first = members[0]
+    parts = re.split(r"[-/]", re.sub(r"-?seed\d+", "", first.folder.name))
+    name = "-".join(part for part in parts if part != first.method and not re.fullmatch(r"[0-9a-f]{8}|\d*", part))
+    if name:
+        return name
+    keys = {key for other in others for key in different_settings([first, other[0]])}
+    return ", ".join(f"{key.split('.')[-1]}={first.config[key]}" for key in sorted(keys)) if 0 < len(keys) <= 3 else ""
+
+
+def different_settings(runs: list[Run]) -> dict[str, list[str]]:
+    """Settings whose values are not the same in all runs, by dotted name, in the order of the runs; "-" where one lacks it."""
+    keys = sorted({key for run in runs for key in run.config if not key.startswith(_NOT_SETTINGS)})
+    columns = {key: [run.config.get(key, "-") for run in runs] for key in keys}
+    return {key: values for key, values in columns.items() if len(set(values)) > 1}
+
+
+def colours(variants: list[Variant]) -> dict[str, tuple[str, Any]]:
+    """(colour, line style) by label: a method's own colour, another line style for each of its configurations."""
+    found: dict[str, tuple[str, Any]] = {}
+    count: dict[str, int] = defaultdict(int)
+    spare = dict(COLOURS)
+    for variant in variants:
+        if variant.method not in spare:
+            spare[variant.method] = _OTHERS[(len(spare) - len(COLOURS)) % len(_OTHERS)]
+        found[variant.label] = spare[variant.method], STYLES[count[variant.method] % len(STYLES)]
+        count[variant.method] += 1
+    return found
+
+
+def repeated(variants: list[Variant]) -> list[str]:
+    """Warnings about methods that stand in several rows, seeds that were run twice and variants with one seed."""
+    warnings = []
+    for method in sorted({variant.method for variant in variants}):
+        labels = [variant.label for variant in variants if variant.method == method]
+        if len(labels) > 1:
+            warnings.append(f"{title(method)} was run with {len(labels)} configurations ({', '.join(labels)}): a row for each")
+    for variant in variants:
+        if len({run.seed for run in variant.runs}) < len(variant.runs):
+            warnings.append(f"{variant.label}: a seed was run more than once and counts as often")
+    single = [variant.label for variant in variants if len(variant.runs) == 1]
+    if single:
+        warnings.append(f"a single seed each, no statement about the method is possible: {', '.join(single)}")
+    return warnings
