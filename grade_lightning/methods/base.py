@@ -223,8 +223,12 @@ class Method(L.LightningModule, ABC):
         noise = training_noise(shared.seed, batch.step, len(batch), settings.max_new_tokens, settings.top_k)
         mine = my_rows(len(batch))
         batch, noise = batch[mine], noise[mine]
-        size = -(-len(batch) // shared.grad_accumulation)
+        size = self.micro_batch_size(len(batch))
         return [self._sample(batch[i : i + size], noise[i : i + size]) for i in range(0, len(batch), size)]
+
+    def micro_batch_size(self, rows: int) -> int:
+        """Rows of a micro-batch of an effective batch (of this process) of so many rows."""
+        return -(-rows // self.shared.grad_accumulation)
 
     def _sample(self, batch: PromptBatch, noise: Tensor) -> Rollout:
         shared, soft = self.shared, self.relaxation(batch.step)

@@ -90,10 +90,10 @@ class GRADE(Method):
         self.optimizers().zero_grad()  # type: ignore[union-attr]
         for rollout in rollouts:
             with self.policy.dropout(self.shared.seed, step, rollout.prompt.rows):
-                self._accumulate(rollout, totals, meter, step)
+                self.accumulate(rollout, totals, meter, step)
         self.apply_gradients(meter, step)
 
-    def _accumulate(self, rollout: Rollout, totals: Totals, meter: Meter, step: int) -> None:
+    def accumulate(self, rollout: Rollout, totals: Totals, meter: Meter, step: int) -> None:
         """Add the gradient of one micro-batch."""
         shared, tokens = self.shared, max(1, rollout.tokens)
         kl_weight = shared.kl_in_loss * totals.kl_weight(shared.kl_reduction)

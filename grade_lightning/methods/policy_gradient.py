@@ -93,6 +93,13 @@ class SequencePolicyGradient(PolicyGradient):
 
     def update(self, rollouts: list[Rollout], totals: Totals, meter: Meter, step: int) -> None:
         self.optimizers().zero_grad()  # type: ignore[union-attr]
+        for sampled, advantages in self.credit(rollouts, totals, meter):
+            with self.policy.dropout(self.shared.seed, step, sampled.rollout.prompt.rows):
+                self.accumulate(sampled, advantages, totals, meter)
+        self.apply_gradients(meter, step)
+
+    def credit(self, rollouts: list[Rollout], totals: Totals, meter: Meter) -> list[tuple[Sampled, Tensor]]:
+        """Score the micro-batches and give each its rows of the effective batch's advantages."""
         micro = [self.read(rollout, meter) for rollout in rollouts]
         rewards = torch.cat([sampled.scores for sampled in micro])
         if self.shared.kl_in == "reward":
@@ -101,17 +108,14 @@ class SequencePolicyGradient(PolicyGradient):
         credited = self.advantages(everywhere)
         meter.update(advantage_std=float(credited.std(correction=0)))
         advantages = credited[my_rows(len(everywhere))]
-        for sampled, advantage in zip(micro, advantages.split([len(s.rollout) for s in micro]), strict=True):
-            with self.policy.dropout(self.shared.seed, step, sampled.rollout.prompt.rows):
-                self._accumulate(sampled, advantage, totals, meter)
-        self.apply_gradients(meter, step)
+        return list(zip(micro, advantages.split([len(s.rollout) for s in micro]), strict=True))
 
     @torch.no_grad()
     def _penalty(self, sampled: Sampled, totals: Totals) -> Tensor:
         found = self.statistics(sampled, hard_hidden(self.policy, sampled.rollout))
         return self.kl_penalty(found, sampled.rollout, totals).sum(dim=1)
 
-    def _accumulate(self, sampled: Sampled, advantages: Tensor, totals: Totals, meter: Meter) -> None:
+    def accumulate(self, sampled: Sampled, advantages: Tensor, totals: Totals, meter: Meter) -> None:
         """Add the gradient of one micro-batch."""
         rollout = sampled.rollout
         found = self.statistics(sampled, hard_hidden(self.policy, rollout))

@@ -25,6 +25,8 @@ TABLE1 = {
 
 TITLES = {
     "grade": "GRADE", "grade_ste": "GRADE-STE", "ppo": "PPO", "reinforce": "REINFORCE", "rloo": "RLOO", "grpo": "GRPO",
+    "hybrid": "Hybrid", "decoupled_st": "Decoupled ST", "reinmax": "ReinMax", "gumbel_rao": "Gumbel-Rao",
+    "grade_ste_nucleus": "GRADE-STE, nucleus",
 }  # fmt: skip
 
 

@@ -78,7 +78,7 @@ def test_straight_through_forward_is_hard(policy64):
 
     method, batch, meter = make_grade(policy64), make_batch(policy64), Meter()
     rollout = method.sample_effective_batch(batch)[0]
-    method._accumulate(rollout, Totals(4, rollout.tokens), meter, 1)
+    method.accumulate(rollout, Totals(4, rollout.tokens), meter, 1)
     hard = method.reward.score(batch.ids, batch.mask, rollout.completion_ids, rollout.mask).mean()
     assert meter.compute()["reward"] == pytest.approx(float(hard), abs=1e-6)
 

@@ -1,0 +1,89 @@
+"""The hybrid of a policy gradient and a straight-through gradient."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from grade_lightning.methods import GRADE, RLOO, Hybrid
+from grade_lightning.methods.meter import Meter
+from tests.conftest import make_batch, make_policy
+from tests.methods.harness import gradient, shared_of
+from tests.methods.suite import MethodSuite
+
+
+def make(policy, **shared):
+    options = {name: shared.pop(name) for name in ("min_cosine", "momentum") if name in shared}
+    return Hybrid(shared_of(policy, **shared), temperature=lambda step: 1.0, completions_per_prompt=2, tol=1e-12, **options)
+
+
+class TestHybrid(MethodSuite):
+    task_batch, task_threshold = 16, 0.9
+
+    def make(self, policy, **shared):
+        return make(policy, **shared)
+
+
+def parents(policy):
+    """The same rollouts' gradients by the parents themselves."""
+    rloo = RLOO(shared_of(policy, kl_coef=0.3), completions_per_prompt=2)
+    ste = GRADE(shared_of(policy, kl_coef=0.3), temperature=lambda step: 1.0, tol=1e-12)
+    batch = make_batch(policy)
+    return gradient(rloo, batch), gradient(ste, batch.repeat(2))
+
+
+def test_without_straight_through_weight_it_is_rloo(policy64, monkeypatch):
+    monkeypatch.setattr("grade_lightning.methods.hybrid.hybrid_weights", lambda *_, **__: (1.0, 0.0))
+    found = gradient(make(policy64, kl_coef=0.3), make_batch(policy64))
+    expected, _ = parents(policy64)
+    assert (found - expected).norm() < 1e-9 * expected.norm()
+
+
+def test_weights_combine_the_parents(policy64, monkeypatch):
+    monkeypatch.setattr("grade_lightning.methods.hybrid.hybrid_weights", lambda *_, **__: (0.25, 3.0))
+    found = gradient(make(policy64, kl_coef=0.3), make_batch(policy64))
+    rloo, ste = parents(policy64)
+    expected = 0.25 * rloo + 3.0 * ste
+    assert (found - expected).norm() < 1e-9 * expected.norm()
+
+
+def test_no_sample_weighs_itself(policy64):
+    """Changing the second half's gradients changes the first half's weights and not the second's."""
+    method = make(policy64, momentum=0.0)
+    generator = torch.Generator().manual_seed(0)
+    mean = torch.randn(50, generator=generator)
+    noise = torch.randn(2, 4, 50, generator=generator)
+    unbiased, biased = mean + noise[0], mean + 0.1 * noise[1]
+
+    def weights(unbiased, biased):
+        meter = []
+
+        class Spy(Meter):
+            def update(self, weight=1.0, **values):
+                meter.append(values.get("st_weight"))
+
+        method.moments.zero_()
+        method.weight_of_moments.zero_()
+        method.combine(unbiased, biased, Spy())
+        return meter
+
+    before = weights(unbiased, biased)
+    changed = unbiased.clone()
+    changed[2:] += torch.randn(2, 50, generator=generator)
+    after = weights(changed, biased)
+    assert after[1] == before[1]  # of the second half: from the first, which did not change
+    assert after[0] != before[0]
+
+
+def test_history_is_kept_in_checkpoints(policy64):
+    method = make(policy64)
+    generator = torch.Generator().manual_seed(0)
+    method.combine(torch.randn(4, 9, generator=generator), torch.randn(4, 9, generator=generator), Meter())
+    assert {"moments", "weight_of_moments"} <= method.state_dict().keys()
+    assert not any(name.startswith("_parents") for name in method.state_dict())
+
+
+def test_batch_must_be_halved_twice(model_folder):
+    _, policy = make_policy(model_folder)
+    with pytest.raises(ValueError, match="multiple of 8"):
+        gradient(make(policy), make_batch(policy)[:3])
