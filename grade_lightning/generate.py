@@ -6,9 +6,10 @@ Keys: ``run`` (a finished run folder), ``prompt`` (text; repeat the key for seve
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -19,9 +20,11 @@ from rich.text import Text
 from grade_lightning.process import prepare_process
 from grade_lightning.strategy import resolve_accelerator
 
+log = logging.getLogger(__name__)
+
 CHECKPOINTS = ("last", "best")
 COLUMNS = (
-    ("reward", ".2f"), ("completion_reward", ".2f"), ("judge", ".2f"), ("perplexity", ".1f"), ("kl", ".2f"), ("tokens", "d"),
+    ("reward", ".2f"), ("completion_reward", ".2f"), ("judge", ".2f"), ("perplexity", ".1f"), ("kl_per_token", ".3f"), ("tokens", "d"),
     ("distinct_2", ".2f"), ("repeated_4", ".2f"),
 )  # fmt: skip
 
@@ -84,7 +87,7 @@ def generate(request: Request) -> list[dict[str, dict[str, object]]]:
     request.check()
     cfg = OmegaConf.load(request.run / "config.yaml")
     assert isinstance(cfg, DictConfig)
-    from grade_lightning.data.prompts import collate, make_prompts
+    from grade_lightning.data.prompts import Prompt, clean_html, collate
     from grade_lightning.evaluation.evaluator import evaluate_batch
     from grade_lightning.prepare import evaluation_rollout, prepare
 
@@ -92,17 +95,24 @@ def generate(request: Request) -> list[dict[str, dict[str, object]]]:
     policy = prepared.policy
     policy.load_adapter(request.adapter)
     texts = [text for text in request.prompts for _ in range(request.samples)]
-    rule = {**cfg.data.prompt, "max_sentences": 1000, "max_chars": max(map(len, texts))}  # the user's words, up to the run's tokens
-    prompts = make_prompts(texts, [-1] * len(texts), policy.tokenizer, clean=cfg.data.clean_html, **rule)
+    most = cfg.data.prompt.max_tokens
+    encoded = [policy.tokenizer(clean_html(text) if cfg.data.clean_html else text)["input_ids"] for text in texts]
+    if not all(encoded):
+        raise ValueError("a prompt is empty once HTML marks are removed: give the beginning of a review")
+    if max(map(len, encoded)) > most:
+        log.warning("a prompt is longer than the %d tokens that this run was trained with: only its first %d are read", most, most)
     # Each sample has noise of its own, the same before and after.
-    prompts = [replace(prompt, key=row) for row, prompt in enumerate(prompts)]
+    prompts = [Prompt(tuple(ids[:most]), key=row, label=-1) for row, ids in enumerate(encoded)]
     batch = collate(prompts, policy.pad_id, rows=range(len(prompts))).to(policy.device)
     settings, reward, found = evaluation_rollout(cfg), prepared.reward.scoped("full"), []
     for initial in (True, False):
         found.append(
             evaluate_batch(policy, reward, batch, settings, seed=request.seed, initial=initial, detailed=True, judge=prepared.judge)
         )
-    before, after = ([{"prompt": p.prompt, "completion": p.completion, **p.measurements()} for p in when] for when in found)
+    before, after = (
+        [{"prompt": p.prompt, "completion": p.completion, **p.measurements(), "kl_per_token": p.kl / p.tokens} for p in when]
+        for when in found
+    )
     return [{"before": b, "after": a} for b, a in zip(before, after, strict=True)]
 
 

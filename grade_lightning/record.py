@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
 import platform
 import re
@@ -35,8 +36,18 @@ _LIST_OF_SCALARS = re.compile(r"\[\n[^\[\]{}\"]*\]")
 
 
 def json_text(value: Any) -> str:
-    """Indented JSON with lists of numbers on one line each."""
-    return _LIST_OF_SCALARS.sub(lambda found: " ".join(found.group().split()), json.dumps(value, indent=1)) + "\n"
+    """Indented JSON with lists of numbers on one line each; what is no finite number is null, as JSON has nothing else for it."""
+    text = json.dumps(finite(value), indent=1, allow_nan=False)
+    return _LIST_OF_SCALARS.sub(lambda found: " ".join(found.group().split()), text) + "\n"
+
+
+def finite(value: Any) -> Any:
+    """The same value with None for nan and infinity, at any depth."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class RunFolder:
@@ -119,7 +130,7 @@ class RunFolder:
             for p in prompts:
                 line = {"split": split, "step": step, "prompt": p.prompt, "completion": p.completion, "prompt_id": p.key,
                         "label": p.label, **p.measurements()}  # fmt: skip
-                stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+                stream.write(json.dumps(finite(line), ensure_ascii=False, allow_nan=False) + "\n")
 
     # -- earlier attempts -------------------------------------------------------------------------------------------
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
-import math
 import sys
 from pathlib import Path
 from typing import Any
 
+from grade_lightning.record import json_text
 from grade_lightning.reporting.figures import draw, save
 from grade_lightning.reporting.page import page
 from grade_lightning.reporting.quality import exploited, quality
@@ -17,16 +16,17 @@ from grade_lightning.reporting.statistics import Interval
 from grade_lightning.reporting.table import Table
 from grade_lightning.reporting.table1 import table1
 from grade_lightning.reporting.table2 import stability, table2
-from grade_lightning.reporting.variants import group, repeated
+from grade_lightning.reporting.variants import group, listed, repeated
+
+MOST_WARNINGS = 40  # printed
 
 
 def _plain(value: Any) -> Any:
+    """Intervals as objects."""
     if isinstance(value, Interval):
-        return _plain(value._asdict())
+        return value._asdict()
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, float) and not math.isfinite(value):
-        return None  # JSON has no NaN
     return [_plain(item) for item in value] if isinstance(value, list) else value
 
 
@@ -35,29 +35,47 @@ def write_table(out: Path, name: str, table: Table) -> None:
         (out / f"{name}.{suffix}").write_text(text)
 
 
+_UNCOMPARABLE = {
+    "protocol": "different protocols",
+    "data": "different data",
+    "model": "different models",
+    "steps": "different numbers of steps",
+}
+
+
 def mixed(runs: list[Run]) -> list[str]:
     """Warnings about runs that should not stand in one table."""
-    warnings = []
-    if len({run.results.get("protocol") for run in runs}) > 1:
-        warnings.append("runs of different protocols stand in one table: their numbers are not comparable")
-    if len({run.results.get("data") for run in runs}) > 1 or len({run.results.get("model_fingerprint") for run in runs}) > 1:
-        warnings.append("runs on different data or models stand in one table: their numbers are not comparable")
-    if len({tuple(sorted(run.per_prompt("test"))) for run in runs if run.results.get("test")}) > 1:
-        warnings.append("the runs were tested on different prompts: no paired comparison is possible")
-    untested = [run.name for run in runs if not run.results.get("test")]
-    if untested:
-        warnings.append(f"no test evaluation: {', '.join(untested)}")
+    warnings = [
+        f"runs of {what} stand in one table ({listed(sorted(values))}): their numbers are not comparable"
+        for key, what in _UNCOMPARABLE.items()
+        if len(values := {str(run.results.get(key)) for run in runs}) > 1
+    ]
+    if len({run.results.get("model_fingerprint") for run in runs if run.results.get("model_fingerprint")}) > 1:
+        warnings.append("runs whose models have different weights stand in one table: their numbers are not comparable")
+    kept = [set(run.per_prompt("test")) for run in runs if run.per_prompt("test")]
+    if len(set(map(frozenset, kept))) > 1:
+        shared = len(set.intersection(*kept))
+        warnings.append(
+            f"the runs were tested on different prompts: comparisons use the prompts that both sides have ({shared} are common to all)"
+        )
+    if len({run.results["test"]["n"] for run in runs if run.results["test"]}) > 1:
+        warnings.append("the runs were tested on different numbers of prompts")
     return warnings
 
 
-def within_noise(table: Table) -> list[str]:
-    """Pairs whose difference is not distinguishable over seeds (over prompts, where there is one seed)."""
-    close = []
-    for row in table.rows:
-        p = row.get("seed_holm", row.get("prompt_holm"))
+def within_noise(differences: Table, means: Table) -> list[str]:
+    """Pairs that cannot be told apart (over seeds, else over prompts, else by spreads), and gaps within two standard errors."""
+    close, warnings = [], []
+    for row in differences.rows:
+        p = next((row[key] for key in ("seed_holm", "prompt_holm", "unpaired_p") if row.get(key) is not None), None)
         if p is not None and p >= 0.05:
-            close.append(f"{row['first']} and {row['second']}")
-    return [f"differences within noise (Holm-adjusted p of at least 0.05): {'; '.join(close)}"] if close else []
+            close.append(f"{row['first']} - {row['second']}")
+    if close:
+        warnings.append(f"differences within noise (p of at least 0.05 over seeds, with one seed over prompts): {listed(close)}")
+    small = [row["method"] for row in means.rows if "gap_error" in row and abs(row["gap"]) < 2 * row["gap_error"]]
+    if small:
+        warnings.append(f"generalisation gaps within two standard errors of 0: {listed(small)}")
+    return warnings
 
 
 def report(root: Path, out: Path) -> list[str]:
@@ -65,19 +83,20 @@ def report(root: Path, out: Path) -> list[str]:
     runs, warnings = read_runs(root)
     variants = group(runs)
     tables = {"table1": table1(variants), "table2": table2(variants), "quality": quality(variants), "stability": stability(variants)}
-    warnings += [*mixed(runs), *repeated(variants), *within_noise(tables["table2"]), *exploited(tables["quality"])]
+    warnings += [*mixed(runs), *repeated(variants), *within_noise(tables["table2"], tables["table1"]), *exploited(tables["quality"])]
     out.mkdir(parents=True, exist_ok=True)
     for name, table in tables.items():
         write_table(out, name, table)
+    figures, empty = draw(variants)
+    warnings += empty
+    for name, (_, figure) in figures.items():
+        save(figure, out, name)
     everything = {
         "runs": [str(run.folder.relative_to(root)) for run in runs],
         "warnings": warnings,
         **{n: _plain(t.rows) for n, t in tables.items()},
     }
-    (out / "report.json").write_text(json.dumps(everything, indent=1) + "\n")
-    figures = draw(variants)
-    for name, (_, figure) in figures.items():
-        save(figure, out, name)
+    (out / "report.json").write_text(json_text(everything))
     (out / "report.html").write_text(page(variants, list(tables.values()), figures, warnings, name=root.resolve().name))
     return warnings
 
@@ -97,8 +116,10 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    for warning in warnings:
+    for warning in warnings[:MOST_WARNINGS]:
         print(f"warning: {warning}", file=sys.stderr)
+    if len(warnings) > MOST_WARNINGS:
+        print(f"warning: {len(warnings) - MOST_WARNINGS} more in report.json and report.html", file=sys.stderr)
     for name in ("table1", "table2"):
         print((out / f"{name}.md").read_text())
     print(f"written to {out}: open report.html")

@@ -54,14 +54,14 @@ def temperatures(found: dict[str, Any], out: Path) -> None:
         taus = list(runs[0]["relaxations"])
         for row, (key, label) in enumerate(rows):
             panel = axes[row, column]
-            for name in COLOURS:
+            for name, colour in COLOURS.items():
                 if name in runs[0]["policy gradients"]:
                     value = _median(runs, lambda run, key=key, name=name: run["policy gradients"][name][key])
-                    panel.axhline(value, color=COLOURS[name], linestyle="--", linewidth=1, label=name)
+                    panel.axhline(value, color=colour, linestyle="--", linewidth=1, label=name)
                     continue
                 have = [tau for tau in taus if name in runs[0]["relaxations"][tau]]
                 values = [_median(runs, lambda run, tau=tau, key=key, name=name: run["relaxations"][tau][name][key]) for tau in have]
-                panel.plot([float(tau) for tau in have], values, color=COLOURS[name], marker=".", label=name)
+                panel.plot([float(tau) for tau in have], values, color=colour, marker=".", label=name)
             panel.set_xscale("log")
             if key == "nvr":
                 panel.set_yscale("log")

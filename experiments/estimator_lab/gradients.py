@@ -72,11 +72,11 @@ BY_TOKENS = ("decoupled ST", "ReinMax")  # whose gradient is a function of the h
 def relaxations(tau: float) -> dict[str, Relaxation]:
     """Every relaxation of the package at one temperature (ReinMax from 1 up, as it is meant)."""
     found: dict[str, Relaxation] = {
-        "Gumbel-softmax": lambda l, g, d: gumbel_softmax_weights(l, g, tau, straight_through=False),
-        "straight-through": lambda l, g, d: gumbel_softmax_weights(l, g, tau, hard=d),
-        "decoupled ST": lambda l, g, d: decoupled_st_weights(l, g, tau, hard=d),
-        "Gumbel-Rao, K=16": lambda l, g, d: gumbel_rao_weights(l, g, tau, hard=d, samples=16),
+        "Gumbel-softmax": lambda logits, g, d: gumbel_softmax_weights(logits, g, tau, straight_through=False),
+        "straight-through": lambda logits, g, d: gumbel_softmax_weights(logits, g, tau, hard=d),
+        "decoupled ST": lambda logits, g, d: decoupled_st_weights(logits, g, tau, hard=d),
+        "Gumbel-Rao, K=16": lambda logits, g, d: gumbel_rao_weights(logits, g, tau, hard=d, samples=16),
     }
     if tau >= 1:
-        found["ReinMax"] = lambda l, g, d: reinmax_weights(l, g, tau, hard=d)
+        found["ReinMax"] = lambda logits, g, d: reinmax_weights(logits, g, tau, hard=d)
     return found

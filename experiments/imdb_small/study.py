@@ -19,6 +19,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
 HERE = Path(__file__).parent
 RECORDS = HERE / "runs"
@@ -130,12 +131,14 @@ class Queue:
     """
 
     def __init__(self, data: str, model: str, work: Path, *, commit: bool):
+        data, model, work = (str(Path(path).expanduser().resolve()) for path in (data, model, work))
         self.paths = (f"data.path={data}", f"model.path={model}")
-        self.hidden = {data: "IMDB_FOLDER", model: "LM_FOLDER", str(work): "multirun", str(HERE.parents[1]): "."}
-        self.work, self.commit = work, commit
+        self.hidden = {data: "IMDB_FOLDER", model: "LM_FOLDER", work: "multirun", str(HERE.parents[1]): "."}
+        self.work, self.commit, self._git = Path(work), commit, Lock()
 
     def run(self, cell: Cell) -> None:
         if (cell.record / "results.json").exists():
+            self._check(cell)
             return
         folder, start = self.work / cell.part / cell.name, time.perf_counter()
         folder.mkdir(parents=True, exist_ok=True)
@@ -150,6 +153,13 @@ class Queue:
         seconds = time.perf_counter() - start
         print(f"{cell.part}/{cell.name}: validation {last['reward_mean']:.3f} at KL {last['kl_mean']:.2f}, {seconds:.0f} s", flush=True)
 
+    def _check(self, cell: Cell) -> None:
+        """Say so where a record was made by other settings than the cell's."""
+        command = json.loads((cell.record / "environment.json").read_text())["command"]
+        missing = [override for override in (*COMMON, *cell.overrides) if override not in command]
+        if missing:
+            print(f"{cell.part}/{cell.name}: its record was made without {', '.join(missing)}; remove it to run the cell again", flush=True)
+
     def _keep(self, cell: Cell, folder: Path) -> None:
         partial = cell.record.with_name(f".{cell.record.name}")
         shutil.rmtree(partial, ignore_errors=True)
@@ -157,15 +167,18 @@ class Queue:
         for name in KEPT:
             if (folder / name).exists():
                 text = (folder / name).read_text()
-                for path, placeholder in self.hidden.items():
-                    text = text.replace(path, placeholder)
+                for path in sorted(self.hidden, key=len, reverse=True) if name in ("config.yaml", "environment.json") else ():
+                    text = text.replace(path, self.hidden[path])
                 (partial / name).write_text(text)
         shutil.rmtree(cell.record, ignore_errors=True)
         partial.rename(cell.record)
         if self.commit:
-            where = str(cell.record)
-            subprocess.run(["git", "add", where], cwd=HERE, check=True)
-            subprocess.run(["git", "commit", "-q", "-m", f"IMDB study: {cell.part}/{cell.name}", "--", where], cwd=HERE, check=True)
+            where, message = str(cell.record), f"IMDB study: {cell.part}/{cell.name}"
+            with self._git:
+                for command in (["git", "add", where], ["git", "commit", "-q", "-m", message, "--", where]):
+                    if subprocess.run(command, cwd=HERE, check=False).returncode:
+                        print(f"not committed: {where}", flush=True)
+                        break
 
 
 def main() -> int:
@@ -179,8 +192,13 @@ def main() -> int:
     chosen = parser.parse_args()
     queue = Queue(chosen.data, chosen.model, chosen.work, commit=chosen.commit)
     for part in chosen.parts:
+        try:
+            cells = PARTS[part]()
+        except FileNotFoundError as error:
+            print(f"{part}: not run, because the sweep of rates is not complete ({error})")
+            continue
         with ThreadPoolExecutor(chosen.jobs) as pool:
-            list(pool.map(queue.run, PARTS[part]()))
+            list(pool.map(queue.run, cells))
     missing = not_run()
     print("not run: " + (", ".join(missing) or "nothing"))
     return 1 if missing else 0

@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from grade_lightning.reporting.clean import is_number
 from grade_lightning.reporting.read import Run
 from grade_lightning.reporting.table1 import mean, number
 from grade_lightning.reporting.variants import Variant, colours
@@ -23,8 +24,10 @@ INK = "#010203"  # black enough for print; unlike any other colour, so that a pa
 STYLE: dict[Any, Any] = {
     "figure.constrained_layout.use": True, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
     "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK, "svg.fonttype": "none",
+    "text.parse_math": False,
     "font.size": 9, "axes.titlesize": 10, "legend.frameon": False, "legend.fontsize": 8, "pdf.fonttype": 42, "savefig.dpi": 160,
 }  # fmt: skip
+_MOST_LABELS = 20  # of a legend
 _SMOOTH = 0.85  # of the exponential average that a noisy curve is drawn with
 
 
@@ -74,6 +77,8 @@ def _name(axes: Axes, title: str, across: str, up: str) -> None:
 
 def _legend(figure: Figure, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
+    if handles and len(handles) > _MOST_LABELS:
+        handles, labels = handles[: _MOST_LABELS + 1], [*labels[:_MOST_LABELS], f"... and {len(labels) - _MOST_LABELS} more"]
     if handles:
         figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(labels)))
 
@@ -100,8 +105,10 @@ def validation(variants: list[Variant], look: Look) -> Figure:
     figure, (left, right) = _panels(2, 3.2)
     for variant in variants:
         colour, line = look[variant.label]
-        curves = [{v["step"]: number(v, "reward_mean") for v in run.results["validation"]} for run in variant.runs]
-        steps = sorted(set.intersection(*map(set, curves)))
+        curves = [{v["step"]: v["reward_mean"] for v in run.results["validation"]} for run in variant.runs if run.results["validation"]]
+        steps = sorted(set.intersection(*map(set, curves))) if curves else []
+        if not steps:
+            continue
         values = np.asarray([[curve[step] for step in steps] for curve in curves])
         left.plot(steps, values.mean(axis=0), color=colour, linestyle=line, label=variant.label, marker=".", linewidth=1.6)
         if len(curves) > 1:
@@ -114,7 +121,8 @@ def validation(variants: list[Variant], look: Look) -> Figure:
         colour, _ = look[label]
         right.bar(place, mean(gaps), color=colour, alpha=0.7)
         right.plot([place] * len(gaps), gaps, "o", color=colour, markeredgecolor="white", markersize=4)
-    right.axhline(0, color="0.4", linewidth=0.8)
+    if shown:
+        right.axhline(0, color="0.4", linewidth=0.8)
     right.set_xticks(range(len(shown)), [label for label, _ in shown], rotation=30, ha="right")
     _name(right, "Generalisation gap (a dot a seed)", "", "best validation - test")
     _legend(figure, left)
@@ -172,13 +180,15 @@ def frontier(variants: list[Variant], look: Look) -> Figure:
     for variant in variants:
         colour, line = look[variant.label]
         for place, run in enumerate(variant.runs):
-            points = [(number(v, "kl_mean"), number(v, "reward_mean")) for v in run.results["validation"]]
-            across, up = zip(*sorted(points), strict=True)
-            axes.plot(across, up, color=colour, linestyle=line, marker=".", markersize=4, linewidth=0.9, alpha=0.6,
-                      label=variant.label if place == 0 else None)  # fmt: skip
-            if run.results.get("test"):
-                test = run.results["test"]
-                axes.plot(number(test, "kl_mean"), number(test, "reward_mean"), "D", color=colour, markeredgecolor="white", markersize=6)
+            points = sorted((v["kl_mean"], v["reward_mean"]) for v in run.results["validation"] if is_number(v.get("kl_mean")))
+            label = variant.label if place == 0 else None
+            if points:
+                across, up = zip(*points, strict=True)
+                axes.plot(across, up, color=colour, linestyle=line, marker=".", markersize=4, linewidth=0.9, alpha=0.6, label=label)
+            test = run.results["test"]
+            if is_number(test.get("kl_mean")):
+                point: dict[str, Any] = {"color": colour, "markeredgecolor": "white", "markersize": 6, "label": None if points else label}
+                axes.plot(test["kl_mean"], test["reward_mean"], "D", **point)
     _name(axes, "Reward against KL (diamond: test)", "KL, nats per token", "reward")
     _legend(figure, axes)
     return figure
@@ -194,6 +204,8 @@ def cost(variants: list[Variant], look: Look) -> Figure:
             colour, line = look[variant.label]
             for place, run in enumerate(variant.runs):
                 amounts, rewards = _series(run, column, "train/reward")
+                if not len(amounts):
+                    continue
                 panel.plot(np.cumsum(amounts) / scale, _smooth(rewards), color=colour, linestyle=line, linewidth=1.1, alpha=0.8,
                            label=variant.label if place == 0 else None)  # fmt: skip
         _name(panel, f"Training reward against {unit.split()[-1] if scale == 1 else 'tokens'}", unit, "reward")
@@ -227,12 +239,14 @@ def inline_svg(figure: Figure, name: str) -> str:
     return found[found.index("<svg") :].replace(INK, "currentColor")
 
 
-def draw(variants: list[Variant]) -> dict[str, tuple[str, Figure]]:
-    """Every figure that the runs have something for, by file name, with its title."""
-    look, found = colours(variants), {}
+def draw(variants: list[Variant]) -> tuple[dict[str, tuple[str, Figure]], list[str]]:
+    """Every figure that the runs have something for, by file name, with its title; and which were left out."""
+    look, found, empty = colours(variants), {}, []
     with matplotlib.rc_context(STYLE):
         for name, (title, make) in FIGURES.items():
             figure = make(variants, look)
-            if figure is not None:
+            if figure is not None and any(axes.has_data() for axes in figure.axes):
                 found[name] = title, figure
-    return found
+            else:
+                empty.append(f"nothing to draw, left out: {title}")
+    return found, empty

@@ -10,6 +10,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from grade_lightning.reporting.clean import is_number
 from grade_lightning.reporting.figures import inline_svg
 from grade_lightning.reporting.table import Table
 from grade_lightning.reporting.variants import Variant, colours, different_settings
@@ -22,15 +23,21 @@ def samples(variants: list[Variant]) -> list[dict[str, Any]]:
     found = []
     for variant in variants:
         for run in variant.runs:
-            before = {s.get("prompt_id"): s for s in run.samples if s["split"] == "initial"}
+            before = {s.get("prompt_id", s["prompt"]): s for s in run.samples if s["split"] == "initial"}
             for after in (s for s in run.samples if s["split"] == "test"):
-                start = before.get(after.get("prompt_id")) or {}
+                start = before.get(after.get("prompt_id", after["prompt"]), {})
+                lift = [s["reward"] for s in (after, start) if is_number(s.get("reward"))]
                 found.append({
                     "method": variant.label, "seed": run.seed, "prompt": after["prompt"], "after": after["completion"],
-                    "before": start.get("completion", ""), "lift": after["reward"] - start["reward"] if start else None,
-                    **{name: after.get(name) for name in _SHOWN},
+                    "before": start.get("completion", ""), "lift": lift[0] - lift[1] if len(lift) == 2 else None,
+                    **{name: after[name] if is_number(after.get(name)) else None for name in _SHOWN},
+                    "kl": after["kl"] / after["tokens"] if is_number(after.get("kl")) and after.get("tokens") else None,
                 })  # fmt: skip
     return found
+
+
+def _dictionary(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def environments(variants: list[Variant]) -> list[dict[str, Any]]:
@@ -43,7 +50,7 @@ def environments(variants: list[Variant]) -> list[dict[str, Any]]:
                 "git revision": (env.get("git_revision") or "-") + (" (with uncommitted changes)" if env.get("git_dirty") else ""),
                 "python": env.get("python"), "platform": env.get("platform"), "processor": env.get("processor"), "gpu": env.get("gpu"),
                 "threads": env.get("torch_threads"),
-                "packages": ", ".join(f"{name} {version}" for name, version in (env.get("packages") or {}).items()),
+                "packages": ", ".join(f"{name} {version}" for name, version in _dictionary(env.get("packages")).items()),
             }  # fmt: skip
             entry = found.setdefault(json.dumps(facts, sort_keys=True), {"facts": facts, "runs": []})
             entry["runs"].append(f"{variant.label}, seed {run.seed}")
@@ -58,6 +65,7 @@ def page(variants: list[Variant], tables: list[Table], figures: dict[str, tuple[
     """
     template = files("grade_lightning.reporting").joinpath("page.html").read_text()
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    # A variant's runs differ in their seed alone, so the first one stands for all.
     differences = different_settings([variant.runs[0] for variant in variants])
     look = colours(variants)
     drawn = [(key, title, Markup(inline_svg(figure, key))) for key, (title, figure) in figures.items()]  # noqa: S704  our own drawing
@@ -70,7 +78,7 @@ def page(variants: list[Variant], tables: list[Table], figures: dict[str, tuple[
 
 def _script_safe(value: Any) -> Markup:
     """JSON for inside a script element: nothing in it can end the element."""
-    text = json.dumps(value, ensure_ascii=False)
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return Markup(text)  # noqa: S704  every character that markup could be made of was escaped

@@ -45,7 +45,7 @@ def _row(variant: Variant) -> dict[str, Any]:
         "kl_mean",
     ):
         row[name] = mean([number(test, name) for test in tests])
-    before = mean([number(run.results["initial"], "distinct_2") for run in runs if run.results.get("initial")])
+    before = mean([number(run.results["initial"], "distinct_2") for run in runs if run.results["initial"]])
     row["distinct_kept"] = row["distinct_2"] / before if before else float("nan")
     row["repeated_lift"] = paired_lift(runs, "repeated_4")
     row["perplexity_lift"] = paired_lift(runs, "perplexity")
@@ -53,7 +53,7 @@ def _row(variant: Variant) -> dict[str, Any]:
 
 
 def _initial_row(variants: list[Variant]) -> dict[str, Any] | None:
-    measured = [run.results["initial"] for variant in variants for run in variant.runs if run.results.get("initial")]
+    measured = [run.results["initial"] for variant in variants for run in variant.runs if run.results["initial"]]
     names = ("judge_mean", "completion_reward_mean", "perplexity", "repeated_4_mean", "distinct_2", "length_mean", "eos_rate", "kl_mean")
     return {"method": "initial policy", **{name: mean([number(m, name) for m in measured]) for name in names}} if measured else None
 

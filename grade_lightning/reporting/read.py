@@ -7,13 +7,17 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
+
+from grade_lightning.reporting.clean import clean, is_number
+
+OPTIONAL = ("samples.jsonl", "config.yaml", "environment.json")
+TRAINING = ("train/reward", "train/loss", "train/kl", "train/grad_norm", "train/grad_norm_tensor_std")  # what figures and tables use
 
 
 @dataclass
@@ -22,13 +26,17 @@ class Run:
 
     Attributes:
         folder: where it is.
-        results: ``results.json``.
+        results: ``results.json``, see :func:`grade_lightning.reporting.clean.clean`.
         metrics: columns of ``metrics.csv``, nan where a cell is blank or no number.
+        samples: lines of ``samples.jsonl``; config: settings by dotted name; environment: ``environment.json``; empty where missing.
     """
 
     folder: Path
     results: dict[str, Any]
     metrics: dict[str, list[float]] = field(default_factory=dict)
+    samples: list[dict[str, Any]] = field(default_factory=list)
+    config: dict[str, str] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
 
     @property
     def method(self) -> str:
@@ -37,32 +45,6 @@ class Run:
     @property
     def seed(self) -> int:
         return int(self.results["seed"])
-
-    @cached_property
-    def samples(self) -> list[dict[str, Any]]:
-        """Lines of ``samples.jsonl`` that can be read; empty without one."""
-        file = self.folder / "samples.jsonl"
-        found = []
-        for line in file.read_text().split("\n") if file.exists() else []:
-            try:
-                sample = json.loads(line) if line else {}
-            except json.JSONDecodeError:
-                continue  # a last line that was cut off
-            if {"split", "prompt", "completion", "reward"} <= sample.keys():
-                found.append(sample)
-        return found
-
-    @cached_property
-    def config(self) -> dict[str, str]:
-        """Resolved settings by dotted name; empty without a ``config.yaml``."""
-        file = self.folder / "config.yaml"
-        return dict(_flat("", yaml.safe_load(file.read_text()) or {})) if file.exists() else {}
-
-    @cached_property
-    def environment(self) -> dict[str, Any]:
-        """``environment.json``; empty without one."""
-        file = self.folder / "environment.json"
-        return json.loads(file.read_text()) if file.exists() else {}
 
     @property
     def name(self) -> str:
@@ -74,21 +56,13 @@ class Run:
         return math.fsum(values) / len(values) if values else math.nan
 
     def per_prompt(self, split: str, name: str = "reward") -> dict[int, float]:
-        """A measurement of each prompt of ``test`` or ``initial`` by prompt id; empty where the run did not keep it."""
-        kept = self.results.get(split, {}).get("per_prompt") or {}
-        return dict(zip(kept["prompt_id"], kept[name], strict=True)) if name in kept else {}
+        """A measurement of each prompt of ``test`` or ``initial`` by prompt id, where it is a number; empty where it was not kept."""
+        kept = self.results[split].get("per_prompt") or {}
+        return {key: v for key, v in zip(kept["prompt_id"], kept[name], strict=True) if math.isfinite(v)} if name in kept else {}
 
     def column(self, name: str) -> np.ndarray:
         """A column of ``metrics.csv`` step by step; empty where there is none."""
         return np.asarray(self.metrics.get(name, []), dtype=float)
-
-
-def _flat(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from _flat(f"{prefix}.{key}" if prefix else str(key), item)
-    else:
-        yield prefix, str(value)
 
 
 def read_runs(root: Path) -> tuple[list[Run], list[str]]:
@@ -100,18 +74,23 @@ def read_runs(root: Path) -> tuple[list[Run], list[str]]:
     if not root.is_dir():
         raise ValueError(f"{root} is not a folder: give the folder of a run or of a sweep")
     runs, warnings = [], []
-    for folder in sorted({file.parent for name in ("results.json", "metrics.csv") for file in root.rglob(name)}):
+    names = ("results.json", "metrics.csv", "config.yaml", "error.txt")
+    for folder in sorted({file.parent for name in names for file in root.rglob(name)}):
+        if not (folder / "results.json").exists():
+            if folder.name not in (".hydra", "report"):
+                warnings.append(f"{folder}: no results.json, the run did not finish: left out{_reason(folder)}")
+            continue
         try:
-            results = json.loads((folder / "results.json").read_text())
-            run = Run(folder, results)
-            assert_keys(results)
-        except FileNotFoundError:
-            warnings.append(f"{folder}: no results.json, the run did not finish: left out")
+            results, faults = clean(json.loads((folder / "results.json").read_text()))
+        except (OSError, ValueError) as error:  # JSON and text decoding errors are ValueErrors
+            warnings.append(f"{folder}: results.json cannot be read ({error}): left out")
             continue
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            warnings.append(f"{folder}: results.json cannot be read ({error!r}): left out")
-            continue
-        run.metrics, faults = read_metrics(folder / "metrics.csv")
+        run = Run(folder, results)
+        absent = [name for name in OPTIONAL if not (folder / name).exists()]
+        if absent:
+            faults.append(f"no {', '.join(absent)}")
+        for load in (_load_metrics, _load_samples, _load_config, _load_environment):
+            faults += load(run)
         warnings += [f"{run.name}: {fault}" for fault in faults]
         runs.append(run)
     if not runs:
@@ -119,31 +98,92 @@ def read_runs(root: Path) -> tuple[list[Run], list[str]]:
     return sorted(runs, key=lambda run: (run.method, run.seed, str(run.folder))), warnings
 
 
-def assert_keys(results: dict[str, Any]) -> None:
-    """KeyError where one of the keys that a report cannot do without is missing."""
-    for key in ("method", "seed", "validation", "best_validation"):
-        results[key]
+def _reason(folder: Path) -> str:
+    file = folder / "error.txt"
+    return f" ({file.read_text(errors='replace').strip()[:200]})" if file.exists() else ""
+
+
+def _load_metrics(run: Run) -> list[str]:
+    run.metrics, faults = read_metrics(run.folder / "metrics.csv")
+    steps, planned = run.metrics.get("step", []), run.results.get("steps")
+    if steps and planned is not None and is_number(planned) and len(steps) < planned:
+        faults.append(f"metrics.csv has {len(steps)} of {planned} steps")
+    return faults
+
+
+def _load_samples(run: Run) -> list[str]:
+    file = run.folder / "samples.jsonl"
+    if not file.exists():
+        return []
+    broken = 0
+    for line in file.read_text(errors="replace").split("\n"):
+        try:
+            sample = json.loads(line) if line.strip() else None
+        except json.JSONDecodeError:
+            sample, broken = None, broken + 1
+        if isinstance(sample, dict) and all(isinstance(sample.get(key), str) for key in ("split", "prompt", "completion")):
+            run.samples.append(sample)
+        elif sample is not None:
+            broken += 1
+    return [f"samples.jsonl has {broken} line(s) that are no samples: left out"] if broken else []
+
+
+def _load_config(run: Run) -> list[str]:
+    file = run.folder / "config.yaml"
+    if not file.exists():
+        return []
+    try:
+        found = yaml.safe_load(file.read_text())
+    except (yaml.YAMLError, ValueError) as error:
+        return [f"config.yaml cannot be read ({type(error).__name__})"]
+    run.config = dict(_flat("", found)) if isinstance(found, dict) else {}
+    return []
+
+
+def _load_environment(run: Run) -> list[str]:
+    file = run.folder / "environment.json"
+    if not file.exists():
+        return []
+    try:
+        found = json.loads(file.read_text())
+    except ValueError:
+        return ["environment.json cannot be read"]
+    run.environment = found if isinstance(found, dict) else {}
+    return []
+
+
+def _flat(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _flat(f"{prefix}.{key}" if prefix else str(key), item)
+    else:
+        yield prefix, str(value)
 
 
 def read_metrics(file: Path) -> tuple[dict[str, list[float]], list[str]]:
-    """Columns of a ``metrics.csv`` and what is wrong with it; a cut-off last line is left out."""
+    """Columns of a ``metrics.csv`` and what is wrong with it; lines that were cut off are left out."""
     if not file.exists():
         return {}, ["no metrics.csv: nothing about training can be shown"]
-    faults, columns = [], {}
-    with file.open(newline="") as stream:
-        rows = list(csv.reader(stream))
+    text = file.read_text(errors="replace")
+    rows = [row for row in csv.reader(text.splitlines()) if row]
     if not rows:
         return {}, ["metrics.csv is empty"]
     header, body = rows[0], rows[1:]
     whole = [row for row in body if len(row) == len(header)]
-    if len(whole) < len(body):
-        faults.append(f"metrics.csv has {len(body) - len(whole)} incomplete line(s): left out")
-    for place, name in enumerate(header):
-        columns[name] = [_number(row[place]) for row in whole]
+    faults = [f"metrics.csv has {len(body) - len(whole)} incomplete line(s): left out"] if len(whole) < len(body) else []
+    if whole and body[-1] is whole[-1] and not text.endswith("\n"):
+        whole = whole[:-1]  # its last number may have lost digits
+        faults.append("metrics.csv does not end with a line break: its last line is left out")
+    columns = {name: [_number(row[place]) for row in whole] for place, name in enumerate(header)}
     steps = columns.get("step", [])
-    if any(later <= earlier for earlier, later in pairwise(steps)):
+    if not steps:
+        faults.append("metrics.csv has no steps")
+    if any(not later > earlier for earlier, later in pairwise(steps)):
         faults.append("the steps of metrics.csv do not increase: two runs in one folder?")
-    broken = [name for name in ("train/reward", "train/kl", "train/grad_norm") if not all(map(math.isfinite, columns.get(name, [])))]
+    absent = [name for name in TRAINING if name not in columns]
+    if absent:
+        faults.append(f"metrics.csv lacks {', '.join(absent)}")
+    broken = [name for name in TRAINING if not all(map(math.isfinite, columns.get(name, [])))]
     if broken:
         faults.append(f"no number in some steps of {', '.join(broken)}")
     return columns, faults

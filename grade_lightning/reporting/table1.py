@@ -38,35 +38,47 @@ def number(found: dict[str, Any], key: str) -> float:
     return math.nan if value is None else float(value)
 
 
+def gap_error(run: Run) -> float:
+    """Standard error of best validation - test from the spreads over prompts, as if the best step had not been chosen; nan if unknown."""
+    best = run.results["best_validation"].get("step")
+    sides = [run.results["test"], next((v for v in run.results["validation"] if v["step"] == best), {})]
+    return math.sqrt(sum(number(side, "reward_std") ** 2 / (number(side, "n") or math.nan) for side in sides))
+
+
 def _row(variant: Variant) -> dict[str, Any]:
     runs, tested = variant.runs, variant.tested
     tests = [number(run.results["test"], "reward_mean") for run in tested]
     bests = [number(run.results["best_validation"], "reward_mean") for run in runs]
     gaps = [number(r.results["best_validation"], "reward_mean") - number(r.results["test"], "reward_mean") for r in tested]
+    errors = [gap_error(run) for run in tested]
     row: dict[str, Any] = {
-        "method": variant.label, "seeds": len(runs), "test": few_interval(tests) if len(tests) > 1 else mean(tests),
+        "method": variant.label, "seeds": len({run.seed for run in tested or runs}), "test": few_interval(tests) if tests else None,
         "test_bootstrap": mean_interval(tests) if len(tests) > 1 else None,
         "test_std": mean([number(run.results["test"], "reward_std") for run in tested]),
-        "prompts": tested[0].results["test"]["n"] if tested else None, "best_validation": mean(bests),
+        "prompts": tested[0].results["test"]["n"] if tested else None,
+        "gap_error": math.sqrt(math.fsum(e * e for e in errors)) / len(errors) if errors else math.nan, "best_validation": mean(bests),
         "gap": mean(gaps), "grad_norm_spread": mean([run.mean("train/grad_norm_tensor_std") for run in runs]),
         "kl": mean([number(run.results["test"], "kl_mean") for run in tested]), "lift": paired_lift(tested) if tested else None,
     }  # fmt: skip
     if variant.method in TABLE1:
         published = TABLE1[variant.method]
         row.update({
-            "paper_test": f"{published.test_mean:.3f} ± {published.test_std:.3f}", "paper_best": published.best_validation,
+            "paper_test": f"{published.test_mean:.3f} ± {published.test_std:.3f}",
+            "paper_test_mean": published.test_mean, "paper_test_std": published.test_std, "paper_best": published.best_validation,
             "paper_spread": published.grad_norm_spread, "paper_gap": published.gap,
         })  # fmt: skip
     return row
 
 
 def _initial_row(runs: list[Run]) -> dict[str, Any] | None:
-    measured = [run.results["initial"] for run in runs if run.results.get("initial")]
+    measured = [run for run in runs if run.results["initial"]]
     if not measured:
         return None
+    found = [run.results["initial"] for run in measured]
+    value = mean([number(m, "reward_mean") for m in found])
     return {
-        "method": "initial policy", "seeds": len(measured), "test": mean([number(m, "reward_mean") for m in measured]),
-        "test_std": mean([number(m, "reward_std") for m in measured]), "prompts": measured[0]["n"], "kl": 0.0,
+        "method": "initial policy", "seeds": len({run.seed for run in measured}), "test": Interval(value, math.nan, math.nan),
+        "test_std": mean([number(m, "reward_std") for m in found]), "prompts": found[0]["n"], "kl": 0.0,
     }  # fmt: skip
 
 
@@ -77,16 +89,18 @@ def table1(variants: list[Variant]) -> Table:
         ("method", "Method", ""), ("seeds", "Seeds", "d"), ("test", "Test reward", ".3f"),
         ("test_bootstrap", "Bootstrap over seeds", ""), ("test_std", "Std over prompts", ".3f"),
         ("lift", "Lift over step 0, paired", ".3f"), ("kl", "KL, nats/token", ".3f"), ("best_validation", "Best validation", ".3f"),
-        ("gap", "Generalisation gap", ".3f"), ("grad_norm_spread", "Spread of tensors' gradient norms", ".3g"),
+        ("gap", "Generalisation gap", ".3f"), ("gap_error", "its s.e.", ".3f"),
+        ("grad_norm_spread", "Spread of tensors' gradient norms", ".3g"),
         ("paper_test", "Paper: test", ""), ("paper_best", "Paper: best val.", ".3f"), ("paper_gap", "Paper: gap", ".3f"),
         ("paper_spread", 'Paper: "Grad Var"', ".3g"),
     ]  # fmt: skip
     notes = [
-        "Test reward: mean over seeds with Student's 95% interval where there are several; the bootstrap interval beside it is too narrow "
-        "for few seeds (for normal values its nominal 95% covers 73% with three and 86% with five). Std: over prompts, ddof 0.",
+        "Test reward: mean over seeds with Student's 95% interval where there are several; the bootstrap interval beside it is too "
+        "narrow for few seeds (for normal values its nominal 95% covers 73% with three and 86% with five). Std: over prompts, ddof 0.",
         "Lift: same prompts and noise as the initial policy, averaged over seeds, 95% bootstrap interval over prompts.",
-        "Generalisation gap: best validation - test. Spread: mean over steps of the standard deviation of gradient norms across "
-        'parameter tensors, which the paper calls "Grad Var"; it is not the variance of an estimator.',
+        "Generalisation gap: best validation - test; its standard error takes the best step as given, so it is too small.",
+        "Spread: mean over steps of the standard deviation of gradient norms across parameter tensors, which the paper calls "
+        '"Grad Var"; it is not the variance of an estimator.',
         "The paper's values come from another model and other test prompts; they are comparable with ours only where the model, the "
         "protocol and the data are the paper's.",
     ]

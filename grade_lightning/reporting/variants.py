@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import defaultdict
 from dataclasses import dataclass
@@ -35,14 +36,14 @@ class Variant:
 
     @property
     def tested(self) -> list[Run]:
-        return [run for run in self.runs if run.results.get("test")]
+        return [run for run in self.runs if run.results["test"]]
 
 
 def group(runs: list[Run]) -> list[Variant]:
     """Variants in order of method; a method with several configurations gets what tells them apart into its label."""
     groups: dict[tuple[str, str], list[Run]] = defaultdict(list)
     for run in runs:
-        groups[run.method, str(run.results.get("variant_hash", ""))].append(run)
+        groups[run.method, str(run.results.get("variant_hash") or _fingerprint(run))].append(run)
     methods = [method for method, _ in groups]
     variants, seen = [], set()
     for (method, variant), members in groups.items():
@@ -57,15 +58,23 @@ def group(runs: list[Run]) -> list[Variant]:
     return variants
 
 
+def _fingerprint(run: Run) -> str:
+    """What tells configurations apart where the run has no hash of its own."""
+    facts = [str(run.results.get(key)) for key in ("protocol", "model", "data", "steps")]
+    settings = sorted(item for item in run.config.items() if not item[0].startswith(_NOT_SETTINGS))
+    return hashlib.sha256(repr((facts, settings)).encode()).hexdigest()[:8]
+
+
 def _what_differs(members: list[Run], others: list[list[Run]]) -> str:
     """The folder's own name where it says more than method, seed and hash; else up to three settings; else nothing."""
     first = members[0]
-    parts = re.split(r"[-/]", re.sub(r"-?seed\d+", "", first.folder.name))
-    name = "-".join(part for part in parts if part != first.method and not re.fullmatch(r"[0-9a-f]{8}|\d*", part))
+    name = re.sub(r"-?seed-?\d+|(^|-)[0-9a-f]{8}$", "", first.folder.name)
+    name = re.sub(rf"^{re.escape(first.method)}(-|$)|-{re.escape(first.method)}$", "", name)
+    name = re.sub(r"^\d+$", "", name)
     if name:
         return name
     keys = {key for other in others for key in different_settings([first, other[0]])}
-    return ", ".join(f"{key.split('.')[-1]}={first.config[key]}" for key in sorted(keys)) if 0 < len(keys) <= 3 else ""
+    return ", ".join(f"{key.split('.')[-1]}={first.config.get(key, '-')}" for key in sorted(keys)) if 0 < len(keys) <= 3 else ""
 
 
 def different_settings(runs: list[Run]) -> dict[str, list[str]]:
@@ -94,11 +103,20 @@ def repeated(variants: list[Variant]) -> list[str]:
     for method in sorted({variant.method for variant in variants}):
         labels = [variant.label for variant in variants if variant.method == method]
         if len(labels) > 1:
-            warnings.append(f"{title(method)} was run with {len(labels)} configurations ({', '.join(labels)}): a row for each")
+            warnings.append(f"{title(method)} was run with {len(labels)} configurations ({listed(labels)}): a row for each")
     for variant in variants:
         if len({run.seed for run in variant.runs}) < len(variant.runs):
             warnings.append(f"{variant.label}: a seed was run more than once and counts as often")
     single = [variant.label for variant in variants if len(variant.runs) == 1]
     if single:
-        warnings.append(f"a single seed each, no statement about the method is possible: {', '.join(single)}")
+        warnings.append(f"a single seed each, no statement about the method is possible: {listed(single)}")
+    sets = {frozenset(run.seed for run in variant.runs) for variant in variants}
+    if len(sets) > 1:
+        counts = "; ".join(f"{variant.label} {len({run.seed for run in variant.runs})}" for variant in variants[:12])
+        warnings.append(f"not every row has the same seeds ({counts}{'; ...' if len(variants) > 12 else ''}): are runs missing?")
     return warnings
+
+
+def listed(labels: list[str], most: int = 8) -> str:
+    """Labels in a sentence, the first few of many."""
+    return ", ".join(labels[:most]) + (f" and {len(labels) - most} more" if len(labels) > most else "")

@@ -1,0 +1,182 @@
+"""Bias, variance and direction of estimators from the inner products of their units."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from grade_lightning.estimators import Moments, hybrid_weights
+
+GRID = tuple(round(2 ** (i / 4)) for i in range(8, 49))  # rollouts from 4 to 4096
+
+
+@dataclass(frozen=True)
+class Units:
+    """P prompts x M independent units of one estimator, the same prompts for all estimators.
+
+    Attributes:
+        sketches: [P, M, m]; squares: [P, M] exact squared norms of the whole gradients.
+        rollouts: completions in a unit; tokens, seconds: means of a unit.
+    """
+
+    sketches: np.ndarray
+    squares: np.ndarray
+    rollouts: int
+    tokens: float
+    seconds: float
+
+
+def gram(first: Units, second: Units) -> tuple[np.ndarray, np.ndarray]:
+    """[P, P] inner products of per-prompt means, and [P] of different draws of the same prompt (unbiased for that prompt)."""
+    a, b = first.sketches.astype(np.float64), second.sketches.astype(np.float64)
+    draws = a.shape[1]
+    mean_a, mean_b = a.mean(axis=1), b.mean(axis=1)
+    same_draw = np.einsum("pmd,pmd->p", a, b) / draws
+    within = (draws * np.einsum("pd,pd->p", mean_a, mean_b) - same_draw) / (draws - 1)
+    return mean_a @ mean_b.T, within
+
+
+def _between(products: np.ndarray, weight: np.ndarray) -> float:
+    """Weighted mean of the inner products of different prompts: no noise is common to the two sides."""
+    pairs = np.outer(weight, weight)
+    np.fill_diagonal(pairs, 0.0)
+    return float((pairs * products).sum() / pairs.sum())
+
+
+class Inner:
+    """Everything that is estimated from one estimator and the unbiased reference, for any weights of the prompts.
+
+    All second moments are U-statistics over different prompts (and, within a prompt, over different draws), so noise adds no bias:
+    E||g||^2 = noise + prompt + ||mu||^2, E<g, g'> = prompt + ||mu||^2 within a prompt, ||mu||^2 between prompts.
+    """
+
+    def __init__(self, units: Units, reference: Units):
+        self.units = units
+        self._own, self._within = gram(units, units)
+        self._cross, _ = gram(units, reference)
+        self._reference, _ = gram(reference, reference)
+        self._square = units.squares.mean(axis=1)
+
+    def numbers(self, weight: np.ndarray | None = None) -> dict[str, float]:
+        """Of one unit (``trace_*``) and, with N rollouts, ``rho_N``; nan where noise leaves a squared norm at or below 0."""
+        weight = np.ones(len(self._square)) if weight is None else weight
+        square, within = (float(np.average(x, weights=weight)) for x in (self._square, self._within))
+        mu, target, inner = (_between(products, weight) for products in (self._own, self._reference, self._cross))
+        found = {
+            "mean_square": square, "trace_noise": square - within, "trace_prompt": within - mu, "trace": square - mu,
+            "mu_square": mu, "nvr_unit": _ratio(square - mu, mu),
+            "cosine": inner / math.sqrt(mu * target) if min(mu, target) > 0 else math.nan,
+        }  # fmt: skip
+        found["nvr_rollout"] = found["nvr_unit"] * self.units.rollouts
+        for count in (16, 64, 256, 1024):
+            found[f"rho_{count}"] = self._rho(inner, square - mu, mu, target, count)
+        return found
+
+    def _rho(self, inner: float, trace: float, mu: float, target: float, rollouts: float) -> float:
+        """cos / sqrt(1 + NVR / N), written without dividing by an estimate of ||mu||^2 that may be tiny."""
+        length = mu + trace * self.units.rollouts / rollouts
+        return inner / math.sqrt(length * target) if min(length, target) > 0 else math.nan
+
+    def curve(self) -> list[float]:
+        """rho_N over ``GRID``."""
+        weight = np.ones(len(self._square))
+        mu, target, inner = (_between(products, weight) for products in (self._own, self._reference, self._cross))
+        return [self._rho(inner, float(self._square.mean()) - mu, mu, target, count) for count in GRID]
+
+
+def _ratio(a: float, b: float) -> float:
+    return a / b if b > 0 else math.nan
+
+
+def bootstrap(
+    numbers: Callable[[np.ndarray], dict[str, float]], prompts: int, *, resamples: int = 999, seed: int = 0
+) -> dict[str, list[float]]:
+    """95% percentile intervals over prompts drawn with replacement; a prompt drawn twice is one prompt of double weight."""
+    generator = np.random.default_rng(seed)
+    rows = [numbers(generator.multinomial(prompts, np.full(prompts, 1 / prompts)).astype(float)) for _ in range(resamples)]
+    found = {}
+    for name in rows[0]:
+        values = np.asarray([row[name] for row in rows])
+        # What cannot be computed (a squared norm below 0) is as far from known as can be.
+        open_end = not np.isfinite(values).mean() > 0.975
+        finite = values[np.isfinite(values)]
+        found[name] = [math.nan, math.nan] if open_end or not len(finite) else np.quantile(finite, [0.025, 0.975]).tolist()
+    return found
+
+
+def crossover(first: Sequence[float], second: Sequence[float], first_cost: float, second_cost: float) -> float | None:
+    """The cost at which two rho curves over ``GRID`` meet, by interpolation in log cost; None where they do not.
+
+    Args:
+        first_cost, second_cost: of one rollout (rollouts, tokens or seconds).
+    """
+    low, high = max(first_cost, second_cost) * GRID[0], min(first_cost, second_cost) * GRID[-1]
+    if low >= high:
+        return None
+    costs = np.geomspace(low, high, 400)
+    a = np.interp(np.log(costs / first_cost), np.log(GRID), first)
+    b = np.interp(np.log(costs / second_cost), np.log(GRID), second)
+    sign = np.sign(a - b)
+    change = np.flatnonzero(sign[1:] * sign[:-1] < 0)
+    return float(costs[change[0]]) if len(change) else None
+
+
+def hybrid_alignment(unbiased: Units, biased: Units, *, chunks: int = 4, min_cosine: float = 0.1, seed: int = 0) -> dict[str, Any]:
+    """rho of the hybrid's update from ``chunks`` units, beside its parents' from the very same units.
+
+    Each unit is a chunk; moments come from all batches that share no prompt with the one they weigh.  The target is the mean of the
+    unbiased units of prompts that stand in no part of the batch.
+    """
+    prompts, draws = unbiased.sketches.shape[:2]
+    batches = prompts // chunks
+    if batches < 3:
+        raise ValueError(f"{prompts} prompts are too few to weigh batches of {chunks} by others: use at least {3 * chunks}")
+    order = np.random.default_rng(seed).permutation(prompts)[: batches * chunks].reshape(batches, chunks)
+    g, h = (units.sketches.astype(np.float64) for units in (unbiased, biased))
+    parts = [_moments(g[rows, m], h[rows, m]) for rows in order for m in range(draws)]
+    rows_found: dict[str, list[tuple[float, float]]] = {"rloo": [], "straight_through": [], "hybrid": []}
+    weights = []
+    for batch, rows in enumerate(order):
+        others = [parts[i] for i in range(len(parts)) if i // draws != batch]
+        known = Moments(*(sum(getattr(m, name) for m in others) / len(others) for name in ("signal", "total")))  # type: ignore[arg-type]
+        a, b = hybrid_weights(known, chunks, min_cosine=min_cosine)
+        weights.append((a, b))
+        target = g[np.setdiff1d(np.arange(prompts), rows)].mean(axis=(0, 1))
+        for m in range(draws):
+            first, second = g[rows, m].mean(axis=0), h[rows, m].mean(axis=0)
+            for name, update in (("rloo", first), ("straight_through", second), ("hybrid", a * first + b * second)):
+                rows_found[name].append((float(update @ target), float(update @ update)))
+    scale = math.sqrt(max(_between(gram(unbiased, unbiased)[0], np.ones(prompts)), 1e-300))
+    values = {name: np.asarray(rows) for name, rows in rows_found.items()}
+
+    def rho(rows: np.ndarray) -> float:
+        return float(rows[:, 0].mean() / (math.sqrt(rows[:, 1].mean()) * scale))
+
+    generator = np.random.default_rng(seed)
+    resampled = {name: [] for name in values}  # type: dict[str, list[float]]
+    for _ in range(999):
+        drawn = (generator.integers(batches, size=batches)[:, None] * draws + np.arange(draws)).ravel()
+        for name, rows in values.items():
+            resampled[name].append(rho(rows[drawn]))
+    gain = np.asarray(resampled["hybrid"]) - np.maximum(resampled["rloo"], resampled["straight_through"])
+    return {
+        "rollouts": chunks * unbiased.rollouts, "batches": batches * draws, "pg_weight": float(np.mean([a for a, _ in weights])),
+        "st_weight": float(np.mean([b for _, b in weights])),
+        **{name: {"rho": rho(rows), "interval": np.quantile(resampled[name], [0.025, 0.975]).tolist()} for name, rows in values.items()},
+        "gain_over_better_parent": {
+            "value": rho(values["hybrid"]) - max(rho(values["rloo"]), rho(values["straight_through"])),
+            "interval": np.quantile(gain, [0.025, 0.975]).tolist(),
+        },
+    }  # fmt: skip
+
+
+def _moments(g: np.ndarray, h: np.ndarray) -> Moments:
+    import torch
+
+    from grade_lightning.estimators import chunk_moments
+
+    return chunk_moments(torch.from_numpy(g), torch.from_numpy(h))
