@@ -49,7 +49,7 @@ class Hybrid(Method):
         tol: float = 1e-3,
         max_hops: int | None = None,
         min_cosine: float = 0.1,
-        momentum: float = 0.9,
+        momentum: float = 0.98,
     ):
         super().__init__(shared, completions_per_prompt=completions_per_prompt)
         if not -1.0 <= min_cosine <= 1.0:

@@ -8,7 +8,9 @@ import math
 import pytest
 
 from grade_lightning.report import main
+from grade_lightning.reporting.quality import quality
 from grade_lightning.reporting.read import read_runs
+from grade_lightning.reporting.table1 import table1
 from grade_lightning.reporting.table2 import table2
 from grade_lightning.reporting.variants import group
 from tests.reporting.test_report import PROMPTS, write_run
@@ -44,38 +46,49 @@ FAULTS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("path", "value", "fault"), FAULTS)
-def test_a_faulty_part_is_named_and_everything_else_reported(path, value, fault, tmp_path):
-    for seed in (1, 2):
-        write_run(tmp_path / "runs", "grade_ste", seed)
-        write_run(tmp_path / "runs", "ppo", seed, shift=0.0)
-    change(tmp_path / "runs" / "ppo-1", path, value)
+def test_faulty_parts_are_named_and_everything_else_reported(tmp_path):
+    write_run(tmp_path / "runs", "grade_ste", 1)
+    for seed, (path, value, _) in enumerate(FAULTS, start=1):
+        change(write_run(tmp_path / "runs", "ppo", seed, shift=0.0), path, value)
     report, warnings = reported(tmp_path)
     assert [row["method"] for row in report["table1"]] == ["initial policy", "GRADE-STE", "PPO"]
-    assert any(fault in line and "ppo, seed 1 (ppo-1)" in line for line in warnings.splitlines())
     assert report["table1"][1]["test"]["mean"] > 0.5
+    for seed, (_, _, fault) in enumerate(FAULTS, start=1):
+        assert any(fault in line and f"ppo, seed {seed} (ppo-{seed})" in line for line in warnings.splitlines()), fault
 
 
-@pytest.mark.parametrize(
-    ("path", "value"), [("seed", None), ("seed", "abc"), ("method", None)],
-)  # fmt: skip
-def test_what_is_no_run_is_left_out_by_name(path, value, tmp_path):
+@pytest.mark.parametrize("path", [path for path, _, _ in FAULTS])
+def test_one_run_with_one_fault_is_still_a_report(path, tmp_path):
+    value = next(value for name, value, _ in FAULTS if name == path)
+    change(write_run(tmp_path / "runs", "ppo", 1, shift=0.0), path, value)
+    variants = group(read_runs(tmp_path / "runs")[0])
+    assert table1(variants).rows[-1]["method"] == "PPO"
+    assert quality(variants).markdown()
+
+
+def test_what_is_no_run_is_left_out_by_name(tmp_path):
     write_run(tmp_path / "runs", "grade_ste", 1)
-    change(write_run(tmp_path / "runs", "ppo", 1), path, value)
+    for seed, (path, value) in enumerate((("seed", None), ("seed", "abc"), ("method", None)), start=1):
+        change(write_run(tmp_path / "runs", "ppo", seed), path, value)
+    (write_run(tmp_path / "runs", "ppo", 4) / "results.json").write_bytes(b"\xff\xfe")
+    runs, warnings = read_runs(tmp_path / "runs")
+    assert [run.folder.name for run in runs] == ["grade_ste-1"]
+    assert all(f"ppo-{seed}: results.json cannot be read" in "\n".join(warnings) for seed in (1, 2, 3, 4))
+
+
+def test_faulty_files_cost_themselves_alone(tmp_path):
+    files = [
+        ("environment.json", b"[1]"), ("environment.json", b'{"packages": [1]}'), ("environment.json", b'{"a'),
+        ("config.yaml", b"a: [b"), ("config.yaml", b"- 1"), ("samples.jsonl", b"\xff\n"),
+        ("samples.jsonl", b'[1]\n{"split": "test", "prompt": "p", "completion": "c", "reward": null}\n'), ("metrics.csv", b"\xff\xfe"),
+        ("metrics.csv", b"step\n"), ("metrics.csv", b"train/reward\n0.5\n"),
+    ]  # fmt: skip
+    for seed, (name, content) in enumerate(files, start=1):
+        (write_run(tmp_path / "runs", "grade_ste", seed) / name).write_bytes(content)
     report, warnings = reported(tmp_path)
-    assert "ppo-1: results.json cannot be read" in warnings
-    assert report["runs"] == ["grade_ste-1"]
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [("environment.json", b"[1]"), ("environment.json", b'{"packages": [1]}'), ("environment.json", b'{"a'), ("config.yaml", b"a: [b"),
-     ("samples.jsonl", b'[1]\n{"split": "test", "prompt": "p", "completion": "c", "reward": null}\n'), ("samples.jsonl", b"\xff\n"),
-     ("metrics.csv", b"\xff\xfe"), ("metrics.csv", b"step\n"), ("metrics.csv", b"train/reward\n0.5\n"), ("config.yaml", b"- 1")],
-)  # fmt: skip
-def test_a_faulty_file_costs_itself_alone(name, content, tmp_path):
-    (write_run(tmp_path / "runs", "grade_ste", 1) / name).write_bytes(content)
-    assert len(reported(tmp_path)[0]["table1"]) == 2
+    assert sum(row["seeds"] for row in report["table1"][1:]) == len(files)
+    for fault in ("environment.json cannot be read", "config.yaml cannot be read", "that are no samples", "has no steps"):
+        assert fault in warnings
 
 
 def test_a_run_that_stopped_early_is_named(tmp_path):

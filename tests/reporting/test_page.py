@@ -38,13 +38,18 @@ def add(folder, *, judge: float, repeated: float = 0.0, text: str = "fine") -> N
     (folder / "environment.json").write_text(json.dumps({"git_revision": "abc123", "packages": {"torch": "2.13.0"}}))
 
 
-@pytest.fixture
-def sweep(tmp_path):
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("sweep")
+
+
+@pytest.fixture(scope="module")
+def sweep(folder):
     for seed in (1, 2, 3):
-        add(write_run(tmp_path / "runs", "grade_ste", seed, shift=0.3), judge=0.25)
-        add(write_run(tmp_path / "runs", "grade", seed, shift=0.2), judge=-0.1, repeated=0.6, text="</script><script>alert(1)</script>")
-    assert main([str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 0
-    return tmp_path / "out"
+        add(write_run(folder / "runs", "grade_ste", seed, shift=0.3), judge=0.25)
+        add(write_run(folder / "runs", "grade", seed, shift=0.2), judge=-0.1, repeated=0.6, text="</script><script>alert(1)</script>")
+    assert main([str(folder / "runs"), "--out", str(folder / "out")]) == 0
+    return folder / "out"
 
 
 def read(out):
@@ -121,8 +126,8 @@ def test_page_stands_alone_and_shows_text_as_text(sweep):
     assert "method.name" in html
 
 
-def test_same_runs_same_report(sweep, tmp_path):
-    assert main([str(tmp_path / "runs"), "--out", str(tmp_path / "again")]) == 0
+def test_same_runs_same_report(sweep, folder, tmp_path):
+    assert main([str(folder / "runs"), "--out", str(tmp_path / "again")]) == 0
     for file in sorted(sweep.iterdir()):
         assert file.read_bytes() == (tmp_path / "again" / file.name).read_bytes(), file.name
 
