@@ -30,6 +30,16 @@ def check_hardware(accelerator: str, precision: str) -> None:
         raise ValueError("this CPU has no bf16 arithmetic and would emulate it slowly: add hardware.precision=fp32")
 
 
+def check_gradient_cosine(every: int, *, relaxed: bool, processes: int) -> None:
+    """Raise ValueError where there is no straight-through gradient to watch, or more than one process to watch it in."""
+    if every < 0:
+        raise ValueError(f"evaluation.gradient_cosine_every must be at least 0, got {every}")
+    if every and not relaxed:
+        raise ValueError("evaluation.gradient_cosine_every watches GRADE's gradient: leave it at 0 for other methods")
+    if every and processes > 1:
+        raise ValueError("evaluation.gradient_cosine_every works in a single process: leave it at 0 with hardware=ddp")
+
+
 def check_processes(processes: int, *, distributed: bool) -> None:
     """Raise ValueError where the hardware group and the way the command was started disagree."""
     if processes > 1 and not distributed:

@@ -24,7 +24,7 @@ class Experiment:
     """What one run needs.
 
     Attributes:
-        method, data, folder, loggers: ready to use.
+        method, data, folder, loggers, callbacks: ready to use.
         description: identifies the run in ``results.json`` (method, seed, protocol, model, data, hash, ...).
         max_steps: policy steps.
         validate_every: policy steps between validations; step 0 and the last step are always validated.
@@ -44,6 +44,7 @@ class Experiment:
     max_steps: int
     validate_every: int
     loggers: Sequence[Logger] = ()
+    callbacks: Sequence[Callback] = ()
     test: bool = True
     samples: int = 64
     checkpoint_every: int = 10
@@ -60,7 +61,7 @@ class Experiment:
         """
         checkpoint = self.folder.checkpoint if self.resume else None
         recorder = StepRecorder(self.folder, checkpoint_every=self.checkpoint_every)
-        callbacks: list[Callback] = [recorder]
+        callbacks: list[Callback] = [*self.callbacks, recorder]
         if self.folder.writes:
             callbacks.append(StepProgressBar("policy steps", self.max_steps))
         trainer = L.Trainer(

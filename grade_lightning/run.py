@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
@@ -39,6 +40,10 @@ def _check(cfg: DictConfig, accelerator: str) -> None:
     )  # fmt: skip
     evaluation = cfg.evaluation
     checks.check_evaluation(batch_size=evaluation.batch_size, val_prompts=evaluation.val_prompts, test_prompts=evaluation.test_prompts)
+    checks.check_gradient_cosine(
+        evaluation.gradient_cosine_every, relaxed="temperature" in cfg.method and cfg.names.method != "hybrid",
+        processes=process_of_torchrun()[1],
+    )  # fmt: skip
     if cfg.model.pretrain is not None:
         checks.check_pretrained_vocabulary(cfg.model.pretrain.vocab_size, cfg.rollout.top_k)
     elif Path(cfg.model.path).expanduser().exists():
@@ -71,6 +76,13 @@ def _loggers(cfg: DictConfig, folder: RunFolder, run_id: str) -> list[Logger]:
     resolved = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)
     options = {**cfg.logger.wandb, "group": cfg.logger.wandb.group or sweep_group()}
     return [wandb_logger(folder.path, name=f"{cfg.names.method}-seed{cfg.seed}-{run_id}", run_id=run_id, config=resolved, **options)]
+
+
+def _callbacks(cfg: DictConfig) -> list[Callback]:
+    from grade_lightning.quality.alarm import GradientCosine
+
+    every = cfg.evaluation.gradient_cosine_every
+    return [GradientCosine(every)] if every else []
 
 
 def _open(cfg: DictConfig, identity: str) -> tuple[RunFolder, str, bool]:
@@ -141,6 +153,7 @@ def _execute(cfg: DictConfig, identity: str) -> dict[str, Any]:
     try:
         results = Experiment(
             method, data_module(cfg, prepared), folder, description, max_steps=cfg.max_steps, loggers=loggers,
+            callbacks=_callbacks(cfg),
             validate_every=cfg.evaluation.validate_every, test=cfg.evaluation.test, samples=cfg.evaluation.samples,
             checkpoint_every=cfg.run.checkpoint_every, resume=resume,
             trainer_options=trainer_options(accelerator, distributed=cfg.hardware.distributed),

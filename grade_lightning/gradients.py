@@ -1,0 +1,242 @@
+"""How good are the gradients?  ``python -m grade_lightning.gradients methods=rloo,grade_ste [KEY=VALUE ...] [OVERRIDES ...]``
+
+Keys of the study:
+  methods     comma-separated, rloo among them (the unbiased reference); options after colons: grade_ste:tau=1, grade_ste:max_hops=0
+  checkpoint  a run folder whose last adapter is measured; without it, the initial policy with perturbed adapters
+  prompts     how many (default 64); draws: independent noise draws of each, at least 2 (default 2); rollouts: completions of each draw (4)
+  perturb     standard deviation of the initial lora_B (default 0.02): at 0 half of the gradient is 0
+  sketch      numbers kept of each gradient (default 8192)
+  out         where results go (default: outputs/gradients); an interrupted study goes on when the command is repeated
+
+Everything else is an override of a run's configuration (experiment=..., data.path=..., max_new_tokens=...).  kl_coef is 0 unless given:
+the gradient of the expected reward.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, open_dict
+from tqdm import tqdm
+
+from grade_lightning.config import CONFIG_DIR, build, config_hash
+from grade_lightning.process import prepare_process
+from grade_lightning.record import environment, json_text
+from grade_lightning.strategy import resolve_accelerator
+
+log = logging.getLogger(__name__)
+
+REFERENCE = "rloo"
+
+
+@dataclass
+class Study:
+    """The study's own keys; see the module's docstring."""
+
+    methods: list[str] = field(default_factory=lambda: [REFERENCE, "grade_ste"])
+    checkpoint: Path | None = None
+    prompts: int = 64
+    draws: int = 2
+    rollouts: int = 4
+    perturb: float = 0.02
+    sketch: int = 8192
+    out: Path = Path("outputs/gradients")
+    overrides: list[str] = field(default_factory=list)
+
+    def check(self) -> None:
+        """Raise ValueError with a remedy, before anything is loaded."""
+        for name, least in (("prompts", 3), ("draws", 2), ("rollouts", 2), ("sketch", 16)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if REFERENCE not in self.methods:
+            raise ValueError(f"methods must hold {REFERENCE}: its mean is the unbiased gradient that the others are compared with")
+        if len(set(self.methods)) < len(self.methods):
+            raise ValueError("a method stands twice in methods=")
+        if self.checkpoint is not None and not self.adapter.exists():
+            raise ValueError(f"checkpoint={self.checkpoint} is no run folder with checkpoints/last/adapter_model.safetensors")
+
+    @property
+    def adapter(self) -> Path:
+        assert self.checkpoint is not None
+        return self.checkpoint / "checkpoints" / "last" / "adapter_model.safetensors"
+
+
+def parse(arguments: Sequence[str]) -> Study:
+    """Command line -> study.
+
+    Raises:
+        ValueError: a value of the wrong kind.
+    """
+    study = Study()
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        if key == "methods":
+            study.methods = [method for method in value.strip("[]").replace(" ", "").split(",") if method]
+        elif key in ("checkpoint", "out"):
+            setattr(study, key, Path(value))
+        elif key in ("prompts", "draws", "rollouts", "sketch", "perturb"):
+            try:
+                setattr(study, key, float(value) if key == "perturb" else int(value))
+            except ValueError:
+                raise ValueError(f"{argument} is not a number") from None
+        else:
+            study.overrides.append(argument)
+    return study
+
+
+def overrides_of(spec: str, study: Study) -> list[str]:
+    """``grade_ste:tau=1:max_hops=0`` -> overrides of a run's configuration."""
+    name, *options = spec.split(":")
+    found = [f"method={name}"]
+    if name in ("rloo", "grpo"):
+        found.append(f"method.completions_per_prompt={study.rollouts}")
+    for option in options:
+        key, equals, value = option.partition("=")
+        if not equals:
+            raise ValueError(f"{spec}: options are KEY=VALUE")
+        found += ["temperature=constant", f"temperature.value={value}"] if key == "tau" else [f"method.{key}={value}"]
+    return found
+
+
+def configuration(spec: str, study: Study) -> DictConfig:
+    """The run configuration that one method is built from."""
+    base = [] if any(o.startswith("kl_coef=") for o in study.overrides) else ["kl_coef=0"]
+    chosen = [*base, *overrides_of(spec, study), f"run.dir={study.out}", *study.overrides]
+    try:
+        with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
+            cfg = compose("config", chosen, return_hydra_config=True)
+    except HydraException as error:
+        raise ValueError(f"{spec}: {error}") from error
+    HydraConfig.instance().set_config(cfg)
+    with open_dict(cfg):
+        del cfg["hydra"]
+    return cfg
+
+
+def _place(policy: Any, study: Study) -> None:
+    """Load the checkpoint, or move the adapters off their zero start."""
+    if study.checkpoint is not None:
+        policy.load_adapter(study.adapter)
+        return
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, weight in policy.trainable().items():
+            if "lora_B" in name:
+                weight.copy_(study.perturb * torch.randn(weight.shape, generator=generator))
+
+
+def _measure(study: Study) -> dict[str, Any]:
+    """Draw all units, prompt by prompt, each prompt by every method in turn.  -> stores by method."""
+    from grade_lightning.data.prompts import collate
+    from grade_lightning.estimators import gumbel_noise
+    from grade_lightning.prepare import data_module, prepare, shared
+    from grade_lightning.quality.sketch import CountSketch
+    from grade_lightning.quality.store import UnitStore
+    from grade_lightning.quality.units import UnitSampler
+    from grade_lightning.rollout.noise import keyed_generator
+
+    configs = {spec: configuration(spec, study) for spec in study.methods}
+    first = next(iter(configs.values()))
+    prepared = prepare(first, resolve_accelerator(first.hardware.accelerator), judge=False)
+    policy, data = prepared.policy, data_module(first, prepared)
+    _place(policy, study)
+    data.setup()
+    prompts, settings = data.prompts["policy"][: study.prompts], first.rollout
+    if len(prompts) < study.prompts:
+        raise ValueError(f"the policy split has {len(prompts)} prompts: lower prompts={study.prompts} or raise data.policy_rows")
+    samplers = {spec: UnitSampler(build(cfg.method, shared(cfg, prepared))) for spec, cfg in configs.items()}
+    sketch = CountSketch(sum(w.numel() for w in policy.trainable().values()), study.sketch)
+
+    def unit(spec: str, row: int, draw: int) -> Any:
+        generator = keyed_generator("gradients", first.seed, prompts[row].key, draw)
+        noise = gumbel_noise((study.rollouts, settings.max_new_tokens, settings.top_k), generator=generator)
+        batch = collate([prompts[row]], policy.pad_id, rows=[row], step=1).repeat(study.rollouts).to(policy.device)
+        return samplers[spec].unit(batch, noise)
+
+    pilot = sum(unit(REFERENCE, row, -1).reward for row in range(min(8, study.prompts))) / min(8, study.prompts)
+    for sampler in samplers.values():
+        sampler.baseline = pilot
+    place = {
+        "checkpoint": None if study.checkpoint is None else study.checkpoint.name,
+        "perturb": study.perturb,
+        "rollouts": study.rollouts,
+    }
+    stores = {
+        spec: UnitStore(study.out / spec.replace(":", "-"), prompts=study.prompts, draws=study.draws, sketch=sketch,
+                        settings={**place, "config": config_hash(cfg), "model": prepared.base.fingerprint})
+        for spec, cfg in configs.items()
+    }  # fmt: skip
+    for row in tqdm(range(study.prompts), desc="prompts"):
+        for spec, store in stores.items():
+            if store.done <= row:
+                store.add([unit(spec, row, draw) for draw in range(study.draws)])
+    return stores
+
+
+def analyse(study: Study, stores: dict[str, Any]) -> dict[str, Any]:
+    """Every number of the study, with intervals."""
+    from grade_lightning.quality.statistics import Inner, bootstrap, crossover, hybrid_alignment
+
+    units = {spec: store.units(study.rollouts) for spec, store in stores.items()}
+    reference = units[REFERENCE]
+    reference_curve, estimators = Inner(reference, reference).curve(), {}
+    for spec, own in units.items():
+        inner, cost = Inner(own, reference), {"rollouts": 1.0, "tokens": own.tokens / own.rollouts, "seconds": own.seconds / own.rollouts}
+        base_cost = {"rollouts": 1.0, "tokens": reference.tokens / reference.rollouts, "seconds": reference.seconds / reference.rollouts}
+        curve = inner.curve()
+        estimators[spec] = {
+            "numbers": inner.numbers(), "intervals": bootstrap(inner.numbers, study.prompts), "curve": curve, "cost": cost,
+            "crossovers": {} if spec == REFERENCE else {u: crossover(curve, reference_curve, cost[u], base_cost[u]) for u in cost},
+            "tensor_spread": float(stores[spec].column("tensor_spread").mean()), "seconds_per_rollout": cost["seconds"],
+            "reward": float(stores[spec].column("reward").mean()),
+        }  # fmt: skip
+    found: dict[str, Any] = {
+        "prompts": study.prompts, "draws": study.draws, "rollouts": study.rollouts, "reference": REFERENCE, "perturb": study.perturb,
+        "checkpoint": None if study.checkpoint is None else study.checkpoint.name, "overrides": study.overrides, "estimators": estimators,
+    }  # fmt: skip
+    straight_through = [spec for spec in units if spec.split(":")[0] == "grade_ste" and "max_hops" not in spec]
+    if study.prompts >= 12:
+        found["hybrid"] = {spec: hybrid_alignment(reference, units[spec]) for spec in straight_through}
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0, or 2 for a study that cannot be made."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments and arguments[0] in ("-h", "--help", "help"):
+        print(__doc__)
+        return 0
+    prepare_process()
+    try:
+        study = parse(arguments)
+        study.check()
+        stores = _measure(study)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    from grade_lightning.quality.output import figure, table
+
+    found = analyse(study, stores)
+    (study.out / "results.json").write_text(json_text({**found, "environment": environment()}))
+    figure(found, study.out)
+    text = table(found).markdown()
+    (study.out / "table.md").write_text(text)
+    print(text)
+    for spec, row in found.get("hybrid", {}).items():
+        values = ", ".join(f"{name} {row[name]['rho']:.3f}" for name in ("rloo", "straight_through", "hybrid"))
+        print(f"rho_{row['rollouts']} of the hybrid of rloo and {spec}: {values}")
+    print(f"written to {study.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
