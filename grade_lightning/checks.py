@@ -48,9 +48,13 @@ def check_processes(processes: int, *, distributed: bool) -> None:
 
 def check_run(
     *, max_steps: int, effective_batch_size: int, grad_accumulation: int, validate_every: int, checkpoint_every: int,
-    completions_per_prompt: int, processes: int = 1,
+    completions_per_prompt: int, processes: int = 1, chunks: int = 1,
 ) -> None:  # fmt: skip
-    """Raise ValueError for counts that cannot work."""
+    """Raise ValueError for counts that cannot work.
+
+    Args:
+        chunks: equal parts with whole prompts that the method cuts a batch into.
+    """
     counts = {
         "max_steps": max_steps,
         "effective_batch_size": effective_batch_size,
@@ -68,6 +72,13 @@ def check_run(
             f"effective_batch_size={effective_batch_size} completions cannot be {completions_per_prompt} of each prompt: "
             "make it a multiple of method.completions_per_prompt"
         )
+    if effective_batch_size % (chunks * completions_per_prompt):
+        raise ValueError(
+            f"this method weighs {chunks} parts of a batch by each other: effective_batch_size={effective_batch_size} must be a "
+            f"multiple of {chunks * completions_per_prompt} ({chunks} x method.completions_per_prompt)"
+        )
+    if chunks > 1 and processes > 1:
+        raise ValueError("this method weighs parts of one process' batch by each other: run it in a single process")
     if grad_accumulation > effective_batch_size:
         raise ValueError(
             f"hardware.grad_accumulation={grad_accumulation} cannot split {effective_batch_size} completions: "

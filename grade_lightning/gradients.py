@@ -2,8 +2,10 @@
 
 Keys of the study:
   methods     comma-separated, rloo among them (the unbiased reference); options after colons: grade_ste:tau=1, grade_ste:max_hops=0
-  checkpoint  a run folder whose last adapter is measured; without it, the initial policy with perturbed adapters
+  checkpoint  a run folder whose last adapter is measured (model, data and sampling come from the overrides, not from it);
+              without it, the initial policy with perturbed adapters
   prompts     how many (default 64); draws: independent noise draws of each, at least 2 (default 2); rollouts: completions of each draw (4)
+  step        policy step whose temperature is measured (default 1: the start of the schedule)
   perturb     standard deviation of the initial lora_B (default 0.02): at 0 half of the gradient is 0
   sketch      numbers kept of each gradient (default 8192)
   out         where results go (default: outputs/gradients); an interrupted study goes on when the command is repeated
@@ -14,6 +16,7 @@ the gradient of the expected reward.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import sys
 from collections.abc import Sequence
@@ -47,6 +50,7 @@ class Study:
     prompts: int = 64
     draws: int = 2
     rollouts: int = 4
+    step: int = 1
     perturb: float = 0.02
     sketch: int = 8192
     out: Path = Path("outputs/gradients")
@@ -54,7 +58,7 @@ class Study:
 
     def check(self) -> None:
         """Raise ValueError with a remedy, before anything is loaded."""
-        for name, least in (("prompts", 3), ("draws", 2), ("rollouts", 2), ("sketch", 16)):
+        for name, least in (("prompts", 3), ("draws", 2), ("rollouts", 2), ("sketch", 16), ("step", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if REFERENCE not in self.methods:
@@ -83,7 +87,7 @@ def parse(arguments: Sequence[str]) -> Study:
             study.methods = [method for method in value.strip("[]").replace(" ", "").split(",") if method]
         elif key in ("checkpoint", "out"):
             setattr(study, key, Path(value))
-        elif key in ("prompts", "draws", "rollouts", "sketch", "perturb"):
+        elif key in ("prompts", "draws", "rollouts", "sketch", "step", "perturb"):
             try:
                 setattr(study, key, float(value) if key == "perturb" else int(value))
             except ValueError:
@@ -97,7 +101,9 @@ def overrides_of(spec: str, study: Study) -> list[str]:
     """``grade_ste:tau=1:max_hops=0`` -> overrides of a run's configuration."""
     name, *options = spec.split(":")
     found = [f"method={name}"]
-    if name in ("rloo", "grpo"):
+    if name in ("ppo", "hybrid"):
+        raise ValueError(f"{name} has no gradient of a single batch to measure; of the hybrid, rloo and grade_ste are the parents")
+    if _grouped(spec):
         found.append(f"method.completions_per_prompt={study.rollouts}")
     for option in options:
         key, equals, value = option.partition("=")
@@ -105,6 +111,20 @@ def overrides_of(spec: str, study: Study) -> list[str]:
             raise ValueError(f"{spec}: options are KEY=VALUE")
         found += ["temperature=constant", f"temperature.value={value}"] if key == "tau" else [f"method.{key}={value}"]
     return found
+
+
+def _grouped(spec: str) -> bool:
+    """Whether the method compares completions of the same prompt."""
+    return spec.split(":", maxsplit=1)[0] in ("rloo", "grpo")
+
+
+def _check_same_sampler(configs: dict[str, DictConfig]) -> None:
+    reference = configs[REFERENCE]
+    for spec, cfg in configs.items():
+        if cfg.rollout != reference.rollout:
+            raise ValueError(f"{spec} samples otherwise than {REFERENCE}: their gradients belong to different policies")
+        if cfg.protocol.logprobs != "matched":
+            raise ValueError("protocol.logprobs=full makes the reference biased: leave it at matched")
 
 
 def configuration(spec: str, study: Study) -> DictConfig:
@@ -145,6 +165,7 @@ def _measure(study: Study) -> dict[str, Any]:
     from grade_lightning.rollout.noise import keyed_generator
 
     configs = {spec: configuration(spec, study) for spec in study.methods}
+    _check_same_sampler(configs)
     first = next(iter(configs.values()))
     prepared = prepare(first, resolve_accelerator(first.hardware.accelerator), judge=False)
     policy, data = prepared.policy, data_module(first, prepared)
@@ -153,7 +174,7 @@ def _measure(study: Study) -> dict[str, Any]:
     prompts, settings = data.prompts["policy"][: study.prompts], first.rollout
     if len(prompts) < study.prompts:
         raise ValueError(f"the policy split has {len(prompts)} prompts: lower prompts={study.prompts} or raise data.policy_rows")
-    samplers = {spec: UnitSampler(build(cfg.method, shared(cfg, prepared))) for spec, cfg in configs.items()}
+    samplers = {spec: UnitSampler(build(cfg.method, shared(cfg, prepared)), step=study.step) for spec, cfg in configs.items()}
     sketch = CountSketch(sum(w.numel() for w in policy.trainable().values()), study.sketch)
 
     def unit(spec: str, row: int, draw: int) -> Any:
@@ -166,10 +187,9 @@ def _measure(study: Study) -> dict[str, Any]:
     for sampler in samplers.values():
         sampler.baseline = pilot
     place = {
-        "checkpoint": None if study.checkpoint is None else study.checkpoint.name,
-        "perturb": study.perturb,
-        "rollouts": study.rollouts,
-    }
+        "adapter": None if study.checkpoint is None else hashlib.sha256(study.adapter.read_bytes()).hexdigest(), "perturb": study.perturb,
+        "rollouts": study.rollouts, "step": study.step, "splits": prepared.splits.fingerprints, "reward": prepared.reward_report,
+    }  # fmt: skip
     stores = {
         spec: UnitStore(study.out / spec.replace(":", "-"), prompts=study.prompts, draws=study.draws, sketch=sketch,
                         settings={**place, "config": config_hash(cfg), "model": prepared.base.fingerprint})
@@ -186,7 +206,7 @@ def analyse(study: Study, stores: dict[str, Any]) -> dict[str, Any]:
     """Every number of the study, with intervals."""
     from grade_lightning.quality.statistics import Inner, bootstrap, crossover, hybrid_alignment
 
-    units = {spec: store.units(study.rollouts) for spec, store in stores.items()}
+    units = {spec: store.units(study.rollouts, study.rollouts if _grouped(spec) else 1) for spec, store in stores.items()}
     reference = units[REFERENCE]
     reference_curve, estimators = Inner(reference, reference).curve(), {}
     for spec, own in units.items():
@@ -201,7 +221,8 @@ def analyse(study: Study, stores: dict[str, Any]) -> dict[str, Any]:
         }  # fmt: skip
     found: dict[str, Any] = {
         "prompts": study.prompts, "draws": study.draws, "rollouts": study.rollouts, "reference": REFERENCE, "perturb": study.perturb,
-        "checkpoint": None if study.checkpoint is None else study.checkpoint.name, "overrides": study.overrides, "estimators": estimators,
+        "step": study.step, "checkpoint": None if study.checkpoint is None else study.checkpoint.name, "overrides": study.overrides,
+        "estimators": estimators,
     }  # fmt: skip
     straight_through = [spec for spec in units if spec.split(":")[0] == "grade_ste" and "max_hops" not in spec]
     if study.prompts >= 12:

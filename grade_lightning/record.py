@@ -231,8 +231,14 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(), "platform": platform.platform(), "processor": _processor(), "cpus": os.cpu_count(),
         "torch_threads": torch.get_num_threads(), "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
         "packages": versions, "git_revision": _git("rev-parse", "HEAD"), "git_dirty": None if status is None else bool(status),
-        "command": ["python", "-m", "grade_lightning.run", *sys.argv[1:]],
+        "command": ["python", "-m", _module(), *sys.argv[1:]],
     }  # fmt: skip
+
+
+def _module() -> str:
+    """The module that was started."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return spec.name.removesuffix(".__main__") if spec is not None else sys.argv[0]
 
 
 def _processor() -> str:

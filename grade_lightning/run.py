@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 def _check(cfg: DictConfig, accelerator: str) -> None:
     from grade_lightning.methods.base import check_choices, check_kl
+    from grade_lightning.methods.hybrid import CHUNKS
     from grade_lightning.prepare import completions_per_prompt
 
     check_kl(cfg.protocol.kl_in, cfg.protocol.kl_estimator, cfg.protocol.kl_alignment, relaxed="temperature" in cfg.method)
@@ -36,7 +37,7 @@ def _check(cfg: DictConfig, accelerator: str) -> None:
         max_steps=cfg.max_steps, effective_batch_size=cfg.effective_batch_size,
         grad_accumulation=cfg.hardware.grad_accumulation, validate_every=cfg.evaluation.validate_every,
         checkpoint_every=cfg.run.checkpoint_every, completions_per_prompt=completions_per_prompt(cfg),
-        processes=process_of_torchrun()[1],
+        chunks=CHUNKS if cfg.names.method == "hybrid" else 1, processes=process_of_torchrun()[1],
     )  # fmt: skip
     evaluation = cfg.evaluation
     checks.check_evaluation(batch_size=evaluation.batch_size, val_prompts=evaluation.val_prompts, test_prompts=evaluation.test_prompts)

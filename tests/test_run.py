@@ -134,6 +134,7 @@ def test_wandb_offline_writes_a_run_and_a_second_run_is_another(tmp_path, monkey
         (["reward.scope=everything"], "full, completion"),
         (["model=local", "model.path=/nowhere/at/all"], "is not a folder"),
         (["run.resume=somewhere"], "holds no run"),
+        (["method=hybrid", "effective_batch_size=4"], "multiple of 16"),
         (["protocol.kl_reduction=mean"], "token_mean, sequence"),
         (["method=ppo", "protocol.kl_in=reward"], "kl_estimator=k1"),
         (["method=ppo", "protocol.kl_alignment=shifted"], "leave it at correct"),
@@ -211,6 +212,8 @@ def test_every_yaml_runs(choice, small_lm, tmp_path, monkeypatch):
     overrides = [choice, "max_steps=2", "effective_batch_size=4", "max_new_tokens=8", "rollout.top_k=64", "evaluation.validate_every=2"]
     if choice.startswith(("model=local", "model=qwen3")):
         overrides += [f"model.path={small_lm}", "reward.head.lr=3e-3", "reward.head.epochs=40"]
+    if choice == "method=hybrid":
+        overrides += ["effective_batch_size=8", "method.completions_per_prompt=2"]
     if choice.startswith("hardware"):
         overrides += ["hardware.accelerator=cpu", "hardware.precision=fp32", "hardware.grad_accumulation=2", "hardware.distributed=false"]
     data = []

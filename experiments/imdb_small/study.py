@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
+from grade_lightning.report import report
+
 HERE = Path(__file__).parent
 RECORDS = HERE / "runs"
 KEPT = ("config.yaml", "environment.json", "metrics.csv", "results.json", "samples.jsonl")
@@ -121,6 +123,17 @@ def not_run() -> list[str]:
     return missing
 
 
+def write_reports() -> int:
+    """A report of each part that has records, from the records alone."""
+    for part in PARTS:
+        if any((RECORDS / part).glob("*/results.json")):
+            for warning in report(RECORDS / part, HERE / "report" / part):
+                print(f"{part}: {warning}", file=sys.stderr)
+            print(f"{part}: {HERE / 'report' / part / 'report.html'}")
+    print("not run: " + (", ".join(not_run()) or "nothing"))
+    return 0
+
+
 class Queue:
     """Runs cells, some at once, and keeps their records.
 
@@ -183,13 +196,18 @@ class Queue:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="folder with IMDB as Parquet")
-    parser.add_argument("--model", required=True, help="folder of the language model")
+    parser.add_argument("--data", help="folder with IMDB as Parquet")
+    parser.add_argument("--model", help="folder of the language model")
+    parser.add_argument("--report", action="store_true", help="run nothing: write the report of the committed records")
     parser.add_argument("--work", type=Path, default=Path("multirun/imdb_small"), help="where runs are made")
     parser.add_argument("--jobs", type=int, default=2, help="runs at once, one thread each")
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--commit", action="store_true", help="commit each finished run")
     chosen = parser.parse_args()
+    if chosen.report:
+        return write_reports()
+    if not (chosen.data and chosen.model):
+        parser.error("--data and --model name what the study runs on (or --report alone)")
     queue = Queue(chosen.data, chosen.model, chosen.work, commit=chosen.commit)
     for part in chosen.parts:
         try:

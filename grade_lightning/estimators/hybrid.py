@@ -43,7 +43,8 @@ def hybrid_weights(moments: Moments, chunks: float, *, min_cosine: float) -> tup
     The normal equations (S + (T - S) / chunks) (a, b) = (S_00, S_01) with S the signal and T the total, negative weights set to 0,
     scaled to a + b S_01 / S_00 = 1: as long as g along E g, so that a step does not shrink with the noise.
 
-    Safeguard: (1, 0), the unbiased estimate alone, where the cosine of the means is below ``min_cosine`` or cannot be told from noise.
+    Safeguard: (1, 0), the unbiased estimate alone, where the cosine of the means is below ``min_cosine``, or where noise leaves
+    a squared norm or the determinant at or below 0.
 
     In the spirit of combining zeroth- and first-order gradients (Suh et al. 2202.00817).
     """

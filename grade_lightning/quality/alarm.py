@@ -41,7 +41,7 @@ class GradientCosine(Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: PromptBatch, batch_idx: int
     ) -> None:
         assert isinstance(pl_module, Method)
-        if not isinstance(pl_module, GRADE) or batch.step % self.every:
+        if not isinstance(pl_module, GRADE) or batch.step % self.every or len(batch) < 2:
             return
         cosine = self.measure(pl_module, batch)
         if math.isnan(cosine):
@@ -49,8 +49,9 @@ class GradientCosine(Callback):
         pl_module.step_metrics["gradient_cosine"] = cosine
         if cosine < 0:
             log.warning(
-                "policy step %d: the straight-through gradient points away from the policy gradient (cosine %.2f): its bias has the "
-                "wrong sign; try another temperature, method=hybrid or method=rloo", batch.step, cosine,
+                "policy step %d: the straight-through gradient seems to point away from the policy gradient (running cosine %.2f). If "
+                "this goes on, its bias may have the wrong sign: try another temperature, method=hybrid or method=rloo",
+                batch.step, cosine,
             )  # fmt: skip
 
     def measure(self, method: GRADE, batch: PromptBatch) -> float:

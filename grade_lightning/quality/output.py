@@ -44,8 +44,9 @@ def table(found: dict[str, Any]) -> Table:
     ]  # fmt: skip
     notes = [
         f"{found['prompts']} prompts x {found['draws']} draws of {found['rollouts']} completions; cosine to the mean of the reference "
-        f"({found['reference']}, unbiased) over other prompts; rho_N = cosine / sqrt(1 + NVR / N).",
-        "Crossover: where the curve of rho over N meets the reference's, within 4 to 4,096 rollouts.",
+        f"({found['reference']}, unbiased) over other prompts; rho_N = cosine / sqrt(1 + NVR / N), N rollouts of N / G prompts, G as the "
+        "method trains (1, and the draws' completions for rloo and grpo).",
+        "Overtakes: from where on the reference's curve of rho is the higher one, within 4 to 4,096 rollouts; - where it never overtakes.",
     ]
     return Table("Gradient quality", columns, rows, notes)
 

@@ -20,7 +20,8 @@ class Units:
 
     Attributes:
         sketches: [P, M, m]; squares: [P, M] exact squared norms of the whole gradients.
-        rollouts: completions in a unit; tokens, seconds: means of a unit.
+        rollouts: completions in a unit; tokens, seconds: of a unit.
+        per_prompt: completions of the same prompt in a batch of the method: N rollouts are N / per_prompt prompts.
     """
 
     sketches: np.ndarray
@@ -28,6 +29,7 @@ class Units:
     rollouts: int
     tokens: float
     seconds: float
+    per_prompt: int = 1
 
 
 def gram(first: Units, second: Units) -> tuple[np.ndarray, np.ndarray]:
@@ -68,24 +70,28 @@ class Inner:
         mu, target, inner = (_between(products, weight) for products in (self._own, self._reference, self._cross))
         found = {
             "mean_square": square, "trace_noise": square - within, "trace_prompt": within - mu, "trace": square - mu,
-            "mu_square": mu, "nvr_unit": _ratio(square - mu, mu),
+            "mu_square": mu, "nvr_rollout": _ratio(self._trace(square, within, mu), mu),
             "cosine": inner / math.sqrt(mu * target) if min(mu, target) > 0 else math.nan,
         }  # fmt: skip
-        found["nvr_rollout"] = found["nvr_unit"] * self.units.rollouts
         for count in (16, 64, 256, 1024):
-            found[f"rho_{count}"] = self._rho(inner, square - mu, mu, target, count)
+            found[f"rho_{count}"] = self._rho(inner, self._trace(square, within, mu), mu, target, count)
         return found
+
+    def _trace(self, square: float, within: float, mu: float) -> float:
+        """N times the variance of the mean of N rollouts: noise averages over rollouts, the choice of prompts over prompts."""
+        return self.units.rollouts * (square - within) + self.units.per_prompt * (within - mu)
 
     def _rho(self, inner: float, trace: float, mu: float, target: float, rollouts: float) -> float:
         """cos / sqrt(1 + NVR / N), written without dividing by an estimate of ||mu||^2 that may be tiny."""
-        length = mu + trace * self.units.rollouts / rollouts
+        length = mu + trace / rollouts
         return inner / math.sqrt(length * target) if min(length, target) > 0 else math.nan
 
     def curve(self) -> list[float]:
         """rho_N over ``GRID``."""
         weight = np.ones(len(self._square))
         mu, target, inner = (_between(products, weight) for products in (self._own, self._reference, self._cross))
-        return [self._rho(inner, float(self._square.mean()) - mu, mu, target, count) for count in GRID]
+        trace = self._trace(float(self._square.mean()), float(self._within.mean()), mu)
+        return [self._rho(inner, trace, mu, target, count) for count in GRID]
 
 
 def _ratio(a: float, b: float) -> float:
@@ -109,7 +115,9 @@ def bootstrap(
 
 
 def crossover(first: Sequence[float], second: Sequence[float], first_cost: float, second_cost: float) -> float | None:
-    """The cost at which two rho curves over ``GRID`` meet, by interpolation in log cost; None where they do not.
+    """The cost from which on the second rho curve over ``GRID`` is the higher one, by interpolation in log cost.
+
+    None where the first is never overtaken: because it stays ahead, or because it never is.
 
     Args:
         first_cost, second_cost: of one rollout (rollouts, tokens or seconds).
@@ -120,8 +128,7 @@ def crossover(first: Sequence[float], second: Sequence[float], first_cost: float
     costs = np.geomspace(low, high, 400)
     a = np.interp(np.log(costs / first_cost), np.log(GRID), first)
     b = np.interp(np.log(costs / second_cost), np.log(GRID), second)
-    sign = np.sign(a - b)
-    change = np.flatnonzero(sign[1:] * sign[:-1] < 0)
+    change = np.flatnonzero((a[:-1] > b[:-1]) & (a[1:] <= b[1:]))
     return float(costs[change[0]]) if len(change) else None
 
 
@@ -129,7 +136,8 @@ def hybrid_alignment(unbiased: Units, biased: Units, *, chunks: int = 4, min_cos
     """rho of the hybrid's update from ``chunks`` units, beside its parents' from the very same units.
 
     Each unit is a chunk; moments come from all batches that share no prompt with the one they weigh.  The target is the mean of the
-    unbiased units of prompts that stand in no part of the batch.
+    unbiased units of prompts that stand in no part of the batch.  No intervals: batches share their target and their moments, so
+    resampling them would say far too little.
     """
     prompts, draws = unbiased.sketches.shape[:2]
     batches = prompts // chunks
@@ -150,27 +158,18 @@ def hybrid_alignment(unbiased: Units, biased: Units, *, chunks: int = 4, min_cos
             first, second = g[rows, m].mean(axis=0), h[rows, m].mean(axis=0)
             for name, update in (("rloo", first), ("straight_through", second), ("hybrid", a * first + b * second)):
                 rows_found[name].append((float(update @ target), float(update @ update)))
-    scale = math.sqrt(max(_between(gram(unbiased, unbiased)[0], np.ones(prompts)), 1e-300))
+    square = _between(gram(unbiased, unbiased)[0], np.ones(prompts))
+    scale = math.sqrt(square) if square > 0 else math.nan
     values = {name: np.asarray(rows) for name, rows in rows_found.items()}
 
     def rho(rows: np.ndarray) -> float:
         return float(rows[:, 0].mean() / (math.sqrt(rows[:, 1].mean()) * scale))
 
-    generator = np.random.default_rng(seed)
-    resampled = {name: [] for name in values}  # type: dict[str, list[float]]
-    for _ in range(999):
-        drawn = (generator.integers(batches, size=batches)[:, None] * draws + np.arange(draws)).ravel()
-        for name, rows in values.items():
-            resampled[name].append(rho(rows[drawn]))
-    gain = np.asarray(resampled["hybrid"]) - np.maximum(resampled["rloo"], resampled["straight_through"])
     return {
         "rollouts": chunks * unbiased.rollouts, "batches": batches * draws, "pg_weight": float(np.mean([a for a, _ in weights])),
         "st_weight": float(np.mean([b for _, b in weights])),
-        **{name: {"rho": rho(rows), "interval": np.quantile(resampled[name], [0.025, 0.975]).tolist()} for name, rows in values.items()},
-        "gain_over_better_parent": {
-            "value": rho(values["hybrid"]) - max(rho(values["rloo"]), rho(values["straight_through"])),
-            "interval": np.quantile(gain, [0.025, 0.975]).tolist(),
-        },
+        **{name: {"rho": rho(rows)} for name, rows in values.items()},
+        "gain_over_better_parent": rho(values["hybrid"]) - max(rho(values["rloo"]), rho(values["straight_through"])),
     }  # fmt: skip
 
 

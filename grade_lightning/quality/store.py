@@ -61,8 +61,10 @@ class UnitStore:
         """[P, M] of ``squares``, ``tensor_spread``, ``tokens``, ``seconds`` or ``reward``."""
         return np.asarray([row[name] for row in self._rows])
 
-    def units(self, rollouts: int) -> Units:
-        """What the statistics need; ``rollouts`` in a unit."""
+    def units(self, rollouts: int, per_prompt: int) -> Units:
+        """What the statistics need; ``rollouts`` in a unit, ``per_prompt`` of the same prompt in a batch of the method."""
         # The median: a unit that was held up by another program says nothing about the method.
         seconds = float(np.median(self.column("seconds")))
-        return Units(np.asarray(self._units[: self.done]), self.column("squares"), rollouts, float(self.column("tokens").mean()), seconds)
+        return Units(
+            np.asarray(self._units[: self.done]), self.column("squares"), rollouts, float(self.column("tokens").mean()), seconds, per_prompt
+        )

@@ -78,9 +78,9 @@ class UnitSampler:
             for sampled, advantages in method.credit([rollout], totals, meter):
                 method.accumulate(sampled, advantages, totals, meter)
         grads = [torch.zeros_like(w) if w.grad is None else w.grad for w in weights]
-        norms = torch.stack([grad.float().norm() for grad in grads])
+        spread = float(torch.stack([grad.float().norm() for grad in grads]).std(correction=0))  # a GPU is done once this is known
         flat = torch.cat([grad.flatten() for grad in grads])
         for weight in weights:
             weight.grad = None
         seconds = time.perf_counter() - start
-        return Unit(flat, float(norms.std(correction=0)), rollout.tokens, seconds, meter.compute()["reward"])
+        return Unit(flat, spread, rollout.tokens, seconds, meter.compute()["reward"])

@@ -77,7 +77,7 @@ def test_store_goes_on_and_refuses_other_settings(tmp_path):
     again = store()
     assert again.done == 3
     again.add(units[3])
-    found = again.units(4)
+    found = again.units(4, 1)
     torch.testing.assert_close(torch.from_numpy(found.sketches), torch.stack([torch.stack([u.gradient for u in pair]) for pair in units]))
     assert found.squares[2, 1] == pytest.approx(float(units[2][1].gradient.square().sum()), rel=1e-6)
     with pytest.raises(ValueError, match="other settings"):
@@ -100,7 +100,8 @@ def test_options_of_methods():
     ("arguments", "message"),
     [(["methods=grade_ste"], "must hold rloo"), (["draws=1"], "at least 2"), (["prompts=many"], "not a number"),
      (["checkpoint=nowhere"], "no run folder"), (["methods=rloo,unheard_of"], "unheard_of"), (["methods=rloo,rloo"], "twice"),
-     (["methods=rloo,grade_ste:tau"], "KEY=VALUE")],
+     (["methods=rloo,grade_ste:tau"], "KEY=VALUE"), (["methods=rloo,hybrid"], "parents"),
+     (["methods=rloo,grade_ste_nucleus"], "different policies"), (["methods=rloo", "protocol.logprobs=full"], "biased")],
 )  # fmt: skip
 def test_studies_that_cannot_be_made(arguments, message, capsys):
     assert main(arguments) == 2
