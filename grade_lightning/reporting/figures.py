@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,6 @@ INK = "#010203"  # black enough for print; unlike any other colour, so that a pa
 STYLE: dict[Any, Any] = {
     "figure.constrained_layout.use": True, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
     "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK, "svg.fonttype": "none",
-    "text.parse_math": False,
     "font.size": 9, "axes.titlesize": 10, "legend.frameon": False, "legend.fontsize": 8, "pdf.fonttype": 42, "savefig.dpi": 160,
 }  # fmt: skip
 _MOST_LABELS = 20  # of a legend
@@ -241,6 +241,7 @@ def inline_svg(figure: Figure, name: str) -> str:
 
 def draw(variants: list[Variant]) -> tuple[dict[str, tuple[str, Figure]], list[str]]:
     """Every figure that the runs have something for, by file name, with its title; and which were left out."""
+    variants = [replace(variant, label=variant.label.replace("$", r"\$")) for variant in variants]  # no mathematics in labels
     look, found, empty = colours(variants), {}, []
     with matplotlib.rc_context(STYLE):
         for name, (title, make) in FIGURES.items():

@@ -94,6 +94,11 @@ def test_figures_are_pictures(sweep):
         assert (sweep / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_log_axes_have_numbers(sweep):
+    shown = re.sub(r"<!--.*?-->", "", (sweep / "report.html").read_text(), flags=re.DOTALL)
+    assert "mathdefault" not in shown
+
+
 class _Page(HTMLParser):
     def __init__(self):
         super().__init__()
