@@ -23,6 +23,10 @@ class TestHybrid(MethodSuite):
     def make(self, policy, **shared):
         return make(policy, **shared)
 
+    @pytest.mark.slow
+    def test_learns_a_solvable_task(self, model_folder, splits, tokenizer):
+        super().test_learns_a_solvable_task(model_folder, splits, tokenizer)
+
 
 def parents(policy):
     """The same rollouts' gradients by the parents themselves."""

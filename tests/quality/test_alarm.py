@@ -49,6 +49,7 @@ def test_sign_of_the_cosine(model_folder, sign, caplog):
     assert ("may have the wrong sign" in caplog.text) == (sign < 0)
 
 
+@pytest.mark.slow
 def test_in_a_run(tmp_path, monkeypatch):
     monkeypatch.setenv("GRADE_CACHE", str(tmp_path / "cache"))
     plain = run_small(tmp_path / "plain", "max_steps=3")

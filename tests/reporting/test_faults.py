@@ -155,6 +155,7 @@ def test_unfinished_runs_give_their_reason(tmp_path):
     assert "no such model" in reported(tmp_path)[1]
 
 
+@pytest.mark.slow
 def test_twenty_five_thousand_prompts(tmp_path):
     """The paper's size, within little memory."""
     import resource
