@@ -112,7 +112,7 @@ def test_command(tmp_path, monkeypatch, capsys):
     """From nothing to a table on the embedded reviews; a second call measures nothing again and finds the same."""
     monkeypatch.setenv("GRADE_CACHE", str(tmp_path / "cache"))
     arguments = [
-        "methods=rloo,grade_ste,reinforce,grade_ste:max_hops=0",
+        "methods=rloo,grade_ste,reinforce",
         "prompts=12",
         f"out={tmp_path / 'out'}",
         "sketch=512",
