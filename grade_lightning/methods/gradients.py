@@ -1,11 +1,11 @@
-"""Statistics of a gradient before clipping."""
+"""Gradients before an optimizer step: clipped and measured, or taken out."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def clip_and_measure(weights: Iterable[nn.Parameter], max_norm: float | None) -> dict[str, float]:
@@ -34,3 +34,12 @@ def clip_and_measure(weights: Iterable[nn.Parameter], max_norm: float | None) ->
         "grad_norm": float(total), "grad_norm_tensor_mean": float(norms.mean()),
         "grad_norm_tensor_std": float(norms.std(correction=0)), "grad_clipped": float(clipped),
     }  # fmt: skip
+
+
+def take_gradients(weights: Iterable[nn.Parameter]) -> list[Tensor]:
+    """Each weight's gradient, zero where it has none; the weights are left without."""
+    found = []
+    for weight in weights:
+        found.append(torch.zeros_like(weight) if weight.grad is None else weight.grad)
+        weight.grad = None
+    return found

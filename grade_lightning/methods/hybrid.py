@@ -12,6 +12,7 @@ from grade_lightning.estimators import Moments, chunk_moments, hybrid_weights
 from grade_lightning.methods.base import Method, Schedule, Shared, Totals
 from grade_lightning.methods.distributed import world
 from grade_lightning.methods.grade import GRADE
+from grade_lightning.methods.gradients import take_gradients
 from grade_lightning.methods.group import RLOO
 from grade_lightning.methods.meter import Meter
 from grade_lightning.rollout.types import Rollout
@@ -117,9 +118,10 @@ class Hybrid(Method):
         found = [chunk_moments(unbiased[rows], biased[rows]) for rows in (slice(0, half), slice(half, CHUNKS))]
         total = torch.zeros_like(unbiased[0])
         for own, other in ((slice(0, half), found[1]), (slice(half, CHUNKS), found[0])):
-            a, b = hybrid_weights(self._with_history(other), CHUNKS, min_cosine=self.min_cosine)
+            moments = self._with_history(other)
+            a, b = hybrid_weights(moments, CHUNKS, min_cosine=self.min_cosine)
             total += a * unbiased[own].sum(dim=0) + b * biased[own].sum(dim=0)
-            cosine = self._with_history(other).cosine
+            cosine = moments.cosine
             meter.update(st_weight=b, pg_weight=a, fallback=float(b == 0.0), **({} if math.isnan(cosine) else {"gradient_cosine": cosine}))
         now = torch.stack([torch.stack([m.signal, m.total]) for m in found]).mean(dim=0)
         self.moments = self.momentum * self.moments + (1 - self.momentum) * now
@@ -133,11 +135,7 @@ class Hybrid(Method):
         return Moments(signal, total)
 
     def _take_gradient(self) -> Tensor:
-        weights = self.policy.trainable().values()
-        flat = torch.cat([torch.zeros_like(w).flatten() if w.grad is None else w.grad.flatten() for w in weights])
-        for weight in weights:
-            weight.grad = None
-        return flat
+        return torch.cat([gradient.flatten() for gradient in take_gradients(self.policy.trainable().values())])
 
     def _give_gradient(self, flat: Tensor) -> None:
         for weight, part in zip(

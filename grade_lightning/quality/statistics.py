@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
-from grade_lightning.estimators import Moments, hybrid_weights
+from grade_lightning.estimators import Moments, chunk_moments, hybrid_weights
 
 GRID = tuple(round(2 ** (i / 4)) for i in range(8, 49))  # rollouts from 4 to 4096
 
@@ -145,7 +146,7 @@ def hybrid_alignment(unbiased: Units, biased: Units, *, chunks: int = 4, min_cos
         raise ValueError(f"{prompts} prompts are too few to weigh batches of {chunks} by others: use at least {3 * chunks}")
     order = np.random.default_rng(seed).permutation(prompts)[: batches * chunks].reshape(batches, chunks)
     g, h = (units.sketches.astype(np.float64) for units in (unbiased, biased))
-    parts = [_moments(g[rows, m], h[rows, m]) for rows in order for m in range(draws)]
+    parts = [chunk_moments(torch.from_numpy(g[rows, m]), torch.from_numpy(h[rows, m])) for rows in order for m in range(draws)]
     rows_found: dict[str, list[tuple[float, float]]] = {"rloo": [], "straight_through": [], "hybrid": []}
     weights = []
     for batch, rows in enumerate(order):
@@ -171,11 +172,3 @@ def hybrid_alignment(unbiased: Units, biased: Units, *, chunks: int = 4, min_cos
         **{name: {"rho": rho(rows)} for name, rows in values.items()},
         "gain_over_better_parent": rho(values["hybrid"]) - max(rho(values["rloo"]), rho(values["straight_through"])),
     }  # fmt: skip
-
-
-def _moments(g: np.ndarray, h: np.ndarray) -> Moments:
-    import torch
-
-    from grade_lightning.estimators import chunk_moments
-
-    return chunk_moments(torch.from_numpy(g), torch.from_numpy(h))

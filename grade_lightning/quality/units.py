@@ -11,6 +11,7 @@ from torch import Tensor
 from grade_lightning.data.prompts import PromptBatch
 from grade_lightning.methods.base import Method, Totals
 from grade_lightning.methods.grade import GRADE
+from grade_lightning.methods.gradients import take_gradients
 from grade_lightning.methods.meter import Meter
 from grade_lightning.methods.policy_gradient import SequencePolicyGradient
 from grade_lightning.methods.reinforce import REINFORCE
@@ -67,8 +68,7 @@ class UnitSampler:
         rollout = self.rollout(prompt, noise)
         totals = Totals(len(rollout), rollout.tokens)
         weights = list(method.policy.trainable().values())
-        for weight in weights:
-            weight.grad = None
+        take_gradients(weights)  # whatever was there before
         if isinstance(method, GRADE):
             method.accumulate(rollout, totals, meter, self.step)
         else:
@@ -77,10 +77,8 @@ class UnitSampler:
                 method.baseline.fill_(float("nan") if self.baseline is None else self.baseline)
             for sampled, advantages in method.credit([rollout], totals, meter):
                 method.accumulate(sampled, advantages, totals, meter)
-        grads = [torch.zeros_like(w) if w.grad is None else w.grad for w in weights]
+        grads = take_gradients(weights)
         spread = float(torch.stack([grad.float().norm() for grad in grads]).std(correction=0))  # a GPU is done once this is known
         flat = torch.cat([grad.flatten() for grad in grads])
-        for weight in weights:
-            weight.grad = None
         seconds = time.perf_counter() - start
         return Unit(flat, spread, rollout.tokens, seconds, meter.compute()["reward"])

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from grade_lightning.reporting.read import Run
-from grade_lightning.reporting.statistics import Interval, mean_interval
+from grade_lightning.reporting.statistics import Interval
 from grade_lightning.reporting.table import Table
-from grade_lightning.reporting.table1 import mean, number, paired_lift
+from grade_lightning.reporting.table1 import mean, number, over_seeds, paired_lift
 from grade_lightning.reporting.variants import Variant
 
 _LOST_DIVERSITY = 0.7  # of the initial policy's distinct-2
@@ -21,8 +21,7 @@ def _gap(runs: list[Run]) -> Interval | None:
         for key in set.intersection(*map(set, columns)):
             after_judge, before_judge, after, before = (column[key] for column in columns)
             differences.setdefault(key, []).append((after_judge - before_judge) - (after - before))
-    complete = [sum(values) / len(values) for _, values in sorted(differences.items()) if len(values) == len(runs)]
-    return mean_interval(complete) if complete else None
+    return over_seeds(differences, len(runs))
 
 
 def _row(variant: Variant) -> dict[str, Any]:

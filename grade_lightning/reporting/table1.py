@@ -22,7 +22,12 @@ def paired_lift(runs: list[Run], name: str = "reward") -> Interval | None:
         before, after = run.per_prompt("initial", name), run.per_prompt("test", name)
         for key in before.keys() & after.keys():
             differences.setdefault(key, []).append(after[key] - before[key])
-    complete = [math.fsum(values) / len(values) for _, values in sorted(differences.items()) if len(values) == len(runs)]
+    return over_seeds(differences, len(runs))
+
+
+def over_seeds(differences: dict[int, list[float]], seeds: int) -> Interval | None:
+    """Interval over prompts of what each prompt's seeds have on average; prompts that lack a seed are left out, None if all do."""
+    complete = [math.fsum(values) / seeds for _, values in sorted(differences.items()) if len(values) == seeds]
     return mean_interval(complete) if complete else None
 
 
