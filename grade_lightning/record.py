@@ -26,7 +26,7 @@ PACKAGES = ("torch", "lightning", "hydra-core", "omegaconf", "transformers", "pe
 TRAIN_COLUMNS = (
     "reward", "loss", "kl", "grad_norm", "grad_norm_tensor_mean", "grad_norm_tensor_std", "grad_clipped", "tau", "lr",
     "length", "eos_rate", "tokens", "reward_uncertainty", "largest_weight", "soft_hard_gap", "hops", "first_ratio",
-    "last_ratio", "truncated", "seconds",
+    "last_ratio", "residual", "truncated", "seconds",
 )  # fmt: skip
 EVALUATION_KEYS = ("reward_mean", "reward_std", "n", "kl_mean", "length_mean", "eos_rate", "distinct_1", "distinct_2", "distinct_3")
 

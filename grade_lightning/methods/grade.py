@@ -113,6 +113,7 @@ class GRADE(Method):
                 hops=report.hops,
                 first_ratio=report.first_ratio,
                 last_ratio=report.last_ratio,
+                residual=report.residual,
                 truncated=float(report.truncated),
             )
         else:

@@ -108,7 +108,7 @@ class Hybrid(Method):
                     straight_through.accumulate(rollout, totals, unused, step)
             biased.append(self._take_gradient())
         found = unused.compute()
-        meter.update(**{name: found[name] for name in ("hops", "first_ratio", "last_ratio", "largest_weight") if name in found})
+        meter.update(**{name: found[name] for name in ("hops", "first_ratio", "last_ratio", "residual", "largest_weight") if name in found})
         self._give_gradient(self.combine(torch.stack(unbiased), torch.stack(biased), meter))
         self.apply_gradients(meter, step)
 

@@ -19,6 +19,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from grade_lightning.estimators import SoftTokens
 from grade_lightning.models.base import BaseLM, backbone
 from grade_lightning.models.dropout import KeyedDropout
+from grade_lightning.models.merged_lora import MergedLora
 
 _ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 # Architectures whose attention projections have other names.
@@ -80,6 +81,7 @@ class Policy(nn.Module):
         self.pad_id = int(base.tokenizer.pad_token_id)  # type: ignore[arg-type]
         self.eos_ids = _eos_ids(base)
         self._dropouts = KeyedDropout.install(self.peft, dropout)
+        MergedLora.install(self.peft)
         self.checkpointing, self._is_reference = checkpointing, False
         self._layers = [module for module in self.lm.modules() if isinstance(module, GradientCheckpointingLayer)]
         if checkpointing:

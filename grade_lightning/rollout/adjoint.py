@@ -8,12 +8,11 @@ L with respect to the policy's inputs solves
     mu = g + J^T mu,        g = dL/de,   J = d e~ / d e.
 
 J is strictly lower triangular in time, so mu = sum_n (J^T)^n g ends after at most T - 1 terms, each one vector-Jacobian
-product through the parallel graph; one more backward pass with mu gives the gradient of the weights.
+product through the parallel graph; one more backward pass with mu gives the gradient of the weights.  That pass also yields
+g + J^T mu, which is mu itself where the series has converged: the residual costs nothing.  :mod:`.triangular` solves it.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -22,24 +21,8 @@ from grade_lightning.models.policy import Policy
 from grade_lightning.rollout.candidates import candidate_logits
 from grade_lightning.rollout.sampling import Relaxation
 from grade_lightning.rollout.sequential import RelaxedRollout, as_fed
+from grade_lightning.rollout.triangular import AdjointReport, backward_through_time
 from grade_lightning.rollout.types import Rollout
-
-
-@dataclass(frozen=True)
-class AdjointReport:
-    """How the series went.
-
-    Attributes:
-        hops: terms summed beyond g, the largest over rows.
-        first_ratio: ||J^T g|| / ||g||, mean over rows; near or above 1 the chain expands.
-        last_ratio: ||last term|| / ||sum||, the largest over rows.
-        truncated: the sum was cut by ``max_hops`` before its tolerance was met.
-    """
-
-    hops: int
-    first_ratio: float
-    last_ratio: float
-    truncated: bool
 
 
 def fed_embeddings(policy: Policy, rollout: Rollout) -> Tensor:
@@ -65,11 +48,6 @@ def relax_in_parallel(policy: Policy, rollout: Rollout, leaf: Tensor, relax: Rel
     return RelaxedRollout(weights, hidden, candidates.detach())
 
 
-def _row_norms(term: Tensor) -> Tensor:
-    flat = term.flatten(1)
-    return (flat if flat.dtype == torch.float64 else flat.float()).norm(dim=1)
-
-
 def adjoint_backward(
     policy: Policy, rollout: Rollout, leaf: Tensor, relaxed: RelaxedRollout, objective: Tensor, *, tol: float, max_hops: int | None
 ) -> AdjointReport:
@@ -77,27 +55,7 @@ def adjoint_backward(
 
     Args:
         leaf, relaxed: as used to build ``objective``, a function of ``relaxed.weights`` and ``relaxed.hidden``.
-        tol: a row's series ends when ||term|| <= tol ||sum||; rows do not influence each other.
-        max_hops: most terms; None = as many as it takes, T - 1 at most, where the sum is exact.  Fewer on purpose is truncated
-            backpropagation through time: an estimator with less variance and some bias.
+        tol, max_hops: see :func:`grade_lightning.rollout.triangular.backward_through_time`.
     """
     outputs = policy.embed_soft(rollout.soft(relaxed.weights), rollout.mask)
-    (term,) = torch.autograd.grad(objective, leaf, retain_graph=True)
-    total, first = term.clone(), _row_norms(term)
-    most = leaf.shape[1] - 1 if max_hops is None else min(max_hops, leaf.shape[1] - 1)
-    hops, first_ratio, ratio = 0, 0.0, torch.full_like(first, torch.inf)
-    tiny = torch.finfo(first.dtype).tiny
-    active = first > 0
-    while hops < most and bool(active.any()):
-        (term,) = torch.autograd.grad(outputs, leaf, term, retain_graph=True)
-        term = torch.where(active[:, None, None], term, 0.0)
-        total = total + term
-        hops += 1
-        ratio = torch.where(active, _row_norms(term) / _row_norms(total).clamp_min(tiny), ratio)
-        if hops == 1:
-            first_ratio = float((_row_norms(term) / first.clamp_min(tiny)).mean())
-        active = active & (ratio > tol)
-    truncated = bool(active.any()) and hops < leaf.shape[1] - 1
-    torch.autograd.backward([objective, outputs], [torch.ones_like(objective), total], inputs=list(policy.trainable().values()))
-    last = ratio[ratio.isfinite()]
-    return AdjointReport(hops, first_ratio, float(last.max()) if len(last) else 0.0, truncated)
+    return backward_through_time(objective, outputs, leaf, list(policy.trainable().values()), tol=tol, max_hops=max_hops)
