@@ -13,7 +13,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dic
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import DynamicCache
+from transformers import Cache, DynamicCache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from grade_lightning.estimators import SoftTokens
@@ -120,7 +120,7 @@ class Policy(nn.Module):
         """
         layers = [module for module in self.lm.modules() if isinstance(module, LoraLayer)]
         weights: list[Tensor] = [layer.get_base_layer().weight for layer in layers]  # type: ignore[operator,misc]
-        if self._is_reference or any(d.keys is not None for d in self._dropouts) or any(w.element_size() < 4 for w in weights):
+        if self._is_reference or self.drops or any(w.element_size() < 4 for w in weights):
             yield
             return
         frozen = [weight.data for weight in weights]
@@ -133,6 +133,16 @@ class Policy(nn.Module):
         finally:
             for weight, data in zip(weights, frozen, strict=True):
                 weight.data = data
+
+    @property
+    def drops(self) -> bool:
+        """Inside :meth:`dropout`."""
+        return any(layer.keys is not None for layer in self._dropouts)
+
+    @property
+    def is_reference(self) -> bool:
+        """Inside :meth:`reference`."""
+        return self._is_reference
 
     @property
     def device(self) -> torch.device:
@@ -156,14 +166,14 @@ class Policy(nn.Module):
         soft = F.embedding_bag(tokens.indices.reshape(-1, k), self.embedding, per_sample_weights=weights, mode="sum")
         return torch.where(mask.unsqueeze(-1), soft.view(*mask.shape, -1), self.embedding[self.pad_id])
 
-    def hidden(self, embeds: Tensor, mask: Tensor, *, cache: DynamicCache | None = None, positions: Tensor | None = None) -> Tensor:
+    def hidden(self, embeds: Tensor, mask: Tensor, *, cache: Cache | None = None, positions: Tensor | None = None) -> Tensor:
         """Last hidden states (after the final norm) at the given positions.
 
         Args:
             embeds: [B, L, d]; the last L positions of the sequence.
-            mask: [B, S] over the whole sequence so far, S >= L, True = real token.
+            mask: [B, S] over the whole sequence so far, S >= L, True = real token; or [B, 1, L, S] which keys each query sees.
             cache: keys and values of the first S - L positions; extended in place.
-            positions: [B, L] position ids; counted from the mask if None.
+            positions: [B, L] position ids; counted from a [B, S] mask if None.
 
         Returns:
             [B, L, d].
@@ -173,7 +183,7 @@ class Policy(nn.Module):
             KeyedDropout.set_positions(self._dropouts, positions)
         with self._checkpointed(cache is None):
             output = backbone(self.lm)(  # type: ignore[arg-type]
-                inputs_embeds=embeds, attention_mask=mask.long(), position_ids=positions,
+                inputs_embeds=embeds, attention_mask=mask if mask.dim() == 4 else mask.long(), position_ids=positions,
                 past_key_values=cache, use_cache=cache is not None,
             )  # fmt: skip
         return output.last_hidden_state

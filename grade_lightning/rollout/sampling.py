@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from grade_lightning.data.prompts import PromptBatch
 from grade_lightning.estimators import SoftTokens
-from grade_lightning.models.policy import Policy, positions_of
+from grade_lightning.models.policy import Policy
+from grade_lightning.rollout.decoding import decoder_of, graphed
 from grade_lightning.rollout.types import Rollout, RolloutSettings
 
 # (candidate logits [..., k], noise [..., k], hard [...]) -> weights [..., k]
@@ -52,23 +53,20 @@ def sample(policy: Policy, prompt: PromptBatch, noise: Tensor, settings: Rollout
         The rollout; it ends early once every row has met its end of sequence.
     """
     policy.eval()
-    with policy.merged():
+    with nullcontext() if graphed(policy, settings) else policy.merged():
         return _sample(policy, prompt, noise, settings, soft)
 
 
 def _sample(policy: Policy, prompt: PromptBatch, noise: Tensor, settings: RolloutSettings, soft: Relaxation | None) -> Rollout:
     noise = noise.to(policy.device)
-    embeds, mask = policy.embed(prompt.ids), prompt.mask
-    cache = DynamicCache()
+    embeds = policy.embed(prompt.ids)
+    decoder = decoder_of(policy, embeds, prompt.mask, settings)
+    hidden = decoder.start(embeds)
     alive = torch.ones(len(prompt), dtype=torch.bool, device=policy.device)
     eos = torch.tensor(policy.eos_ids, device=policy.device)
     columns: list[tuple[Tensor, ...]] = []
     for t in range(settings.max_new_tokens):
-        if settings.context == "last_token" and t > 0:
-            hidden = policy.hidden(embeds, torch.ones_like(mask[:, -1:]), positions=positions_of(mask)[:, -1:])
-        else:
-            hidden = policy.hidden(embeds, mask, cache=cache)
-        logits = policy.logits(hidden[:, -1])
+        logits = policy.logits(hidden)
         top = ban_eos(logits, policy.eos_ids, t < settings.min_new_tokens).topk(settings.top_k, dim=-1)
         scaled = top.values / settings.sampling_temperature
         support = nucleus(scaled, settings.top_p)
@@ -78,12 +76,13 @@ def _sample(policy: Policy, prompt: PromptBatch, noise: Tensor, settings: Rollou
         token = torch.where(alive, token, policy.pad_id)
         weights = () if soft is None else (soft(scaled, noise[:, t], hard),)
         columns.append((token, alive, top.indices, support, hard, *weights))
-        mask = torch.cat([mask, alive.unsqueeze(1)], dim=1)
-        embeds = (policy.embed_soft(SoftTokens(top.indices, *weights, token), alive) if weights else policy.embed(token)).unsqueeze(1)
+        was_alive = alive
         if settings.stop_at_eos:
             alive = alive & ~torch.isin(token, eos)
-            if not alive.any():
-                break
+        if t + 1 == settings.max_new_tokens or not alive.any():
+            break
+        embeds = policy.embed_soft(SoftTokens(top.indices, *weights, token), was_alive) if weights else policy.embed(token)
+        hidden = decoder.step(embeds, was_alive)
     ids, masks, indices, supports, hards, *fed = (torch.stack(column, dim=1) for column in zip(*columns, strict=True))
     temperature = settings.sampling_temperature
     weights_fed = fed[0] if fed else None

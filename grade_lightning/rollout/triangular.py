@@ -17,7 +17,8 @@ class AdjointReport:
         hops: terms summed beyond g, the largest over rows.
         first_ratio: ||J^T g|| / ||g||, mean over rows; near or above 1 the chain expands.
         last_ratio: ||last term|| / ||sum||, the largest over rows.
-        residual: ||g + J^T mu - mu|| / ||mu||, the first term left out, measured (the last term where the series had to go on), the largest over rows.
+        residual: ||g + J^T mu - mu|| / ||mu||, the first term left out, measured (the last term where the series had to go on), the
+            largest over rows.
         truncated: ``max_hops`` cut the sum before its tolerance was met.
     """
 

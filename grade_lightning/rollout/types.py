@@ -11,6 +11,7 @@ from grade_lightning.data.prompts import PromptBatch
 from grade_lightning.estimators import SoftTokens
 
 CONTEXTS = ("full", "last_token")
+CACHES = ("auto", "growing", "static")
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class RolloutSettings:
         sampling_temperature: logits are divided by it before a token is drawn (decoding; not the relaxation's tau).
         context: what a token is drawn from: ``full``, or ``last_token``: each token after the first sees only the previous one.
             That is what a transformers rollout does in train mode with gradient checkpointing, where the cache is dropped.
+        cache: of keys and values: ``growing``, ``static`` (written in place), or ``auto``: on CUDA static with each step a CUDA graph,
+            elsewhere growing.
         stop_at_eos: False = an end of sequence is a token like any other and a completion always has T tokens.
     """
 
@@ -34,6 +37,7 @@ class RolloutSettings:
     top_p: float = 1.0
     sampling_temperature: float = 1.0
     context: str = "full"
+    cache: str = "auto"
     stop_at_eos: bool = True
 
     def check(self, vocab_size: int) -> None:
@@ -50,6 +54,8 @@ class RolloutSettings:
             raise ValueError(f"rollout.sampling_temperature must be positive, got {self.sampling_temperature}")
         if self.context not in CONTEXTS:
             raise ValueError(f"rollout.context={self.context} is unknown: use one of {', '.join(CONTEXTS)}")
+        if self.cache not in CACHES:
+            raise ValueError(f"rollout.cache={self.cache} is unknown: use one of {', '.join(CACHES)}")
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """The sampler against decoding that has no cache, no padding and no batch."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -33,13 +35,14 @@ def completions(policy: Policy, prompt: PromptBatch, noise: Tensor, settings: Ro
     return [row[mask].tolist() for row, mask in zip(rollout.completion_ids, rollout.mask, strict=True)]
 
 
+@pytest.mark.parametrize("cache", ["growing", "static"])
 @pytest.mark.parametrize("folder", ["model_folder", "untied_folder", "gpt2_folder"])
-def test_equals_decoding_without_cache_or_padding(folder, request):
+def test_equals_decoding_without_cache_or_padding(folder, cache, request):
     _, policy = make_policy(request.getfixturevalue(folder))
     batch, noise = make_batch(policy), training_noise(0, 1, 4, 10, 24).double()
     with torch.no_grad():
         expected = [decode_without_cache(policy, batch.ids[i][batch.mask[i]].tolist(), noise[i], SETTINGS) for i in range(4)]
-    assert completions(policy, batch, noise) == expected
+    assert completions(policy, batch, noise, replace(SETTINGS, cache=cache)) == expected
 
 
 def test_greedy_in_the_state_training_leaves_the_model_in(model_folder):

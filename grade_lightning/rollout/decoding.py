@@ -1,0 +1,184 @@
+"""One token at a time: prompts are read once, then each fed token gives the state that predicts the next.
+
+Every decoder has ``start(embeds) -> [B, d]`` for the prompts and ``step(embeds, alive) -> [B, d]`` for a fed token.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Protocol
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, StaticCache
+from transformers.cache_utils import StaticLayer
+
+from grade_lightning.models.policy import Policy, positions_of
+from grade_lightning.rollout.types import RolloutSettings
+
+log = logging.getLogger(__name__)
+
+LENGTHS = 64  # static caches are multiples of this long, so that prompts of other widths find a graph that fits
+KEPT_GRAPHS = 4
+
+
+class Decoder(Protocol):
+    """See the module's docstring."""
+
+    def start(self, embeds: Tensor) -> Tensor:
+        """[B, P, d] prompts -> [B, d]."""
+
+    def step(self, embeds: Tensor, alive: Tensor) -> Tensor:
+        """[B, d] fed tokens and which of them are real [B] -> [B, d]."""
+
+
+class GrowingDecoder:
+    """Keys and values are appended.
+
+    Args:
+        policy: as :func:`grade_lightning.rollout.sampling.sample` has it.
+        mask: [B, P] of the prompts.
+    """
+
+    def __init__(self, policy: Policy, mask: Tensor):
+        self.policy, self.mask, self.cache = policy, mask, DynamicCache()
+
+    def start(self, embeds: Tensor) -> Tensor:
+        return self.policy.hidden(embeds, self.mask, cache=self.cache)[:, -1]
+
+    def step(self, embeds: Tensor, alive: Tensor) -> Tensor:
+        self.mask = torch.cat([self.mask, alive.unsqueeze(1)], dim=1)
+        return self.policy.hidden(embeds.unsqueeze(1), self.mask, cache=self.cache)[:, -1]
+
+
+class LastTokenDecoder(GrowingDecoder):
+    """Each token after the first sees only the previous one: ``rollout.context=last_token``."""
+
+    def step(self, embeds: Tensor, alive: Tensor) -> Tensor:
+        self.mask = torch.cat([self.mask, alive.unsqueeze(1)], dim=1)
+        alone = torch.ones_like(self.mask[:, -1:])
+        return self.policy.hidden(embeds.unsqueeze(1), alone, positions=positions_of(self.mask)[:, -1:])[:, -1]
+
+
+def _static_cache(policy: Policy, length: int) -> StaticCache:
+    return StaticCache(config=policy.lm.config, max_cache_len=length)  # type: ignore[arg-type]
+
+
+class StaticDecoder:
+    """Keys and values are written in place, and every tensor of a step keeps its address: a step can be a CUDA graph.
+
+    Args:
+        policy: as above.
+        rows, length: the cache's size; length covers prompts and completions.
+    """
+
+    def __init__(self, policy: Policy, rows: int, length: int):
+        self.policy = policy
+        self.cache = _static_cache(policy, length)
+        width, dtype, device = policy.embedding.shape[1], policy.embedding.dtype, policy.device
+        self.embeds = torch.zeros(rows, 1, width, dtype=dtype, device=device)
+        self.visible = torch.zeros(rows, 1, 1, length, dtype=torch.bool, device=device)
+        self.positions = torch.zeros(rows, 1, dtype=torch.long, device=device)
+        self.place = 0
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.hidden = self.embeds
+
+    @staticmethod
+    def fits(policy: Policy) -> bool:
+        """Whether all layers keep all keys: sliding windows have masks of their own."""
+        return all(type(layer) is StaticLayer for layer in _static_cache(policy, 1).layers)
+
+    def prompts(self, mask: Tensor) -> StaticDecoder:
+        """Make ready for other prompts, with mask [B, P]."""
+        self.cache.reset()
+        self.mask, self.place = mask, mask.shape[1]
+        self.visible.zero_()
+        self.visible[:, 0, 0, : self.place] = mask
+        self.positions.copy_(mask.sum(dim=1, keepdim=True) - 1)
+        return self
+
+    def start(self, embeds: Tensor) -> Tensor:
+        # Queries see keys up to themselves; the cache's unused end is invisible.
+        width, length = self.place, self.visible.shape[-1]
+        causal = torch.ones(width, length, dtype=torch.bool, device=embeds.device).tril()
+        # A padded query sees itself: attention over nothing is not a number.
+        itself = torch.eye(width, length, dtype=torch.bool, device=embeds.device)
+        return self.policy.hidden(embeds, causal & self.visible | itself, cache=self.cache, positions=positions_of(self.mask))[:, -1]
+
+    def step(self, embeds: Tensor, alive: Tensor) -> Tensor:
+        self.embeds.copy_(embeds.unsqueeze(1))
+        self.visible[:, 0, 0, self.place] = alive
+        self.positions.add_(alive.unsqueeze(1))
+        self.place += 1
+        if self.graph is None:
+            return self._forward()
+        self.graph.replay()
+        return self.hidden
+
+    def _forward(self) -> Tensor:
+        return self.policy.hidden(self.embeds, self.visible, cache=self.cache, positions=self.positions)[:, -1]
+
+    def capture(self, embeds: Tensor) -> None:
+        """Make :meth:`step` a CUDA graph.  The cache holds nothing of use afterwards: call :meth:`prompts` again."""
+        self.start(embeds)
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(2):  # lets libraries allocate what they keep
+                self._forward()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self.hidden = self._forward()
+        self.graph = graph
+
+
+class _Graphs:
+    """Captured decoders of one policy, the most recently used ones; none after a capture has failed."""
+
+    def __init__(self) -> None:
+        self.decoders: dict[tuple[int, int, bool], StaticDecoder] = {}
+        self.failed = False
+
+    def get(self, policy: Policy, embeds: Tensor, mask: Tensor, length: int) -> StaticDecoder | None:
+        if self.failed:
+            return None
+        key = len(mask), -(-length // LENGTHS) * LENGTHS, policy.is_reference
+        decoder = self.decoders.pop(key, None)
+        if decoder is None:
+            decoder = StaticDecoder(policy, *key[:2]).prompts(mask)
+            try:
+                decoder.capture(embeds)
+            except RuntimeError as error:
+                self.failed = True
+                log.warning("no CUDA graph for sampling, which is slower without (rollout.cache=growing silences this): %s", error)
+                return None
+        self.decoders[key] = decoder
+        if len(self.decoders) > KEPT_GRAPHS:
+            del self.decoders[next(iter(self.decoders))]
+        return decoder.prompts(mask)
+
+
+_graphs: WeakKeyDictionary[Policy, _Graphs] = WeakKeyDictionary()
+
+
+def graphed(policy: Policy, settings: RolloutSettings) -> bool:
+    """Whether sampling runs as a CUDA graph: it then needs the adapters where they were when it was captured, unmerged."""
+    wanted = settings.cache == "auto" and settings.context == "full" and policy.device.type == "cuda"
+    return wanted and not policy.drops and not _graphs.setdefault(policy, _Graphs()).failed and StaticDecoder.fits(policy)
+
+
+def decoder_of(policy: Policy, embeds: Tensor, mask: Tensor, settings: RolloutSettings) -> Decoder:
+    """The decoder that the settings ask for, for prompts [B, P, d] with mask [B, P]."""
+    if settings.context == "last_token":
+        return LastTokenDecoder(policy, mask)
+    length = mask.shape[1] + settings.max_new_tokens
+    found = _graphs[policy].get(policy, embeds, mask, length) if graphed(policy, settings) else None
+    if found is not None:
+        return found
+    if settings.cache == "static":
+        if not StaticDecoder.fits(policy):
+            raise ValueError(f"{policy.name} has layers with a sliding window: set rollout.cache=growing")
+        return StaticDecoder(policy, len(mask), length).prompts(mask)
+    return GrowingDecoder(policy, mask)

@@ -1,0 +1,78 @@
+"""Decoders against each other; on CUDA, a captured step against an eager one."""
+
+import logging
+from dataclasses import replace
+
+import pytest
+import torch
+
+from grade_lightning.estimators import gumbel_softmax_weights
+from grade_lightning.rollout.decoding import GrowingDecoder, StaticDecoder, _Graphs, decoder_of
+from grade_lightning.rollout.noise import training_noise
+from grade_lightning.rollout.sampling import sample
+from grade_lightning.rollout.types import RolloutSettings
+from tests.conftest import make_batch, make_policy
+
+SETTINGS = RolloutSettings(max_new_tokens=10, min_new_tokens=3, top_k=24)
+
+
+@torch.no_grad()
+def test_a_static_decoder_forgets_the_prompts_before(policy64):
+    """The same object for other prompts, wider and narrower, with rows that end: the states of a cache that grows."""
+    static = StaticDecoder(policy64, rows=4, length=64)
+    generator = torch.Generator().manual_seed(0)
+    for step in (1, 2, 3):
+        batch = make_batch(policy64, step=step)
+        ids, mask = batch.ids[:, step:], batch.mask[:, step:]
+        growing, embeds = GrowingDecoder(policy64, mask), policy64.embed(ids)
+        torch.testing.assert_close(static.prompts(mask).start(embeds), growing.start(embeds))
+        alive = torch.ones(4, dtype=torch.bool)
+        for t in range(6):
+            fed = policy64.embed(torch.randint(300, (4,), generator=generator))
+            torch.testing.assert_close(static.step(fed, alive), growing.step(fed, alive))
+            alive = alive & (torch.arange(4) != t)
+
+
+def test_soft_rollouts_from_both_caches(policy64):
+    batch, noise = make_batch(policy64), training_noise(0, 1, 4, 10, 24).double()
+
+    def soft(logits, noise, hard):
+        return gumbel_softmax_weights(logits, noise, 0.7, straight_through=False)
+
+    static, growing = (sample(policy64, batch, noise, replace(SETTINGS, cache=cache), soft=soft) for cache in ("static", "growing"))
+    assert torch.equal(static.completion_ids, growing.completion_ids)
+    torch.testing.assert_close(static.weights, growing.weights)
+
+
+def test_unknown_and_impossible_caches(policy64, monkeypatch):
+    with pytest.raises(ValueError, match=r"rollout.cache=paged is unknown: use one of auto, growing, static"):
+        replace(SETTINGS, cache="paged").check(320)
+    monkeypatch.setattr(StaticDecoder, "fits", staticmethod(lambda policy: False))
+    batch = make_batch(policy64)
+    with pytest.raises(ValueError, match=r"set rollout.cache=growing"):
+        decoder_of(policy64, policy64.embed(batch.ids), batch.mask, replace(SETTINGS, cache="static"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine where a capture must fail: one without CUDA")
+def test_a_failed_capture_warns_once_and_is_not_tried_again(policy64, caplog):
+    batch, graphs = make_batch(policy64), _Graphs()
+    with caplog.at_level(logging.WARNING), torch.no_grad():
+        for _ in range(2):
+            assert graphs.get(policy64, policy64.embed(batch.ids), batch.mask, 64) is None
+    assert [record.message.startswith("no CUDA graph for sampling") for record in caplog.records] == [True]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
+def test_captured_sampling_is_eager_sampling(model_folder):
+    """Before and after the adapters change, for policy and reference."""
+    _, policy = make_policy(model_folder, precision="fp32")
+    policy.cuda()
+    batch, noise = make_batch(policy), training_noise(0, 1, 4, 10, 24)
+    for _ in range(2):
+        for context in (policy.reference, torch.no_grad):
+            with context():
+                found, expected = (sample(policy, batch, noise, replace(SETTINGS, cache=cache)) for cache in ("auto", "growing"))
+            assert torch.equal(found.completion_ids, expected.completion_ids)
+        with torch.no_grad():
+            for weight in policy.trainable().values():
+                weight.add_(0.3 * torch.randn_like(weight))
