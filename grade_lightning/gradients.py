@@ -1,10 +1,13 @@
 """How good are the gradients?  ``python -m grade_lightning.gradients methods=rloo,grade_ste [KEY=VALUE ...] [OVERRIDES ...]``
 
 Keys of the study:
-  methods     comma-separated, rloo among them (the unbiased reference); options after colons: grade_ste:tau=1, grade_ste:max_hops=0
+  methods     comma-separated, rloo among them (the unbiased reference); options after colons: grade_ste:tau=1, grade_ste:max_hops=0,
+              grade_ste:rollouts=16 (completions of each draw)
   checkpoint  a run folder whose last adapter is measured (model, data and sampling come from the overrides, not from it);
               without it, the initial policy with perturbed adapters
   prompts     how many (default 64); draws: independent noise draws of each, at least 2 (default 2); rollouts: completions of each draw (4)
+  relaxed_rollouts  completions of each draw of relaxed methods, whose gradients vary far less (default: rollouts)
+  group       completions of a prompt that rloo and grpo compare, a divisor of rollouts (default: 4 at most)
   step        policy step whose temperature is measured (default 1: the start of the schedule)
   perturb     standard deviation of the initial lora_B (default 0.02): at 0 half of the gradient is 0
   sketch      numbers kept of each gradient (default 8192)
@@ -50,6 +53,8 @@ class Study:
     prompts: int = 64
     draws: int = 2
     rollouts: int = 4
+    relaxed_rollouts: int = 0  # parse() puts defaults for 0
+    group: int = 0
     step: int = 1
     perturb: float = 0.02
     sketch: int = 8192
@@ -58,11 +63,18 @@ class Study:
 
     def check(self) -> None:
         """Raise ValueError with a remedy, before anything is loaded."""
-        for name, least in (("prompts", 3), ("draws", 2), ("rollouts", 2), ("sketch", 16), ("step", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        least = {"prompts": 3, "draws": 2, "rollouts": 2, "relaxed_rollouts": 1, "group": 2, "sketch": 16, "step": 1}
+        for name, smallest in least.items():
+            if getattr(self, name) < smallest:
+                raise ValueError(f"{name} must be at least {smallest}, got {getattr(self, name)}")
+        if self.rollouts % self.group:
+            raise ValueError(f"rollouts={self.rollouts} must be a multiple of group={self.group}, what {REFERENCE} compares")
+        if self.relaxed_rollouts > self.rollouts:
+            raise ValueError(f"relaxed_rollouts={self.relaxed_rollouts} must not exceed rollouts={self.rollouts}")
         if REFERENCE not in self.methods:
             raise ValueError(f"methods must hold {REFERENCE}: its mean is the unbiased gradient that the others are compared with")
+        for spec in self.methods:
+            rollouts_of(spec, self)
         if len(set(self.methods)) < len(self.methods):
             raise ValueError("a method stands twice in methods=")
         if self.checkpoint is not None and not self.adapter.exists():
@@ -87,13 +99,15 @@ def parse(arguments: Sequence[str]) -> Study:
             study.methods = [method for method in value.strip("[]").replace(" ", "").split(",") if method]
         elif key in ("checkpoint", "out"):
             setattr(study, key, Path(value))
-        elif key in ("prompts", "draws", "rollouts", "sketch", "step", "perturb"):
+        elif key in ("prompts", "draws", "rollouts", "relaxed_rollouts", "group", "sketch", "step", "perturb"):
             try:
                 setattr(study, key, float(value) if key == "perturb" else int(value))
             except ValueError:
                 raise ValueError(f"{argument} is not a number") from None
         else:
             study.overrides.append(argument)
+    study.group = study.group or min(4, study.rollouts)
+    study.relaxed_rollouts = study.relaxed_rollouts or study.rollouts
     return study
 
 
@@ -104,18 +118,33 @@ def overrides_of(spec: str, study: Study) -> list[str]:
     if name in ("ppo", "hybrid"):
         raise ValueError(f"{name} has no gradient of a single batch to measure; of the hybrid, rloo and grade_ste are the parents")
     if _grouped(spec):
-        found.append(f"method.completions_per_prompt={study.rollouts}")
+        found.append(f"method.completions_per_prompt={study.group}")
     for option in options:
         key, equals, value = option.partition("=")
         if not equals:
             raise ValueError(f"{spec}: options are KEY=VALUE")
-        found += ["temperature=constant", f"temperature.value={value}"] if key == "tau" else [f"method.{key}={value}"]
+        if key == "tau":
+            found += ["temperature=constant", f"temperature.value={value}"]
+        elif key != "rollouts":
+            found.append(f"method.{key}={value}")
     return found
 
 
 def _grouped(spec: str) -> bool:
     """Whether the method compares completions of the same prompt."""
     return spec.split(":", maxsplit=1)[0] in ("rloo", "grpo")
+
+
+def rollouts_of(spec: str, study: Study) -> int:
+    """Completions of one draw: an option of the method's, or as the study says."""
+    for option in spec.split(":")[1:]:
+        key, _, value = option.partition("=")
+        if key == "rollouts":
+            if not value.isdecimal() or not 1 <= int(value) <= study.rollouts:
+                raise ValueError(f"{spec}: rollouts must lie between 1 and the study's rollouts={study.rollouts}")
+            return int(value)
+    relaxed = not _grouped(spec) and spec.split(":", maxsplit=1)[0] != "reinforce"
+    return study.relaxed_rollouts if relaxed else study.rollouts
 
 
 def _check_same_sampler(configs: dict[str, DictConfig]) -> None:
@@ -179,8 +208,10 @@ def _measure(study: Study) -> dict[str, Any]:
 
     def unit(spec: str, row: int, draw: int) -> Any:
         generator = keyed_generator("gradients", first.seed, prompts[row].key, draw)
-        noise = gumbel_noise((study.rollouts, settings.max_new_tokens, settings.top_k), generator=generator)
-        batch = collate([prompts[row]], policy.pad_id, rows=[row], step=1).repeat(study.rollouts).to(policy.device)
+        count = rollouts_of(spec, study)
+        # Drawn for all and cut, so that methods share what completions they have.
+        noise = gumbel_noise((study.rollouts, settings.max_new_tokens, settings.top_k), generator=generator)[:count]
+        batch = collate([prompts[row]], policy.pad_id, rows=[row], step=1).repeat(count).to(policy.device)
         return samplers[spec].unit(batch, noise)
 
     pilot = sum(unit(REFERENCE, row, -1).reward for row in range(min(8, study.prompts))) / min(8, study.prompts)
@@ -188,13 +219,13 @@ def _measure(study: Study) -> dict[str, Any]:
         sampler.baseline = pilot
     place = {
         "adapter": None if study.checkpoint is None else hashlib.sha256(study.adapter.read_bytes()).hexdigest(), "perturb": study.perturb,
-        "rollouts": study.rollouts, "step": study.step, "splits": prepared.splits.fingerprints, "reward": prepared.reward_report,
+        "step": study.step, "splits": prepared.splits.fingerprints, "reward": prepared.reward_report,
     }  # fmt: skip
-    stores = {
-        spec: UnitStore(study.out / spec.replace(":", "-"), prompts=study.prompts, draws=study.draws, sketch=sketch,
-                        settings={**place, "config": config_hash(cfg), "model": prepared.base.fingerprint})
-        for spec, cfg in configs.items()
-    }  # fmt: skip
+    stores = {}
+    for spec, cfg in configs.items():
+        settings_of = {**place, "rollouts": rollouts_of(spec, study), "config": config_hash(cfg), "model": prepared.base.fingerprint}
+        folder = study.out / spec.replace(":", "-")
+        stores[spec] = UnitStore(folder, prompts=study.prompts, draws=study.draws, sketch=sketch, settings=settings_of)
     for row in tqdm(range(study.prompts), desc="prompts"):
         for spec, store in stores.items():
             if store.done <= row:
@@ -206,7 +237,7 @@ def analyse(study: Study, stores: dict[str, Any]) -> dict[str, Any]:
     """Every number of the study, with intervals."""
     from grade_lightning.quality.statistics import Inner, bootstrap, crossover, hybrid_alignment
 
-    units = {spec: store.units(study.rollouts, study.rollouts if _grouped(spec) else 1) for spec, store in stores.items()}
+    units = {spec: store.units(rollouts_of(spec, study), study.group if _grouped(spec) else 1) for spec, store in stores.items()}
     reference = units[REFERENCE]
     reference_curve, estimators = Inner(reference, reference).curve(), {}
     for spec, own in units.items():
@@ -220,11 +251,14 @@ def analyse(study: Study, stores: dict[str, Any]) -> dict[str, Any]:
             "reward": float(stores[spec].column("reward").mean()),
         }  # fmt: skip
     found: dict[str, Any] = {
-        "prompts": study.prompts, "draws": study.draws, "rollouts": study.rollouts, "reference": REFERENCE, "perturb": study.perturb,
+        "prompts": study.prompts, "draws": study.draws, "rollouts": study.rollouts,
+        "relaxed_rollouts": study.relaxed_rollouts, "group": study.group, "reference": REFERENCE, "perturb": study.perturb,
         "step": study.step, "checkpoint": None if study.checkpoint is None else study.checkpoint.name, "overrides": study.overrides,
         "estimators": estimators,
     }  # fmt: skip
-    straight_through = [spec for spec in units if spec.split(":")[0] == "grade_ste" and "max_hops" not in spec]
+    # The hybrid's parents share their completions.
+    same = [spec for spec in units if units[spec].rollouts == reference.rollouts]
+    straight_through = [spec for spec in same if spec.split(":")[0] == "grade_ste" and "max_hops" not in spec]
     if study.prompts >= 12:
         found["hybrid"] = {spec: hybrid_alignment(reference, units[spec]) for spec in straight_through}
     return found

@@ -10,22 +10,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import shutil
-import subprocess
 import sys
-import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from threading import Lock
 
+from experiments.queue import Cell, Queue
 from grade_lightning.report import report
 
 HERE = Path(__file__).parent
 RECORDS = HERE / "runs"
-KEPT = ("config.yaml", "environment.json", "metrics.csv", "results.json", "samples.jsonl")
 METHODS = ("grade", "grade_ste", "ppo", "reinforce", "rloo")
 RATES = ("3e-4", "1e-3", "3e-3")
 SEEDS = (1, 2, 3, 4, 5)
@@ -52,42 +46,33 @@ TEMPERATURES = {
 }
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One run of the study."""
-
-    part: str
-    name: str
-    overrides: tuple[str, ...]
-
-    @property
-    def record(self) -> Path:
-        return RECORDS / self.part / self.name
+_cell = partial(Cell, RECORDS)
 
 
 def rates() -> list[Cell]:
     """The sweep: a seed that the study does not use, no test."""
     options = ("seed=0", "evaluation.test=false", "evaluation.validate_every=60")
-    return [Cell("rates", f"{m}-{r}", (f"method={m}", f"optimizer.lr={r}", *options)) for m in METHODS for r in RATES]
+    return [_cell("rates", f"{m}-{r}", (f"method={m}", f"optimizer.lr={r}", *options)) for m in METHODS for r in RATES]
 
 
-def best_rate(method: str) -> str:
+def best_rate(method: str, records: Path = RECORDS) -> str:
     """The rate with the highest validation reward - beta KL after the last step: what every method maximises."""
 
     def objective(rate: str) -> float:
-        last = json.loads((RECORDS / "rates" / f"{method}-{rate}" / "results.json").read_text())["validation"][-1]
+        last = json.loads((records / "rates" / f"{method}-{rate}" / "results.json").read_text())["validation"][-1]
         return float(last["reward_mean"]) - KL_COEF * float(last["kl_mean"])
 
     return max(RATES, key=objective)
 
 
-def _at_best(method: str) -> tuple[str, str]:
+def at_best(method: str) -> tuple[str, str]:
+    """Overrides of a method with its rate."""
     return f"method={method}", f"optimizer.lr={best_rate(method)}"
 
 
 def controlled() -> list[Cell]:
     """Five methods, five seeds: one seed of each method before the next seed."""
-    return [Cell("controlled", f"{m}-seed{s}", (*_at_best(m), f"seed={s}", "evaluation.validate_every=20")) for s in SEEDS for m in METHODS]
+    return [_cell("controlled", f"{m}-seed{s}", (*at_best(m), f"seed={s}", "evaluation.validate_every=20")) for s in SEEDS for m in METHODS]
 
 
 def protocols() -> list[Cell]:
@@ -97,14 +82,14 @@ def protocols() -> list[Cell]:
         protocol = "released" if change == "released" else "paper"
         for method, keys in methods.items():
             options = (f"protocol={protocol}", "seed=1", "evaluation.validate_every=60", *keys)
-            cells.append(Cell("protocols", f"{change}-{method}", (*_at_best(method), *options)))
+            cells.append(_cell("protocols", f"{change}-{method}", (*at_best(method), *options)))
     return cells
 
 
 def temperatures() -> list[Cell]:
     """GRADE-STE; the controlled study's own schedule is 2 to 0.5 over the 60 steps."""
-    options = (*_at_best("grade_ste"), "seed=1", "evaluation.validate_every=20")
-    return [Cell("temperatures", name, (*options, *keys)) for name, keys in TEMPERATURES.items()]
+    options = (*at_best("grade_ste"), "seed=1", "evaluation.validate_every=20")
+    return [_cell("temperatures", name, (*options, *keys)) for name, keys in TEMPERATURES.items()]
 
 
 PARTS: dict[str, Callable[[], list[Cell]]] = {
@@ -134,66 +119,6 @@ def write_reports() -> int:
     return 0
 
 
-class Queue:
-    """Runs cells, some at once, and keeps their records.
-
-    Args:
-        folders: ``data.path`` and ``model.path``, and the names that stand for them in the records.
-        work: where runs are made.
-        commit: commit each record by itself.
-    """
-
-    def __init__(self, data: str, model: str, work: Path, *, commit: bool):
-        data, model, work = (str(Path(path).expanduser().resolve()) for path in (data, model, work))
-        self.paths = (f"data.path={data}", f"model.path={model}")
-        self.hidden = {data: "IMDB_FOLDER", model: "LM_FOLDER", work: "multirun", str(HERE.parents[1]): "."}
-        self.work, self.commit, self._git = Path(work), commit, Lock()
-
-    def run(self, cell: Cell) -> None:
-        if (cell.record / "results.json").exists():
-            self._check(cell)
-            return
-        folder, start = self.work / cell.part / cell.name, time.perf_counter()
-        folder.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "grade_lightning.run", *COMMON, *self.paths, *cell.overrides, f"run.dir={folder}"]
-        with (folder / "output.log").open("a") as log:
-            code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        if code.returncode:
-            print(f"{cell.part}/{cell.name} failed, see {folder / 'output.log'}", flush=True)
-            return
-        self._keep(cell, folder)
-        last = json.loads((folder / "results.json").read_text())["validation"][-1]
-        seconds = time.perf_counter() - start
-        print(f"{cell.part}/{cell.name}: validation {last['reward_mean']:.3f} at KL {last['kl_mean']:.2f}, {seconds:.0f} s", flush=True)
-
-    def _check(self, cell: Cell) -> None:
-        """Say so where a record was made by other settings than the cell's."""
-        command = json.loads((cell.record / "environment.json").read_text())["command"]
-        missing = [override for override in (*COMMON, *cell.overrides) if override not in command]
-        if missing:
-            print(f"{cell.part}/{cell.name}: its record was made without {', '.join(missing)}; remove it to run the cell again", flush=True)
-
-    def _keep(self, cell: Cell, folder: Path) -> None:
-        partial = cell.record.with_name(f".{cell.record.name}")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        for name in KEPT:
-            if (folder / name).exists():
-                text = (folder / name).read_text()
-                for path in sorted(self.hidden, key=len, reverse=True) if name in ("config.yaml", "environment.json") else ():
-                    text = text.replace(path, self.hidden[path])
-                (partial / name).write_text(text)
-        shutil.rmtree(cell.record, ignore_errors=True)
-        partial.rename(cell.record)
-        if self.commit:
-            where, message = str(cell.record), f"IMDB study: {cell.part}/{cell.name}"
-            with self._git:
-                for command in (["git", "add", where], ["git", "commit", "-q", "-m", message, "--", where]):
-                    if subprocess.run(command, cwd=HERE, check=False).returncode:
-                        print(f"not committed: {where}", flush=True)
-                        break
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", help="folder with IMDB as Parquet")
@@ -208,15 +133,14 @@ def main() -> int:
         return write_reports()
     if not (chosen.data and chosen.model):
         parser.error("--data and --model name what the study runs on (or --report alone)")
-    queue = Queue(chosen.data, chosen.model, chosen.work, commit=chosen.commit)
+    queue = Queue(COMMON, chosen.data, chosen.model, chosen.work, commit=chosen.commit)
     for part in chosen.parts:
         try:
             cells = PARTS[part]()
         except FileNotFoundError as error:
             print(f"{part}: not run, because the sweep of rates is not complete ({error})")
             continue
-        with ThreadPoolExecutor(chosen.jobs) as pool:
-            list(pool.map(queue.run, cells))
+        queue.run_all(cells, chosen.jobs)
     missing = not_run()
     print("not run: " + (", ".join(missing) or "nothing"))
     return 1 if missing else 0

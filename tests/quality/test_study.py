@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from grade_lightning.gradients import main, overrides_of, parse
+from grade_lightning.gradients import main, overrides_of, parse, rollouts_of
 from grade_lightning.methods import GRADE, PPO, REINFORCE, RLOO
 from grade_lightning.quality.sketch import CountSketch
 from grade_lightning.quality.store import UnitStore
@@ -96,10 +96,20 @@ def test_options_of_methods():
     assert study.overrides == ["max_new_tokens=8"]
 
 
+def test_completions_of_a_draw():
+    study = parse(["methods=rloo,reinforce,grade_ste,grade_ste:tau=1:rollouts=8", "rollouts=8", "relaxed_rollouts=2"])
+    assert [rollouts_of(spec, study) for spec in study.methods] == [8, 8, 2, 8]
+    assert overrides_of(study.methods[3], study) == ["method=grade_ste", "temperature=constant", "temperature.value=1"]
+    assert overrides_of("rloo", study)[1] == "method.completions_per_prompt=4"
+    assert parse(["rollouts=2"]).group == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [(["methods=grade_ste"], "must hold rloo"), (["draws=1"], "at least 2"), (["prompts=many"], "not a number"),
      (["checkpoint=nowhere"], "no run folder"), (["methods=rloo,unheard_of"], "unheard_of"), (["methods=rloo,rloo"], "twice"),
+     (["rollouts=6"], "multiple of group=4"), (["relaxed_rollouts=5"], "must not exceed"),
+     (["methods=rloo,grade_ste:rollouts=9"], "between 1 and"),
      (["methods=rloo,grade_ste:tau"], "KEY=VALUE"), (["methods=rloo,hybrid"], "parents"),
      (["methods=rloo,grade_ste_nucleus"], "different policies"), (["methods=rloo", "protocol.logprobs=full"], "biased")],
 )  # fmt: skip
@@ -112,8 +122,9 @@ def test_command(tmp_path, monkeypatch, capsys):
     """From nothing to a table on the embedded reviews; a second call measures nothing again and finds the same."""
     monkeypatch.setenv("GRADE_CACHE", str(tmp_path / "cache"))
     arguments = [
-        "methods=rloo,grade_ste,reinforce",
+        "methods=rloo,grade_ste:rollouts=4,reinforce,grade_ste",
         "prompts=12",
+        "relaxed_rollouts=2",
         f"out={tmp_path / 'out'}",
         "sketch=512",
         *SMALL,
@@ -121,12 +132,15 @@ def test_command(tmp_path, monkeypatch, capsys):
     ]
     assert main(arguments) == 0
     found = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert set(found["estimators"]) == {"rloo", "grade_ste", "reinforce"}
+    assert set(found["estimators"]) == {"rloo", "grade_ste:rollouts=4", "reinforce", "grade_ste"}
     # The same rollouts, scored in passes of other shapes.
-    assert found["estimators"]["grade_ste"]["reward"] == pytest.approx(found["estimators"]["rloo"]["reward"], rel=1e-6)
-    assert found["hybrid"]["grade_ste"]["batches"] == 6
+    assert found["estimators"]["grade_ste:rollouts=4"]["reward"] == pytest.approx(found["estimators"]["rloo"]["reward"], rel=1e-6)
+    assert {spec: row["batches"] for spec, row in found["hybrid"].items()} == {"grade_ste:rollouts=4": 6}
+    stored = json.loads((tmp_path / "out" / "grade_ste" / "progress.json").read_text())
+    assert stored["settings"]["rollouts"] == 2
+    assert stored["rows"][0]["tokens"][0] <= 2 * 8
     assert (tmp_path / "out" / "rho.png").exists()
-    assert "| grade_ste |" in capsys.readouterr().out
+    assert "| reinforce |" in capsys.readouterr().out
     seconds = found["estimators"]["rloo"]["seconds_per_rollout"]
     assert main(arguments) == 0
     again = json.loads((tmp_path / "out" / "results.json").read_text())

@@ -1,0 +1,130 @@
+"""Gradients on real IMDB: ``python -m experiments.gradient_quality.study --data FOLDER --model FOLDER``.
+
+1. midway: a run of RLOO and one of GRADE-STE, stopped in the middle of the 60 steps of ``experiments/imdb_small``.
+2. checkpoints: ``python -m grade_lightning.gradients`` for the initial policy with perturbed adapters and for both of these.
+3. rates, curves: training by the estimators that imdb_small does not have, at as many tokens, seeds and rates as its methods.
+
+Resumable, like the gradient study itself; ``--report`` rebuilds the curves' report from the committed records.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+from experiments.imdb_small.study import COMMON, RATES, SEEDS, at_best, best_rate
+from experiments.imdb_small.study import RECORDS as IMDB_SMALL
+from experiments.queue import Cell, Queue
+from grade_lightning.report import report
+
+HERE = Path(__file__).parent
+RECORDS = HERE / "runs"
+CHECKPOINTS = HERE / "checkpoints"
+MIDWAY = ("rloo", "grade_ste")
+FIRST = ("rloo", "grade_ste:tau=2:rollouts=16", "grade_ste:tau=1")
+REST = (
+    "reinforce", "grade_ste:tau=0.5", "decoupled_st:tau=1", "reinmax:tau=1", "gumbel_rao:tau=1", "grade:tau=2", "grade:tau=1",
+    "grade_ste:tau=1:max_hops=0", "grade_ste:tau=1:max_hops=1", "grade_ste:tau=1:max_hops=2",
+)  # fmt: skip
+SAMPLES = ("prompts=48", "draws=2", "rollouts=16", "relaxed_rollouts=4")
+LENGTH = ("experiment=imdb_small", "max_new_tokens=32")
+# What imdb_small did not train; plain straight-through has its temperature fixed at 1 by definition.
+TRAINED = {"decoupled_st": ("method=decoupled_st", "temperature=constant", "temperature.value=1.0"), "hybrid": ("method=hybrid",)}
+COMPARED = ("rloo", "grade_ste")
+
+_cell = partial(Cell, RECORDS)
+
+
+def midway() -> list[Cell]:
+    options = ("max_steps=30", "protocol.anneal_steps=60", "seed=1", "evaluation.validate_every=30", "evaluation.test=false")
+    return [_cell("midway", method, (*at_best(method), *options)) for method in MIDWAY]
+
+
+def rates() -> list[Cell]:
+    options = ("seed=0", "evaluation.test=false", "evaluation.validate_every=60")
+    return [_cell("rates", f"{name}-{r}", (*keys, f"optimizer.lr={r}", *options)) for name, keys in TRAINED.items() for r in RATES]
+
+
+def curves() -> list[Cell]:
+    found = []
+    for seed in SEEDS:
+        for name, keys in TRAINED.items():
+            options = (f"optimizer.lr={best_rate(name, RECORDS)}", f"seed={seed}", "evaluation.validate_every=20")
+            found.append(_cell("curves", f"{name}-seed{seed}", (*keys, *options)))
+    return found
+
+
+def measure(name: str, queue: Queue) -> None:
+    """The gradient study at one checkpoint, the decisive methods first, then all; its results beside this file."""
+    folder, record = queue.work / "checkpoints" / name, CHECKPOINTS / name
+    if (record / "results.json").exists():
+        return
+    place = () if name == "initial" else (f"checkpoint={queue.work / 'midway' / name}",)
+    for methods in (FIRST, FIRST + REST):
+        command = [
+            sys.executable,
+            "-m",
+            "grade_lightning.gradients",
+            f"methods={','.join(methods)}",
+            *SAMPLES,
+            *place,
+            *LENGTH,
+            *queue.paths,
+        ]
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "output.log").open("a") as log:
+            done = subprocess.run([*command, f"out={folder}"], stdout=log, stderr=subprocess.STDOUT, check=False, env=queue.environment)
+        if done.returncode:
+            print(f"{name} failed, see {folder / 'output.log'}", flush=True)
+            return
+        print(f"{name}: {len(methods)} methods", flush=True)
+    record.mkdir(parents=True, exist_ok=True)
+    for file in ("rho.png", "rho.pdf", "table.md"):
+        shutil.copy(folder / file, record / file)
+    (record / "results.json").write_text(queue.without_paths((folder / "results.json").read_text()))
+
+
+def write_report() -> int:
+    """Training curves of these estimators beside those of imdb_small, from the records alone."""
+    with tempfile.TemporaryDirectory() as together:
+        for record in (RECORDS / "curves").glob("*"):
+            shutil.copytree(record, Path(together) / record.name)
+        for method in COMPARED:
+            for record in (IMDB_SMALL / "controlled").glob(f"{method}-seed*"):
+                shutil.copytree(record, Path(together) / record.name)
+        for warning in report(Path(together), HERE / "report"):
+            print(warning, file=sys.stderr)
+    print(HERE / "report" / "report.html")
+    return 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", help="folder with IMDB as Parquet")
+    parser.add_argument("--model", help="folder of the language model")
+    parser.add_argument("--report", action="store_true", help="run nothing: write the report of the committed records")
+    parser.add_argument("--work", type=Path, default=Path("multirun/gradient_quality"), help="where runs are made")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at once, one thread each")
+    parser.add_argument("--commit", action="store_true", help="commit each finished run")
+    chosen = parser.parse_args()
+    if chosen.report:
+        return write_report()
+    if not (chosen.data and chosen.model):
+        parser.error("--data and --model name what the study runs on (or --report alone)")
+    queue = Queue(COMMON, chosen.data, chosen.model, chosen.work, commit=chosen.commit)
+    queue.run_all(midway(), chosen.jobs)
+    with ThreadPoolExecutor(chosen.jobs) as pool:
+        list(pool.map(lambda name: measure(name, queue), ("initial", *MIDWAY)))
+    for part in (rates, curves):
+        queue.run_all(part(), chosen.jobs)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

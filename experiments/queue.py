@@ -1,0 +1,114 @@
+"""A resumable queue of runs: a cell with results is skipped, one that was interrupted goes on from its checkpoint.
+
+Finished runs are copied, without weights and without paths, to where their records are kept.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+
+REPOSITORY = Path(__file__).parents[1]
+KEPT = ("config.yaml", "environment.json", "metrics.csv", "results.json", "samples.jsonl")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a study.
+
+    Attributes:
+        records: where the study keeps its runs. part, name: folders below. overrides: of the run's configuration.
+    """
+
+    records: Path
+    part: str
+    name: str
+    overrides: tuple[str, ...]
+
+    @property
+    def record(self) -> Path:
+        return self.records / self.part / self.name
+
+
+class Queue:
+    """Runs cells, some at once, and keeps their records.
+
+    Args:
+        common: overrides of all runs.
+        folders: ``data.path`` and ``model.path``, and the names that stand for them in the records.
+        work: where runs are made.
+        commit: commit each record by itself.
+    """
+
+    def __init__(self, common: tuple[str, ...], data: str, model: str, work: Path, *, commit: bool):
+        self.common = common
+        data, model, work = (str(Path(path).expanduser().resolve()) for path in (data, model, work))
+        self.paths = (f"data.path={data}", f"model.path={model}")
+        self.hidden = {data: "IMDB_FOLDER", model: "LM_FOLDER", work: "multirun", str(REPOSITORY): "."}
+        self.work, self.commit, self._git = Path(work), commit, Lock()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of a run: one thread."""
+        return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def without_paths(self, text: str) -> str:
+        """The folders of this machine under the names that stand for them."""
+        for path in sorted(self.hidden, key=len, reverse=True):
+            text = text.replace(path, self.hidden[path])
+        return text
+
+    def run_all(self, cells: list[Cell], jobs: int) -> None:
+        """Run what has no record yet, ``jobs`` at once."""
+        with ThreadPoolExecutor(jobs) as pool:
+            list(pool.map(self.run, cells))
+
+    def run(self, cell: Cell) -> None:
+        if (cell.record / "results.json").exists():
+            self._check(cell)
+            return
+        folder, start = self.work / cell.part / cell.name, time.perf_counter()
+        folder.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "grade_lightning.run", *self.common, *self.paths, *cell.overrides, f"run.dir={folder}"]
+        with (folder / "output.log").open("a") as log:
+            code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False, env=self.environment)
+        if code.returncode:
+            print(f"{cell.part}/{cell.name} failed, see {folder / 'output.log'}", flush=True)
+            return
+        self._keep(cell, folder)
+        last = json.loads((folder / "results.json").read_text())["validation"][-1]
+        seconds = time.perf_counter() - start
+        print(f"{cell.part}/{cell.name}: validation {last['reward_mean']:.3f} at KL {last['kl_mean']:.2f}, {seconds:.0f} s", flush=True)
+
+    def _check(self, cell: Cell) -> None:
+        """Say so where a record was made by other settings than the cell's."""
+        command = json.loads((cell.record / "environment.json").read_text())["command"]
+        missing = [override for override in (*self.common, *cell.overrides) if override not in command]
+        if missing:
+            print(f"{cell.part}/{cell.name}: its record was made without {', '.join(missing)}; remove it to run the cell again", flush=True)
+
+    def _keep(self, cell: Cell, folder: Path) -> None:
+        partial = cell.record.with_name(f".{cell.record.name}")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        for name in KEPT:
+            if (folder / name).exists():
+                text = (folder / name).read_text()
+                (partial / name).write_text(self.without_paths(text) if name in ("config.yaml", "environment.json") else text)
+        shutil.rmtree(cell.record, ignore_errors=True)
+        partial.rename(cell.record)
+        if self.commit:
+            where, message = str(cell.record), f"Study: {cell.record.relative_to(REPOSITORY)}"
+            with self._git:
+                for command in (["git", "add", where], ["git", "commit", "-q", "-m", message, "--", where]):
+                    if subprocess.run(command, cwd=REPOSITORY, check=False).returncode:
+                        print(f"not committed: {where}", flush=True)
+                        break
