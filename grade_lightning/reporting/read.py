@@ -74,6 +74,7 @@ def read_runs(root: Path) -> tuple[list[Run], list[str]]:
     if not root.is_dir():
         raise ValueError(f"{root} is not a folder: give the folder of a run or of a sweep")
     runs, warnings = [], []
+    faulty: dict[str, list[str]] = {}
     names = ("results.json", "metrics.csv", "config.yaml", "error.txt")
     for folder in sorted({file.parent for name in names for file in root.rglob(name)}):
         if not (folder / "results.json").exists():
@@ -91,11 +92,21 @@ def read_runs(root: Path) -> tuple[list[Run], list[str]]:
             faults.append(f"no {', '.join(absent)}")
         for load in (_load_metrics, _load_samples, _load_config, _load_environment):
             faults += load(run)
-        warnings += [f"{run.name}: {fault}" for fault in faults]
+        for fault in faults:
+            faulty.setdefault(fault, []).append(run.name)
         runs.append(run)
+    warnings += _folded(faulty)
     if not runs:
         raise ValueError(f"no finished run below {root}: " + ("; ".join(warnings) or "there is no results.json in it"))
     return sorted(runs, key=lambda run: (run.method, run.seed, str(run.folder))), warnings
+
+
+def _folded(faulty: dict[str, list[str]]) -> list[str]:
+    """A warning for each fault, with the runs that have it; by name where they are few."""
+    return [
+        f"{', '.join(names)}: {fault}" if len(names) <= 3 else f"{fault} in {len(names)} runs ({names[0]} to {names[-1]})"
+        for fault, names in faulty.items()
+    ]
 
 
 def _reason(folder: Path) -> str:

@@ -66,6 +66,14 @@ def test_one_run_with_one_fault_is_still_a_report(path, tmp_path):
     assert quality(variants).markdown()
 
 
+def test_a_fault_of_many_runs_is_one_warning(tmp_path):
+    for seed in range(1, 6):
+        change(write_run(tmp_path / "runs", "ppo", seed), "test", None)
+    change(write_run(tmp_path / "runs", "ppo", 6), "initial", None)
+    _, warnings = read_runs(tmp_path / "runs")
+    assert warnings == ["test: missing in 5 runs (ppo, seed 1 (ppo-1) to ppo, seed 5 (ppo-5))", "ppo, seed 6 (ppo-6): initial: missing"]
+
+
 def test_what_is_no_run_is_left_out_by_name(tmp_path):
     write_run(tmp_path / "runs", "grade_ste", 1)
     for seed, (path, value) in enumerate((("seed", None), ("seed", "abc"), ("method", None)), start=1):
