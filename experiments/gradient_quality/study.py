@@ -36,6 +36,7 @@ SAMPLES = ("prompts=48", "draws=2", "rollouts=16", "relaxed_rollouts=4")
 LENGTH = ("experiment=imdb_small", "max_new_tokens=32")
 # What imdb_small did not train; plain straight-through has its temperature fixed at 1 by definition.
 TRAINED = {"decoupled_st": ("method=decoupled_st", "temperature=constant", "temperature.value=1.0"), "hybrid": ("method=hybrid",)}
+PARTS = ("checkpoints", "curves")
 COMPARED = ("rloo", "grade_ste")
 
 _cell = partial(Cell, RECORDS)
@@ -111,6 +112,7 @@ def main() -> int:
     parser.add_argument("--report", action="store_true", help="run nothing: write the report of the committed records")
     parser.add_argument("--work", type=Path, default=Path("multirun/gradient_quality"), help="where runs are made")
     parser.add_argument("--jobs", type=int, default=2, help="runs at once, one thread each")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--commit", action="store_true", help="commit each finished run")
     chosen = parser.parse_args()
     if chosen.report:
@@ -118,11 +120,13 @@ def main() -> int:
     if not (chosen.data and chosen.model):
         parser.error("--data and --model name what the study runs on (or --report alone)")
     queue = Queue(COMMON, chosen.data, chosen.model, chosen.work, commit=chosen.commit)
-    queue.run_all(midway(), chosen.jobs)
-    with ThreadPoolExecutor(chosen.jobs) as pool:
-        list(pool.map(lambda name: measure(name, queue), ("initial", *MIDWAY)))
-    for part in (rates, curves):
-        queue.run_all(part(), chosen.jobs)
+    if "checkpoints" in chosen.parts:
+        queue.run_all(midway(), chosen.jobs)
+        with ThreadPoolExecutor(chosen.jobs) as pool:
+            list(pool.map(lambda name: measure(name, queue), ("initial", *MIDWAY)))
+    if "curves" in chosen.parts:
+        for part in (rates, curves):
+            queue.run_all(part(), chosen.jobs)
     return 0
 
 

@@ -14,7 +14,7 @@ from grade_lightning.reporting.table import Table
 matplotlib.use("Agg")
 from matplotlib.figure import Figure
 
-_SHOWN = (("cosine", ".2f"), ("nvr_rollout", ".1f"), ("rho_16", ".3f"), ("rho_64", ".3f"), ("rho_256", ".3f"))
+_SHOWN = (("cosine", ".2f"), ("nvr_rollout", ".1f"), ("rho_16", ".3f"), ("rho_64", ".3f"), ("rho_256", ".3f"), ("gain_16", ".2f"))
 
 
 def _cell(entry: dict[str, Any], name: str, spec: str) -> str:
@@ -37,7 +37,8 @@ def table(found: dict[str, Any]) -> Table:
         })  # fmt: skip
     columns = [
         ("estimator", "Estimator", ""), ("cosine", "Cosine", ""), ("nvr_rollout", "NVR of a rollout", ""), ("rho_16", "rho_16", ""),
-        ("rho_64", "rho_64", ""), ("rho_256", "rho_256", ""), ("noise", "Noise, share of E||g||^2", ".0%"), ("prompt", "Prompts", ".0%"),
+        ("rho_64", "rho_64", ""), ("rho_256", "rho_256", ""), ("gain_16", "rho_16 / RLOO's", ""),
+        ("noise", "Noise, share of E||g||^2", ".0%"), ("prompt", "Prompts", ".0%"),
         ("spread", 'Paper\'s "Grad Var"', ".2g"), ("seconds", "Seconds a rollout", ".3f"),
         ("crossover_rollouts", "RLOO overtakes at rollouts", ".0f"),
         ("crossover_tokens", "tokens", ".0f"), ("crossover_seconds", "seconds", ".0f"),

@@ -58,29 +58,32 @@ class Inner:
     """
 
     def __init__(self, units: Units, reference: Units):
-        self.units = units
+        self.units, self._base = units, reference
         self._own, self._within = gram(units, units)
         self._cross, _ = gram(units, reference)
-        self._reference, _ = gram(reference, reference)
-        self._square = units.squares.mean(axis=1)
+        self._reference, self._base_within = gram(reference, reference)
+        self._square, self._base_square = units.squares.mean(axis=1), reference.squares.mean(axis=1)
 
     def numbers(self, weight: np.ndarray | None = None) -> dict[str, float]:
-        """Of one unit (``trace_*``) and, with N rollouts, ``rho_N``; nan where noise leaves a squared norm at or below 0."""
+        """Of one unit (``trace_*``) and, with N rollouts, ``rho_N``; nan where noise leaves a squared norm at or below 0.
+
+        ``gain_N`` is rho_N over the reference's: the same prompts on both sides, and no guess at the length of the true gradient.
+        """
         weight = np.ones(len(self._square)) if weight is None else weight
         square, within = (float(np.average(x, weights=weight)) for x in (self._square, self._within))
         mu, target, inner = (_between(products, weight) for products in (self._own, self._reference, self._cross))
+        trace = _trace(self.units, square, within, mu)
         found = {
             "mean_square": square, "trace_noise": square - within, "trace_prompt": within - mu, "trace": square - mu,
-            "mu_square": mu, "nvr_rollout": _ratio(self._trace(square, within, mu), mu),
+            "mu_square": mu, "nvr_rollout": _ratio(trace, mu),
             "cosine": inner / math.sqrt(mu * target) if min(mu, target) > 0 else math.nan,
         }  # fmt: skip
+        base_square, base_within = (float(np.average(x, weights=weight)) for x in (self._base_square, self._base_within))
+        base_trace = _trace(self._base, base_square, base_within, target)
         for count in (16, 64, 256, 1024):
-            found[f"rho_{count}"] = self._rho(inner, self._trace(square, within, mu), mu, target, count)
+            found[f"rho_{count}"] = self._rho(inner, trace, mu, target, count)
+            found[f"gain_{count}"] = _ratio(found[f"rho_{count}"], self._rho(target, base_trace, target, target, count))
         return found
-
-    def _trace(self, square: float, within: float, mu: float) -> float:
-        """N times the variance of the mean of N rollouts: noise averages over rollouts, the choice of prompts over prompts."""
-        return self.units.rollouts * (square - within) + self.units.per_prompt * (within - mu)
 
     def _rho(self, inner: float, trace: float, mu: float, target: float, rollouts: float) -> float:
         """cos / sqrt(1 + NVR / N), written without dividing by an estimate of ||mu||^2 that may be tiny."""
@@ -91,8 +94,13 @@ class Inner:
         """rho_N over ``GRID``."""
         weight = np.ones(len(self._square))
         mu, target, inner = (_between(products, weight) for products in (self._own, self._reference, self._cross))
-        trace = self._trace(float(self._square.mean()), float(self._within.mean()), mu)
+        trace = _trace(self.units, float(self._square.mean()), float(self._within.mean()), mu)
         return [self._rho(inner, trace, mu, target, count) for count in GRID]
+
+
+def _trace(units: Units, square: float, within: float, mu: float) -> float:
+    """N times the variance of the mean of N rollouts: noise averages over rollouts, the choice of prompts over prompts."""
+    return units.rollouts * (square - within) + units.per_prompt * (within - mu)
 
 
 def _ratio(a: float, b: float) -> float:

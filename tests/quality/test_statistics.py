@@ -46,6 +46,9 @@ def test_split_of_the_variance_and_direction(tail):
     assert grouped["nvr_rollout"] == pytest.approx(4 * DIMENSION * 0.34 / 2.25, rel=0.1)
     assert found["cosine"] == pytest.approx(0.8, abs=0.03)
     assert found["rho_64"] == pytest.approx(found["cosine"] / math.sqrt(1 + found["nvr_rollout"] / 64))
+    nvr, base_nvr = DIMENSION * (4 * 0.25 + 0.09) / 2.25, DIMENSION * (4 * 1.0 + 0.09) / 4.0
+    assert found["gain_16"] == pytest.approx(0.8 * math.sqrt((1 + base_nvr / 16) / (1 + nvr / 16)), rel=0.05)
+    assert Inner(reference, reference).numbers()["gain_256"] == pytest.approx(1.0)
 
 
 def test_squared_norm_is_unbiased_where_the_plain_one_is_not():
