@@ -15,12 +15,14 @@ from typing import Any
 
 import psutil
 import torch
+from peft.tuners.lora import LoraLayer
 
 from experiments.benchmarks.recompute import recompute_backward
 from experiments.benchmarks.setting import Setting, load, prompts
 from grade_lightning.methods import GRADE, REINFORCE, RLOO
 from grade_lightning.methods.base import Method, Shared, Totals
 from grade_lightning.methods.meter import Meter
+from grade_lightning.models.policy import Policy
 from grade_lightning.process import prepare_process
 from grade_lightning.rollout.noise import training_noise
 
@@ -68,11 +70,21 @@ def recompute_update(setting: Setting, policy: Any, reward: Any, batch: Any) -> 
     return update
 
 
+def plain_peft(policy: Policy) -> None:
+    """Put PEFT's own LoRA layers back, as any other program has them."""
+    for layer in policy.lm.modules():
+        if isinstance(layer, LoraLayer):
+            layer.forward = layer.forward.apart  # type: ignore[attr-defined]
+
+
 def make(case: str, setting: Setting) -> Update:
-    base, policy, reward = load(dataclasses.replace(setting, checkpointing=case == "recompute"))
+    recomputes = case.startswith("recompute")
+    base, policy, reward = load(dataclasses.replace(setting, checkpointing=recomputes or setting.checkpointing))
     group = 4 if case == "rloo" else 1
     _, batch = prompts(setting, base, distinct=setting.rows // group)
-    if case == "recompute":
+    if case == "recompute":  # "recompute_merged" has the linear layers of ours
+        plain_peft(policy)
+    if recomputes:
         return recompute_update(setting, policy, reward, batch)
     methods: dict[str, Callable[[], Method]] = {
         "adjoint": lambda: _grade(setting, policy, reward, tol=setting.tol),

@@ -76,6 +76,7 @@ def measure_all(bench: Bench, *, with_trl: bool, scaling: bool) -> dict[str, flo
         bench("GRADE-STE", "adjoint")
         bench("REINFORCE", "reinforce")
         bench("GRADE-STE, prefix recomputation", "recompute", repeats=1)
+    bench("GRADE-STE, prefix recomputation, merged layers", "recompute_merged", repeats=1)
     bench("GRADE-STE, token by token", "sequential", repeats=3)
     bench("RLOO", "rloo")
     if with_trl:

@@ -18,6 +18,7 @@ COLOURS = {
 }  # fmt: skip
 _OTHERS = ("#7F7F7F", "#9467BD", "#BCBD22", "#17BECF", "#AEC7E8")
 STYLES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
+FACTS = ("protocol", "model", "data", "steps")
 _NOT_SETTINGS = ("seed", "run.", "hydra", "logger.", "names.")
 
 
@@ -28,11 +29,13 @@ class Variant:
     Attributes:
         label: for tables and legends; unique in a report.
         runs: one for each seed.
+        unknown: settings that some of the runs do not know, because an earlier version of the program wrote them.
     """
 
     method: str
     label: str
     runs: list[Run]
+    unknown: tuple[str, ...] = ()
 
     @property
     def tested(self) -> list[Run]:
@@ -44,6 +47,7 @@ def group(runs: list[Run]) -> list[Variant]:
     groups: dict[tuple[str, str], list[Run]] = defaultdict(list)
     for run in runs:
         groups[run.method, str(run.results.get("variant_hash") or _fingerprint(run))].append(run)
+    groups = _across_versions(groups)
     methods = [method for method, _ in groups]
     variants, seen = [], set()
     for (method, variant), members in groups.items():
@@ -54,13 +58,29 @@ def group(runs: list[Run]) -> list[Variant]:
         if label in seen:
             label += f" [{variant}]"
         seen.add(label)
-        variants.append(Variant(method, label, members))
+        variants.append(Variant(method, label, members, tuple(different_settings(members))))
     return variants
+
+
+def _across_versions(groups: dict[tuple[str, str], list[Run]]) -> dict[tuple[str, str], list[Run]]:
+    """Groups of a method as one where every setting that both know has the same value: a setting that came later is no difference."""
+    found: dict[tuple[str, str], list[Run]] = {}
+    for key, members in groups.items():
+        same = [other for other, runs in found.items() if other[0] == key[0] and all(_agree(a, members[0]) for a in runs)]
+        found[same[0] if same else key] = [*found.get(same[0], []), *members] if same else members
+    return {key: sorted(members, key=lambda run: run.seed) for key, members in found.items()}
+
+
+def _agree(first: Run, second: Run) -> bool:
+    known = set(first.config) & set(second.config)
+    facts = all(first.results.get(fact) == second.results.get(fact) for fact in FACTS)
+    settings = different_settings([first, second])
+    return facts and bool(known) and not known & set(settings) and len(settings) < len(known)
 
 
 def _fingerprint(run: Run) -> str:
     """What tells configurations apart where the run has no hash of its own."""
-    facts = [str(run.results.get(key)) for key in ("protocol", "model", "data", "steps")]
+    facts = [str(run.results.get(key)) for key in FACTS]
     settings = sorted(item for item in run.config.items() if not item[0].startswith(_NOT_SETTINGS))
     return hashlib.sha256(repr((facts, settings)).encode()).hexdigest()[:8]
 
@@ -107,6 +127,9 @@ def repeated(variants: list[Variant]) -> list[str]:
     for variant in variants:
         if len({run.seed for run in variant.runs}) < len(variant.runs):
             warnings.append(f"{variant.label}: a seed was run more than once and counts as often")
+    unknown = sorted({key for variant in variants for key in variant.unknown})
+    if unknown:
+        warnings.append(f"some runs do not know the settings {listed(unknown)}: an earlier version, taken to have had the same")
     single = [variant.label for variant in variants if len(variant.runs) == 1]
     if single:
         warnings.append(f"a single seed each, no statement about the method is possible: {listed(single)}")

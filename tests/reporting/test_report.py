@@ -14,7 +14,7 @@ from grade_lightning.report import main
 from grade_lightning.reporting.read import read_metrics, read_runs
 from grade_lightning.reporting.statistics import mean_interval
 from grade_lightning.reporting.table1 import paired_lift, table1
-from grade_lightning.reporting.variants import group
+from grade_lightning.reporting.variants import group, repeated
 
 PROMPTS = list(range(100, 140))
 
@@ -43,6 +43,16 @@ def write_run(root: Path, method: str, seed: int, *, shift: float = 0.2, **chang
     for name, text in (("samples.jsonl", ""), ("config.yaml", f"seed: {seed}\n"), ("environment.json", "{}")):
         (folder / name).write_text(text)
     return folder
+
+
+def test_a_setting_that_came_with_a_later_version_is_no_difference(tmp_path):
+    """Seeds 1 and 2 do not know ``late``; a known setting with another value, or nothing known at all, stays a row of its own."""
+    for seed, text in enumerate(("lr: 1", "lr: 1", "lr: 1\nlate: 0", "lr: 2\nlate: 0", ""), start=1):
+        folder = write_run(tmp_path, "grade_ste", seed, variant_hash=f"hash{seed > 2}{seed > 3}{seed > 4}")
+        (folder / "config.yaml").write_text(f"seed: {seed}\n{text}\nkl_coef: 0.1\n" if text else "{}")
+    variants = group(read_runs(tmp_path)[0])
+    assert sorted([run.seed for run in variant.runs] for variant in variants) == [[1, 2, 3], [4], [5]]
+    assert any("settings late: an earlier version" in warning for warning in repeated(variants))
 
 
 def test_table1_by_hand(tmp_path):
