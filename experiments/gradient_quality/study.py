@@ -40,6 +40,7 @@ TRAINED = {
     "grade_ste-tau2": ("method=grade_ste", "temperature=constant", "temperature.value=2.0"),
     "hybrid": ("method=hybrid",),
 }
+SWEPT = {"grade_ste-tau2": "grade_ste"}  # another temperature of a method whose rate imdb_small has chosen
 PARTS = ("checkpoints", "curves")
 COMPARED = ("rloo", "grade_ste")
 
@@ -53,14 +54,20 @@ def midway() -> list[Cell]:
 
 def rates() -> list[Cell]:
     options = ("seed=0", "evaluation.test=false", "evaluation.validate_every=60")
-    return [_cell("rates", f"{name}-{r}", (*keys, f"optimizer.lr={r}", *options)) for name, keys in TRAINED.items() for r in RATES]
+    return [
+        _cell("rates", f"{name}-{r}", (*keys, f"optimizer.lr={r}", *options))
+        for name, keys in TRAINED.items()
+        if name not in SWEPT
+        for r in RATES
+    ]
 
 
 def curves() -> list[Cell]:
     found = []
     for seed in SEEDS:
         for name, keys in TRAINED.items():
-            options = (f"optimizer.lr={best_rate(name, RECORDS)}", f"seed={seed}", "evaluation.validate_every=20")
+            rate = best_rate(SWEPT[name]) if name in SWEPT else best_rate(name, RECORDS)
+            options = (f"optimizer.lr={rate}", f"seed={seed}", "evaluation.validate_every=20")
             found.append(_cell("curves", f"{name}-seed{seed}", (*keys, *options)))
     return found
 
