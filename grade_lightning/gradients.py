@@ -74,7 +74,8 @@ class Study:
         if REFERENCE not in self.methods:
             raise ValueError(f"methods must hold {REFERENCE}: its mean is the unbiased gradient that the others are compared with")
         for spec in self.methods:
-            rollouts_of(spec, self)
+            if rollouts_of(spec, self) % self.group and _grouped(spec):
+                raise ValueError(f"{spec}: its rollouts must be a multiple of group={self.group}")
         if len(set(self.methods)) < len(self.methods):
             raise ValueError("a method stands twice in methods=")
         if self.checkpoint is not None and not self.adapter.exists():

@@ -96,7 +96,7 @@ def shared(cfg: DictConfig, prepared: Prepared) -> Shared:
 
 def evaluation_rollout(cfg: DictConfig) -> RolloutSettings:
     """How evaluation samples: the lengths and the cache of training, the evaluation's own decoding."""
-    lengths = {key: cfg.rollout[key] for key in ("max_new_tokens", "min_new_tokens", "cache")}
+    lengths = {key: cfg.rollout[key] for key in ("max_new_tokens", "min_new_tokens", "cache") if key in cfg.rollout}
     return RolloutSettings(**lengths, **cfg.evaluation.sampling)
 
 

@@ -67,7 +67,7 @@ class Inner:
     def numbers(self, weight: np.ndarray | None = None) -> dict[str, float]:
         """Of one unit (``trace_*``) and, with N rollouts, ``rho_N``; nan where noise leaves a squared norm at or below 0.
 
-        ``gain_N`` is rho_N over the reference's: the same prompts on both sides, and no guess at the length of the true gradient.
+        ``gain_N`` is rho_N over the reference's own: what the same reference gets wrong in both partly cancels.
         """
         weight = np.ones(len(self._square)) if weight is None else weight
         square, within = (float(np.average(x, weights=weight)) for x in (self._square, self._within))

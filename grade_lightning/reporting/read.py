@@ -104,7 +104,7 @@ def read_runs(root: Path) -> tuple[list[Run], list[str]]:
 def _folded(faulty: dict[str, list[str]]) -> list[str]:
     """A warning for each fault, with the runs that have it; by name where they are few."""
     return [
-        f"{', '.join(names)}: {fault}" if len(names) <= 3 else f"{fault} in {len(names)} runs ({names[0]} to {names[-1]})"
+        f"{', '.join(names)}: {fault}" if len(names) <= 3 else f"{fault} in {len(names)} runs ({', '.join(names[:2])}, ...)"
         for fault, names in faulty.items()
     ]
 

@@ -58,25 +58,45 @@ def group(runs: list[Run]) -> list[Variant]:
         if label in seen:
             label += f" [{variant}]"
         seen.add(label)
-        variants.append(Variant(method, label, members, tuple(different_settings(members))))
+        variants.append(Variant(method, label, members, tuple(sorted(_unknown(members)))))
     return variants
 
 
 def _across_versions(groups: dict[tuple[str, str], list[Run]]) -> dict[tuple[str, str], list[Run]]:
-    """Groups of a method as one where every setting that both know has the same value: a setting that came later is no difference."""
+    """A group joins the only other one of its method that knows more settings and agrees in all that both know.
+
+    A setting that came with a later version is no difference; where several later groups would do, it is left alone.
+    """
+    joins = {}
+    for key, members in groups.items():
+        later = [other for other, runs in groups.items() if other[0] == key[0] and _adds_settings(members[0], runs[0])]
+        if len(later) == 1:
+            joins[key] = later[0]
     found: dict[tuple[str, str], list[Run]] = {}
     for key, members in groups.items():
-        same = [other for other, runs in found.items() if other[0] == key[0] and all(_agree(a, members[0]) for a in runs)]
-        found[same[0] if same else key] = [*found.get(same[0], []), *members] if same else members
+        target = key
+        while target in joins:
+            target = joins[target]
+        found.setdefault(target, []).extend(members)
     return {key: sorted(members, key=lambda run: run.seed) for key, members in found.items()}
 
 
-def _agree(first: Run, second: Run) -> bool:
-    known = set(first.config) & set(second.config)
+def _comparable(run: Run) -> dict[str, str]:
+    """Settings by name; of folders the last part, as elsewhere the same data may lie elsewhere."""
+    kept = {key: value for key, value in run.config.items() if not key.startswith(_NOT_SETTINGS)}
+    return {key: str(value).rstrip("/").rsplit("/", 1)[-1] if key.split(".")[-1] == "path" else value for key, value in kept.items()}
+
+
+def _unknown(members: list[Run]) -> set[str]:
+    known = [_comparable(run).keys() for run in members if run.config]
+    return {key for keys in known for key in keys if not all(key in others for others in known)}
+
+
+def _adds_settings(first: Run, second: Run) -> bool:
+    """Whether the second run's configuration is the first's with settings that the first does not know."""
     facts = all(first.results.get(fact) == second.results.get(fact) for fact in FACTS)
-    settings = different_settings([first, second])
-    # Other hashes with the same settings: the program knows of a difference that its configuration does not show.
-    return facts and 0 < len(settings) < len(known) and not known & set(settings)
+    old, new = _comparable(first), _comparable(second)
+    return facts and 0 < len(old) < len(new) and old.items() <= new.items()
 
 
 def _fingerprint(run: Run) -> str:

@@ -6,8 +6,9 @@ Every decoder has ``start(embeds) -> [B, d]`` for the prompts and ``step(embeds,
 from __future__ import annotations
 
 import logging
+from itertools import chain
 from typing import Protocol
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, proxy
 
 import torch
 from torch import Tensor
@@ -74,7 +75,7 @@ class StaticDecoder:
     """
 
     def __init__(self, policy: Policy, rows: int, length: int):
-        self.policy = policy
+        self.policy: Policy = proxy(policy)  # type: ignore[assignment]  # kept graphs must not keep their policy
         self.cache = _static_cache(policy, length)
         width, dtype, device = policy.embedding.shape[1], policy.embedding.dtype, policy.device
         self.embeds = torch.zeros(rows, 1, width, dtype=dtype, device=device)
@@ -121,7 +122,8 @@ class StaticDecoder:
 
     def capture(self, embeds: Tensor) -> None:
         """Make :meth:`step` a CUDA graph.  The cache holds nothing of use afterwards: call :meth:`prompts` again."""
-        self.start(embeds)
+        self.start(embeds)  # allocates the cache
+        self.cache.reset()  # and the steps below must not write past its end
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -139,11 +141,17 @@ class _Graphs:
 
     def __init__(self) -> None:
         self.decoders: dict[tuple[int, int, bool], StaticDecoder] = {}
+        self.places: tuple[int, ...] = ()
         self.failed = False
 
     def get(self, policy: Policy, embeds: Tensor, mask: Tensor, length: int) -> StaticDecoder | None:
         if self.failed:
             return None
+        # A graph reads the addresses it was captured with, and a trainer moves its module to the CPU and back between its loops.
+        places = tuple(tensor.data_ptr() for tensor in chain(policy.parameters(), policy.buffers()))
+        if places != self.places:
+            self.decoders.clear()
+            self.places = places
         key = len(mask), -(-length // LENGTHS) * LENGTHS, policy.is_reference
         decoder = self.decoders.pop(key, None)
         if decoder is None:
@@ -152,6 +160,7 @@ class _Graphs:
                 decoder.capture(embeds)
             except RuntimeError as error:
                 self.failed = True
+                self.decoders.clear()
                 log.warning("no CUDA graph for sampling, which is slower without (rollout.cache=growing silences this): %s", error)
                 return None
         self.decoders[key] = decoder

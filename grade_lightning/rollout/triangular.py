@@ -17,8 +17,8 @@ class AdjointReport:
         hops: terms summed beyond g, the largest over rows.
         first_ratio: ||J^T g|| / ||g||, mean over rows; near or above 1 the chain expands.
         last_ratio: ||last term|| / ||sum||, the largest over rows.
-        residual: ||g + J^T mu - mu|| / ||mu||, the first term left out, measured (the last term where the series had to go on), the
-            largest over rows.
+        residual: ||g + J^T mu - mu|| / ||mu||, the first term left out, measured, the largest over rows.  Where rounding hides it
+            (16-bit floats, tiny tolerances), no more than the last term's size.
         truncated: ``max_hops`` cut the sum before its tolerance was met.
     """
 
@@ -40,53 +40,67 @@ class _Series:
     Args:
         outputs, leaf: [B, T, d]; J = d outputs / d leaf, strictly lower triangular in time, block diagonal over rows.
         first: [B, T, d] g.
-        tol: see :func:`backward_through_time`.
+        tol, most: see :func:`backward_through_time`.
+        foresee: end a row before a term that is expected below the tolerance, instead of after one that was.
     """
 
-    def __init__(self, outputs: Tensor, leaf: Tensor, first: Tensor, tol: float):
-        self.outputs, self.leaf, self.tol = outputs, leaf, tol
+    def __init__(self, outputs: Tensor, leaf: Tensor, first: Tensor, *, tol: float, most: int, foresee: bool):
+        self.outputs, self.leaf, self.tol, self.most, self.foresee = outputs, leaf, tol, most, foresee
         self.term, self.total = first, first.clone()
         self.norm = _row_norms(first)
         self.tiny = torch.finfo(self.norm.dtype).tiny
         self.ratio = torch.full_like(self.norm, torch.inf)
         self.active = self.norm > 0
-        self.hops, self.first_ratio = 0, 0.0
+        self.taken = torch.zeros_like(self.active, dtype=torch.long)
+        self.going = self.active
+        self.first_ratio = 0.0
 
     def _relative(self, norm: Tensor) -> Tensor:
         return norm / _row_norms(self.total).clamp_min(self.tiny)
 
+    @property
+    def unfinished(self) -> Tensor:
+        """[B] rows that need a term and may have one."""
+        return self.active & (self.taken < self.most)
+
     def _take(self, term: Tensor, rows: Tensor) -> None:
-        """The next term, for some rows; afterwards those are active whose term after it is expected above the tolerance."""
+        """The next term, for some rows."""
         self.term = torch.where(rows[:, None, None], term, 0.0)
         self.total = self.total + self.term
-        self.hops += 1
         norm = _row_norms(self.term)
         shrunk = norm / self.norm.clamp_min(self.tiny)
-        if self.hops == 1:
+        if not bool(self.taken.any()) and bool(rows.any()):
             self.first_ratio = float(shrunk.mean())
+        self.taken = self.taken + rows
         self.ratio = torch.where(rows, self._relative(norm), self.ratio)
         self.norm = torch.where(rows, norm, self.norm)
-        self.active = rows & (self.ratio * shrunk.clamp(max=1.0) > self.tol)
+        expected = self.ratio * (shrunk.clamp(max=1.0) if self.foresee else 1.0)
+        self.active = torch.where(rows, expected > self.tol, self.active)
 
-    def sum(self, most: int) -> Tensor:
-        """Add terms until no row is active.  -> the sum of the present term and those added."""
+    def sum(self) -> Tensor:
+        """Add terms until no row needs one.  -> the sum of the present term and those added."""
         added = self.term.clone()
-        while self.hops < most and bool(self.active.any()):
+        while bool((rows := self.unfinished).any()):
             (term,) = torch.autograd.grad(self.outputs, self.leaf, self.term, retain_graph=True)
-            self._take(term, self.active)
+            self._take(term, rows)
             added = added + self.term
         return added
 
-    def check(self, term: Tensor, most: int) -> tuple[Tensor, bool]:
-        """Compare the measured next term with the tolerance.  -> its relative size [B], and whether it was taken."""
-        # A difference of sums is not known beyond their rounding.
-        floor = 16 * torch.finfo(term.dtype).eps
-        residual = torch.where(_row_norms(self.total) > 0, self._relative(_row_norms(term)), 0.0)
-        self.active = residual > max(self.tol, floor)
-        needed = self.hops < most and bool(self.active.any())
-        if needed:
-            self._take(term, self.active)
-        return residual, needed
+    def residual(self, term: Tensor) -> Tensor:
+        """Relative size of the next term.  -> [B]."""
+        return torch.where(_row_norms(self.total) > 0, self._relative(_row_norms(term)), 0.0)
+
+    def check(self, term: Tensor, rows: Tensor) -> Tensor:
+        """Compare the measured next term of some rows with the tolerance, and take it where it is larger: those rows are ``going``.
+
+        Returns:
+            [B] its relative size.
+        """
+        residual = self.residual(term)
+        self.active = torch.where(rows, residual > self.tol, self.active)
+        self.going = rows & self.unfinished
+        self._take(term, self.going)
+        return residual
 
 
 def backward_through_time(
@@ -95,7 +109,8 @@ def backward_through_time(
     """Add to ``.grad`` of ``inputs`` the total derivative of ``objective``, ``outputs`` being fed back as ``leaf``.
 
     A row's sum ends when its next term is expected below ``tol`` times the sum, by how the last two shrank.  The backward pass of
-    the weights then measures that term; where it is larger than expected it is added, and the row goes on.
+    the weights then measures that term; where it is larger than expected it is added, and the row goes on.  Where rounding hides
+    such a difference of sums, a row ends after a term that was below ``tol``.
 
     Args:
         objective: [], a function of ``leaf`` and ``inputs``.
@@ -108,23 +123,36 @@ def backward_through_time(
     exact = leaf.shape[1] - 1
     most = exact if max_hops is None else min(max_hops, exact)
     (first,) = torch.autograd.grad(objective, leaf, retain_graph=True)
-    series = _Series(outputs, leaf, first, tol)
-    added = series.sum(most)
-    # Gives leaf g + J^T (g + ... + t_n) = g + ... + t_n+1.
-    leaf.grad = None
+    rounding = 16 * torch.finfo(leaf.dtype).eps  # of a difference of sums, relative to them, after a pass through a network
+    foresee = tol > rounding
+    series = _Series(outputs, leaf, first, tol=tol, most=most, foresee=foresee)
+    added, known = series.sum(), None
     roots, cotangents = [objective, outputs], [torch.ones_like(objective), added]
-    torch.autograd.backward(roots, cotangents, inputs=[*inputs, leaf], retain_graph=series.hops < most)
-    assert leaf.grad is not None
-    residual, needed = series.check(leaf.grad - added, most)
-    leaf.grad = None
-    if needed:
-        torch.autograd.backward([outputs], [series.sum(most)], inputs=list(inputs))
-        residual = torch.where(residual > tol, series.ratio, residual)
+    residual, rows = series.ratio, torch.ones_like(series.active)
+    while True:
+        leaf.grad = None
+        torch.autograd.backward(roots, cotangents, inputs=[*inputs, leaf], retain_graph=foresee)
+        passed, leaf.grad = leaf.grad, None
+        assert passed is not None
+        if not foresee:
+            measured = series.residual(passed - added)
+            residual = torch.where(measured > rounding, measured, torch.minimum(measured, residual))
+            break
+        # The first time g + J^T (g + ... + t_n) = g + ... + t_n+1; then J^T (t_a + ... + t_b) = t_a+1 + ... + t_b+1.
+        measured = series.check(passed - (added if known is None else added - known), rows)
+        residual = torch.where(rows, measured, residual)
+        rows = series.going
+        if not bool(rows.any()):
+            break
+        known = series.term
+        added = series.sum()
+        roots, cotangents = [outputs], [added]
     last = series.ratio[series.ratio.isfinite()]
+    left = residual[residual.isfinite()]
     return AdjointReport(
-        series.hops,
+        int(series.taken.max()),
         series.first_ratio,
         float(last.max()) if len(last) else 0.0,
-        float(residual.max()),
-        truncated=bool(series.active.any()) and series.hops < exact,
+        float(left.max()) if len(left) else 0.0,
+        truncated=bool((series.active & (series.taken < exact)).any()),
     )

@@ -109,7 +109,7 @@ def test_completions_of_a_draw():
     [(["methods=grade_ste"], "must hold rloo"), (["draws=1"], "at least 2"), (["prompts=many"], "not a number"),
      (["checkpoint=nowhere"], "no run folder"), (["methods=rloo,unheard_of"], "unheard_of"), (["methods=rloo,rloo"], "twice"),
      (["rollouts=6"], "multiple of group=4"), (["relaxed_rollouts=5"], "must not exceed"),
-     (["methods=rloo,grade_ste:rollouts=9"], "between 1 and"),
+     (["methods=rloo,grade_ste:rollouts=9"], "between 1 and"), (["methods=rloo,grpo:rollouts=6", "rollouts=8"], "grpo:rollouts=6: its"),
      (["methods=rloo,grade_ste:tau"], "KEY=VALUE"), (["methods=rloo,hybrid"], "parents"),
      (["methods=rloo,grade_ste_nucleus"], "different policies"), (["methods=rloo", "protocol.logprobs=full"], "biased")],
 )  # fmt: skip

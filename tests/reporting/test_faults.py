@@ -71,7 +71,7 @@ def test_a_fault_of_many_runs_is_one_warning(tmp_path):
         change(write_run(tmp_path / "runs", "ppo", seed), "test", None)
     change(write_run(tmp_path / "runs", "ppo", 6), "initial", None)
     _, warnings = read_runs(tmp_path / "runs")
-    assert warnings == ["test: missing in 5 runs (ppo, seed 1 (ppo-1) to ppo, seed 5 (ppo-5))", "ppo, seed 6 (ppo-6): initial: missing"]
+    assert warnings == ["test: missing in 5 runs (ppo, seed 1 (ppo-1), ppo, seed 2 (ppo-2), ...)", "ppo, seed 6 (ppo-6): initial: missing"]
 
 
 def test_what_is_no_run_is_left_out_by_name(tmp_path):

@@ -1,5 +1,6 @@
 """Decoders against each other; on CUDA, a captured step against an eager one."""
 
+import gc
 import logging
 from dataclasses import replace
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from grade_lightning.estimators import gumbel_softmax_weights
-from grade_lightning.rollout.decoding import GrowingDecoder, StaticDecoder, _Graphs, decoder_of
+from grade_lightning.rollout.decoding import GrowingDecoder, StaticDecoder, _Graphs, _graphs, decoder_of
 from grade_lightning.rollout.noise import training_noise
 from grade_lightning.rollout.sampling import sample
 from grade_lightning.rollout.types import RolloutSettings
@@ -64,15 +65,28 @@ def test_a_failed_capture_warns_once_and_is_not_tried_again(policy64, caplog):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
 def test_captured_sampling_is_eager_sampling(model_folder):
-    """Before and after the adapters change, for policy and reference."""
+    """For policy and reference, after the adapters change, and after a trainer has moved the weights away and back."""
     _, policy = make_policy(model_folder, precision="fp32")
     policy.cuda()
-    batch, noise = make_batch(policy), training_noise(0, 1, 4, 10, 24)
-    for _ in range(2):
+    batch, noise = make_batch(policy).to(policy.device), training_noise(0, 1, 4, 10, 24)
+    for _ in range(3):
         for context in (policy.reference, torch.no_grad):
             with context():
                 found, expected = (sample(policy, batch, noise, replace(SETTINGS, cache=cache)) for cache in ("auto", "growing"))
             assert torch.equal(found.completion_ids, expected.completion_ids)
+        assert len(_graphs[policy].decoders) == 2
         with torch.no_grad():
             for weight in policy.trainable().values():
                 weight.add_(0.3 * torch.randn_like(weight))
+        policy.cpu()
+        torch.cuda.empty_cache()
+        policy.cuda()
+
+
+def test_kept_decoders_do_not_keep_their_policy(model_folder):
+    _, policy = make_policy(model_folder)
+    _graphs.setdefault(policy, _Graphs()).decoders[1, 64, False] = StaticDecoder(policy, 1, 64)
+    before = len(_graphs)
+    del policy
+    gc.collect()
+    assert len(_graphs) == before - 1

@@ -63,21 +63,56 @@ def test_one_term_less_than_waiting_for_a_small_one():
     assert report.last_ratio == pytest.approx(1e-2, rel=0.02)
 
 
-def test_a_term_that_vanishes_before_the_series_has_ended():
-    """Row 0's second term is tiny and its third is not: foreseeing fails, measuring does not.  Row 1 ends at once."""
-    steps = torch.tensor([[0.5, 1e-7, 1e7, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5], [1e-9] * 11], dtype=torch.float64)
-    matrix = torch.zeros(2, T * WIDTH, T * WIDTH, dtype=torch.float64)
-    for row in range(2):
-        for t, factor in enumerate(steps[row]):
-            matrix[row, (T - 1 - t) * WIDTH, (T - 2 - t) * WIDTH] = factor
-    gradient = torch.zeros(2, T * WIDTH, dtype=torch.float64)
+def chain(*factors: float) -> Tensor:
+    """[1, T d, T d]: each time depends on the one before alone, by these factors from the last time backwards."""
+    matrix = torch.zeros(1, T * WIDTH, T * WIDTH, dtype=torch.float64)
+    for t, factor in enumerate(factors):
+        matrix[0, (T - 1 - t) * WIDTH, (T - 2 - t) * WIDTH] = factor
+    return matrix
+
+
+def ends(rows: int) -> tuple[Tensor, Tensor]:
+    gradient = torch.zeros(rows, T * WIDTH, dtype=torch.float64)
     gradient[:, (T - 1) * WIDTH] = 1.0
-    slope = torch.ones_like(gradient)
-    found, report = solve(matrix, gradient, slope, tol=1e-3, max_hops=None)
-    assert torch.allclose(found, exact(matrix, gradient, slope), rtol=2e-3)
+    return gradient, torch.ones_like(gradient)
+
+
+# The second row's fourth term vanishes again: measuring once is not enough.
+VANISHING = [chain(0.5, 1e-7, 1e7, *[0.5] * 8), chain(0.5, 1e-7, 1e7, 1e-7, 1e7, *[0.9] * 6)]
+
+
+@pytest.mark.parametrize("other", [chain(*[1e-9] * 11), chain(*[1.0] * 11), chain(*[0.9] * 9, 0.0, 0.0)])
+@pytest.mark.parametrize("matrix", VANISHING)
+def test_a_term_that_vanishes_before_the_series_has_ended(matrix, other):
+    """Foreseeing fails, measuring does not; whatever the row beside it needs, the row gets what it gets alone."""
+    alone, report = solve(matrix, *ends(1), tol=1e-3, max_hops=None)
+    assert torch.allclose(alone, exact(matrix, *ends(1)), rtol=2e-3)
     assert report.hops > 3
-    alone, _ = solve(matrix[:1], gradient[:1], slope[:1], tol=1e-3, max_hops=None)
-    assert found[0] == pytest.approx(float(alone[0]), rel=1e-12)
+    assert report.residual <= 1e-3
+    both = torch.cat([matrix, other])
+    together, _ = solve(both, *ends(2), tol=1e-3, max_hops=None)
+    assert torch.allclose(together, exact(both, *ends(2)), rtol=2e-3)
+    assert together[0] == pytest.approx(float(alone[0]), rel=1e-12)
+
+
+@pytest.mark.parametrize("hops", [2, 4])
+def test_a_cut_is_each_rows_own(hops):
+    both = torch.cat([VANISHING[0], chain(*[1.0] * 11)])
+    together, report = solve(both, *ends(2), tol=1e-3, max_hops=hops)
+    alone, _ = solve(VANISHING[0], *ends(1), tol=1e-3, max_hops=hops)
+    assert together[0] == pytest.approx(float(alone[0]), rel=1e-12)
+    assert report.truncated
+
+
+def test_where_rounding_hides_the_next_term():
+    """In 16 bits a row ends after a term below the tolerance, not before one that is expected to be."""
+    for dtype, hops in ((torch.float64, 2), (torch.bfloat16, 3)):
+        leaf = torch.randn(1, T, WIDTH, dtype=dtype, requires_grad=True)
+        theta = torch.ones(1, dtype=dtype, requires_grad=True)
+        outputs = torch.cat([torch.zeros(1, 1, WIDTH, dtype=dtype), 0.0625 * leaf[:, :-1]], dim=1) * theta
+        report = backward_through_time(leaf[:, -1].sum(), outputs, leaf, [theta], tol=1e-3, max_hops=None)
+        assert report.hops == hops
+        assert not report.truncated
 
 
 @pytest.mark.parametrize("hops", [0, 1, 3, T - 1])
