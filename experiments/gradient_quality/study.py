@@ -109,10 +109,12 @@ def write_report() -> int:
             shutil.copytree(record, Path(together) / record.name)
         for method in COMPARED:
             for record in (IMDB_SMALL / "controlled").glob(f"{method}-seed*"):
-                shutil.copytree(record, Path(together) / record.name)
+                shutil.copytree(record, Path(together) / record.name.replace("grade_ste-", "grade_ste-annealed-"))
+        missing = [cell.name for cell in curves() if not (cell.record / "results.json").exists()]
         for warning in report(Path(together), HERE / "report"):
             print(warning, file=sys.stderr)
     print(HERE / "report" / "report.html")
+    print("not run: " + (", ".join(missing) or "nothing"))
     return 0
 
 
