@@ -5,12 +5,14 @@ Finished runs are copied, without weights and without paths, to where their reco
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +38,22 @@ class Cell:
     @property
     def record(self) -> Path:
         return self.records / self.part / self.name
+
+
+def study_arguments(description: str, name: str, parts: Sequence[str]) -> argparse.Namespace:
+    """The command line that studies share; without ``--report`` it has ``data`` and ``model``."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", help="folder with IMDB as Parquet")
+    parser.add_argument("--model", help="folder of the language model")
+    parser.add_argument("--report", action="store_true", help="run nothing: write the report of the committed records")
+    parser.add_argument("--work", type=Path, default=Path("multirun") / name, help="where runs are made")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at once, one thread each")
+    parser.add_argument("--parts", nargs="+", choices=parts, default=list(parts))
+    parser.add_argument("--commit", action="store_true", help="commit each finished run")
+    chosen = parser.parse_args()
+    if not chosen.report and not (chosen.data and chosen.model):
+        parser.error("--data and --model name what the study runs on (or --report alone)")
+    return chosen
 
 
 class Queue:

@@ -9,7 +9,6 @@ Resumable, like the gradient study itself; ``--report`` rebuilds the curves' rep
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from pathlib import Path
 
 from experiments.imdb_small.study import COMMON, RATES, SEEDS, at_best, best_rate
 from experiments.imdb_small.study import RECORDS as IMDB_SMALL
-from experiments.queue import Cell, Queue
+from experiments.queue import Cell, Queue, study_arguments
 from grade_lightning.report import report
 
 HERE = Path(__file__).parent
@@ -119,19 +118,9 @@ def write_report() -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", help="folder with IMDB as Parquet")
-    parser.add_argument("--model", help="folder of the language model")
-    parser.add_argument("--report", action="store_true", help="run nothing: write the report of the committed records")
-    parser.add_argument("--work", type=Path, default=Path("multirun/gradient_quality"), help="where runs are made")
-    parser.add_argument("--jobs", type=int, default=2, help="runs at once, one thread each")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--commit", action="store_true", help="commit each finished run")
-    chosen = parser.parse_args()
+    chosen = study_arguments(__doc__ or "", "gradient_quality", PARTS)
     if chosen.report:
         return write_report()
-    if not (chosen.data and chosen.model):
-        parser.error("--data and --model name what the study runs on (or --report alone)")
     queue = Queue(COMMON, chosen.data, chosen.model, chosen.work, commit=chosen.commit)
     if "checkpoints" in chosen.parts:
         queue.run_all(midway(), chosen.jobs)

@@ -8,14 +8,13 @@ paths, to ``runs/`` beside this file.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from experiments.queue import Cell, Queue
+from experiments.queue import Cell, Queue, study_arguments
 from grade_lightning.report import report
 
 HERE = Path(__file__).parent
@@ -120,19 +119,9 @@ def write_reports() -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", help="folder with IMDB as Parquet")
-    parser.add_argument("--model", help="folder of the language model")
-    parser.add_argument("--report", action="store_true", help="run nothing: write the report of the committed records")
-    parser.add_argument("--work", type=Path, default=Path("multirun/imdb_small"), help="where runs are made")
-    parser.add_argument("--jobs", type=int, default=2, help="runs at once, one thread each")
-    parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
-    parser.add_argument("--commit", action="store_true", help="commit each finished run")
-    chosen = parser.parse_args()
+    chosen = study_arguments(__doc__ or "", "imdb_small", list(PARTS))
     if chosen.report:
         return write_reports()
-    if not (chosen.data and chosen.model):
-        parser.error("--data and --model name what the study runs on (or --report alone)")
     queue = Queue(COMMON, chosen.data, chosen.model, chosen.work, commit=chosen.commit)
     for part in chosen.parts:
         try:
