@@ -39,6 +39,11 @@ class Cell:
     def record(self) -> Path:
         return self.records / self.part / self.name
 
+    @property
+    def finished(self) -> bool:
+        """Whether it has a record with results."""
+        return (self.record / "results.json").exists()
+
 
 def study_arguments(description: str, name: str, parts: Sequence[str]) -> argparse.Namespace:
     """The command line that studies share; without ``--report`` it has ``data`` and ``model``."""
@@ -61,7 +66,7 @@ class Queue:
 
     Args:
         common: overrides of all runs.
-        folders: ``data.path`` and ``model.path``, and the names that stand for them in the records.
+        data, model: folders; records have IMDB_FOLDER and LM_FOLDER in their place.
         work: where runs are made.
         commit: commit each record by itself.
     """
@@ -90,7 +95,7 @@ class Queue:
             list(pool.map(self.run, cells))
 
     def run(self, cell: Cell) -> None:
-        if (cell.record / "results.json").exists():
+        if cell.finished:
             self._check(cell)
             return
         folder, start = self.work / cell.part / cell.name, time.perf_counter()

@@ -109,7 +109,7 @@ def write_report() -> int:
         for method in COMPARED:
             for record in (IMDB_SMALL / "controlled").glob(f"{method}-seed*"):
                 shutil.copytree(record, Path(together) / record.name.replace("grade_ste-", "grade_ste-annealed-"))
-        missing = [cell.name for cell in curves() if not (cell.record / "results.json").exists()]
+        missing = [cell.name for cell in curves() if not cell.finished]
         for warning in report(Path(together), HERE / "report"):
             print(warning, file=sys.stderr)
     print(HERE / "report" / "report.html")

@@ -101,7 +101,7 @@ def not_run() -> list[str]:
     missing = []
     for name, cells in PARTS.items():
         try:
-            missing += [f"{cell.part}/{cell.name}" for cell in cells() if not (cell.record / "results.json").exists()]
+            missing += [f"{cell.part}/{cell.name}" for cell in cells() if not cell.finished]
         except FileNotFoundError:
             missing.append(f"{name} (all of it: it needs the sweep's best rates)")
     return missing

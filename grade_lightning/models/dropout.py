@@ -24,6 +24,11 @@ class KeyedDropout(nn.Module):
         self.keys: Tensor | None = None
         self.positions: Tensor | None = None
 
+    @property
+    def active(self) -> bool:
+        """Whether masks were given: see :meth:`activate`."""
+        return self.keys is not None
+
     def forward(self, x: Tensor) -> Tensor:
         if self.keys is None or self.positions is None:
             return x

@@ -81,14 +81,20 @@ def _across_versions(groups: dict[tuple[str, str], list[Run]]) -> dict[tuple[str
     return {key: sorted(members, key=lambda run: run.seed) for key, members in found.items()}
 
 
+def _settings(run: Run) -> dict[str, str]:
+    """What a run's configuration decides, by dotted name."""
+    return {key: value for key, value in run.config.items() if not key.startswith(_NOT_SETTINGS)}
+
+
 def _comparable(run: Run) -> dict[str, str]:
-    """Settings by name; of folders the last part, as elsewhere the same data may lie elsewhere."""
-    kept = {key: value for key, value in run.config.items() if not key.startswith(_NOT_SETTINGS)}
-    return {key: str(value).rstrip("/").rsplit("/", 1)[-1] if key.split(".")[-1] == "path" else value for key, value in kept.items()}
+    """Settings with the last part of folders alone: on another machine the same data may lie elsewhere."""
+    return {
+        key: str(value).rstrip("/").rsplit("/", 1)[-1] if key.split(".")[-1] == "path" else value for key, value in _settings(run).items()
+    }
 
 
 def _unknown(members: list[Run]) -> set[str]:
-    known = [_comparable(run).keys() for run in members if run.config]
+    known = [_settings(run).keys() for run in members if run.config]
     return {key for keys in known for key in keys if not all(key in others for others in known)}
 
 
@@ -102,8 +108,7 @@ def _adds_settings(first: Run, second: Run) -> bool:
 def _fingerprint(run: Run) -> str:
     """What tells configurations apart where the run has no hash of its own."""
     facts = [str(run.results.get(key)) for key in FACTS]
-    settings = sorted(item for item in run.config.items() if not item[0].startswith(_NOT_SETTINGS))
-    return hashlib.sha256(repr((facts, settings)).encode()).hexdigest()[:8]
+    return hashlib.sha256(repr((facts, sorted(_settings(run).items()))).encode()).hexdigest()[:8]
 
 
 def _what_differs(members: list[Run], others: list[list[Run]]) -> str:
@@ -120,7 +125,7 @@ def _what_differs(members: list[Run], others: list[list[Run]]) -> str:
 
 def different_settings(runs: list[Run]) -> dict[str, list[str]]:
     """Settings whose values are not the same in all runs, by dotted name, in the order of the runs; "-" where one lacks it."""
-    keys = sorted({key for run in runs for key in run.config if not key.startswith(_NOT_SETTINGS)})
+    keys = sorted({key for run in runs for key in _settings(run)})
     columns = {key: [run.config.get(key, "-") for run in runs] for key in keys}
     return {key: values for key, values in columns.items() if len(set(values)) > 1}
 

@@ -137,15 +137,19 @@ class StaticDecoder:
 
 
 class _Graphs:
-    """Captured decoders of one policy, the most recently used ones; none after a capture has failed."""
+    """Captured decoders of one policy, the most recently used ones.
 
-    def __init__(self) -> None:
+    Args:
+        possible: whether the policy's layers fit a static decoder; False, too, once a capture has failed.
+    """
+
+    def __init__(self, *, possible: bool = True) -> None:
         self.decoders: dict[tuple[int, int, bool], StaticDecoder] = {}
         self.places: tuple[int, ...] = ()
-        self.failed = False
+        self.possible = possible
 
     def get(self, policy: Policy, embeds: Tensor, mask: Tensor, length: int) -> StaticDecoder | None:
-        if self.failed:
+        if not self.possible:
             return None
         # A graph reads the addresses it was captured with, and a trainer moves its module to the CPU and back between its loops.
         places = tuple(tensor.data_ptr() for tensor in chain(policy.parameters(), policy.buffers()))
@@ -159,7 +163,7 @@ class _Graphs:
             try:
                 decoder.capture(embeds)
             except RuntimeError as error:
-                self.failed = True
+                self.possible = False
                 self.decoders.clear()
                 log.warning("no CUDA graph for sampling, which is slower without (rollout.cache=growing silences this): %s", error)
                 return None
@@ -174,8 +178,11 @@ _graphs: WeakKeyDictionary[Policy, _Graphs] = WeakKeyDictionary()
 
 def graphed(policy: Policy, settings: RolloutSettings) -> bool:
     """Whether sampling runs as a CUDA graph: it then needs the adapters where they were when it was captured, unmerged."""
-    wanted = settings.cache == "auto" and settings.context == "full" and policy.device.type == "cuda"
-    return wanted and not policy.drops and not _graphs.setdefault(policy, _Graphs()).failed and StaticDecoder.fits(policy)
+    if settings.cache != "auto" or settings.context != "full" or policy.device.type != "cuda" or policy.drops:
+        return False
+    if policy not in _graphs:
+        _graphs[policy] = _Graphs(possible=StaticDecoder.fits(policy))
+    return _graphs[policy].possible
 
 
 def decoder_of(policy: Policy, embeds: Tensor, mask: Tensor, settings: RolloutSettings) -> Decoder:

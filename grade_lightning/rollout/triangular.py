@@ -52,7 +52,6 @@ class _Series:
         self.ratio = torch.full_like(self.norm, torch.inf)
         self.active = self.norm > 0
         self.taken = torch.zeros_like(self.active, dtype=torch.long)
-        self.going = self.active
         self.first_ratio = 0.0
 
     def _relative(self, norm: Tensor) -> Tensor:
@@ -63,13 +62,13 @@ class _Series:
         """[B] rows that need a term and may have one."""
         return self.active & (self.taken < self.most)
 
-    def _take(self, term: Tensor, rows: Tensor) -> None:
-        """The next term, for some rows."""
+    def take(self, term: Tensor, rows: Tensor) -> None:
+        """The next term, for some rows (at least one)."""
         self.term = torch.where(rows[:, None, None], term, 0.0)
         self.total = self.total + self.term
         norm = _row_norms(self.term)
         shrunk = norm / self.norm.clamp_min(self.tiny)
-        if not bool(self.taken.any()) and bool(rows.any()):
+        if not bool(self.taken.any()):
             self.first_ratio = float(shrunk.mean())
         self.taken = self.taken + rows
         self.ratio = torch.where(rows, self._relative(norm), self.ratio)
@@ -82,25 +81,13 @@ class _Series:
         added = self.term.clone()
         while bool((rows := self.unfinished).any()):
             (term,) = torch.autograd.grad(self.outputs, self.leaf, self.term, retain_graph=True)
-            self._take(term, rows)
+            self.take(term, rows)
             added = added + self.term
         return added
 
     def residual(self, term: Tensor) -> Tensor:
         """Relative size of the next term.  -> [B]."""
         return torch.where(_row_norms(self.total) > 0, self._relative(_row_norms(term)), 0.0)
-
-    def check(self, term: Tensor, rows: Tensor) -> Tensor:
-        """Compare the measured next term of some rows with the tolerance, and take it where it is larger: those rows are ``going``.
-
-        Returns:
-            [B] its relative size.
-        """
-        residual = self.residual(term)
-        self.active = torch.where(rows, residual > self.tol, self.active)
-        self.going = rows & self.unfinished
-        self._take(term, self.going)
-        return residual
 
 
 def backward_through_time(
@@ -126,11 +113,11 @@ def backward_through_time(
     rounding = 16 * torch.finfo(leaf.dtype).eps  # of a difference of sums, relative to them, after a pass through a network
     foresee = tol > rounding
     series = _Series(outputs, leaf, first, tol=tol, most=most, foresee=foresee)
-    added, known = series.sum(), None
+    added, known = series.sum(), torch.zeros_like(first)
     roots, cotangents = [objective, outputs], [torch.ones_like(objective), added]
     residual, rows = series.ratio, torch.ones_like(series.active)
+    leaf.grad = None
     while True:
-        leaf.grad = None
         torch.autograd.backward(roots, cotangents, inputs=[*inputs, leaf], retain_graph=foresee)
         passed, leaf.grad = leaf.grad, None
         assert passed is not None
@@ -139,13 +126,14 @@ def backward_through_time(
             residual = torch.where(measured > rounding, measured, torch.minimum(measured, residual))
             break
         # The first time g + J^T (g + ... + t_n) = g + ... + t_n+1; then J^T (t_a + ... + t_b) = t_a+1 + ... + t_b+1.
-        measured = series.check(passed - (added if known is None else added - known), rows)
-        residual = torch.where(rows, measured, residual)
-        rows = series.going
+        term = passed - (added - known)
+        residual = torch.where(rows, series.residual(term), residual)
+        series.active = torch.where(rows, residual > tol, series.active)
+        rows = rows & series.unfinished
         if not bool(rows.any()):
             break
-        known = series.term
-        added = series.sum()
+        series.take(term, rows)
+        known, added = series.term, series.sum()
         roots, cotangents = [outputs], [added]
     last = series.ratio[series.ratio.isfinite()]
     left = residual[residual.isfinite()]
