@@ -23,8 +23,6 @@ import hashlib
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -36,116 +34,11 @@ from tqdm import tqdm
 
 from grade_lightning.config import CONFIG_DIR, build, config_hash
 from grade_lightning.process import prepare_process
+from grade_lightning.quality.plan import REFERENCE, Study, group_of, overrides_of, parse, parse_method, rollouts_of
 from grade_lightning.record import environment, json_text
 from grade_lightning.strategy import resolve_accelerator
 
 log = logging.getLogger(__name__)
-
-REFERENCE = "rloo"
-
-
-@dataclass
-class Study:
-    """The study's own keys; see the module's docstring."""
-
-    methods: list[str] = field(default_factory=lambda: [REFERENCE, "grade_ste"])
-    checkpoint: Path | None = None
-    prompts: int = 64
-    draws: int = 2
-    rollouts: int = 4
-    relaxed_rollouts: int = 0  # parse() puts defaults for 0
-    group: int = 0
-    step: int = 1
-    perturb: float = 0.02
-    sketch: int = 8192
-    out: Path = Path("outputs/gradients")
-    overrides: list[str] = field(default_factory=list)
-
-    def check(self) -> None:
-        """Raise ValueError with a remedy, before anything is loaded."""
-        least = {"prompts": 3, "draws": 2, "rollouts": 2, "relaxed_rollouts": 1, "group": 2, "sketch": 16, "step": 1}
-        for name, smallest in least.items():
-            if getattr(self, name) < smallest:
-                raise ValueError(f"{name} must be at least {smallest}, got {getattr(self, name)}")
-        if self.rollouts % self.group:
-            raise ValueError(f"rollouts={self.rollouts} must be a multiple of group={self.group}, what {REFERENCE} compares")
-        if self.relaxed_rollouts > self.rollouts:
-            raise ValueError(f"relaxed_rollouts={self.relaxed_rollouts} must not exceed rollouts={self.rollouts}")
-        if REFERENCE not in self.methods:
-            raise ValueError(f"methods must hold {REFERENCE}: its mean is the unbiased gradient that the others are compared with")
-        for spec in self.methods:
-            if rollouts_of(spec, self) % self.group and _grouped(spec):
-                raise ValueError(f"{spec}: its rollouts must be a multiple of group={self.group}")
-        if len(set(self.methods)) < len(self.methods):
-            raise ValueError("a method stands twice in methods=")
-        if self.checkpoint is not None and not self.adapter.exists():
-            raise ValueError(f"checkpoint={self.checkpoint} is no run folder with checkpoints/last/adapter_model.safetensors")
-
-    @property
-    def adapter(self) -> Path:
-        assert self.checkpoint is not None
-        return self.checkpoint / "checkpoints" / "last" / "adapter_model.safetensors"
-
-
-def parse(arguments: Sequence[str]) -> Study:
-    """Command line -> study.
-
-    Raises:
-        ValueError: a value of the wrong kind.
-    """
-    study = Study()
-    for argument in arguments:
-        key, _, value = argument.partition("=")
-        if key == "methods":
-            study.methods = [method for method in value.strip("[]").replace(" ", "").split(",") if method]
-        elif key in ("checkpoint", "out"):
-            setattr(study, key, Path(value))
-        elif key in ("prompts", "draws", "rollouts", "relaxed_rollouts", "group", "sketch", "step", "perturb"):
-            try:
-                setattr(study, key, float(value) if key == "perturb" else int(value))
-            except ValueError:
-                raise ValueError(f"{argument} is not a number") from None
-        else:
-            study.overrides.append(argument)
-    study.group = study.group or min(4, study.rollouts)
-    study.relaxed_rollouts = study.relaxed_rollouts or study.rollouts
-    return study
-
-
-def overrides_of(spec: str, study: Study) -> list[str]:
-    """``grade_ste:tau=1:max_hops=0`` -> overrides of a run's configuration."""
-    name, *options = spec.split(":")
-    found = [f"method={name}"]
-    if name in ("ppo", "hybrid"):
-        raise ValueError(f"{name} has no gradient of a single batch to measure; of the hybrid, rloo and grade_ste are the parents")
-    if _grouped(spec):
-        found.append(f"method.completions_per_prompt={study.group}")
-    for option in options:
-        key, equals, value = option.partition("=")
-        if not equals:
-            raise ValueError(f"{spec}: options are KEY=VALUE")
-        if key == "tau":
-            found += ["temperature=constant", f"temperature.value={value}"]
-        elif key != "rollouts":
-            found.append(f"method.{key}={value}")
-    return found
-
-
-def _grouped(spec: str) -> bool:
-    """Whether the method compares completions of the same prompt."""
-    return spec.split(":", maxsplit=1)[0] in ("rloo", "grpo")
-
-
-def rollouts_of(spec: str, study: Study) -> int:
-    """Completions of one draw: an option of the method's, or as the study says."""
-    for option in spec.split(":")[1:]:
-        key, _, value = option.partition("=")
-        if key == "rollouts":
-            if not value.isdecimal() or not 1 <= int(value) <= study.rollouts:
-                raise ValueError(f"{spec}: rollouts must lie between 1 and the study's rollouts={study.rollouts}")
-            return int(value)
-    relaxed = not _grouped(spec) and spec.split(":", maxsplit=1)[0] != "reinforce"
-    return study.relaxed_rollouts if relaxed else study.rollouts
 
 
 def _check_same_sampler(configs: dict[str, DictConfig]) -> None:
@@ -234,20 +127,26 @@ def _measure(study: Study) -> dict[str, Any]:
     return stores
 
 
+def _cost(units: Any) -> dict[str, float]:
+    """Of one rollout."""
+    return {"rollouts": 1.0, "tokens": units.tokens / units.rollouts, "seconds": units.seconds / units.rollouts}
+
+
 def analyse(study: Study, stores: dict[str, Any]) -> dict[str, Any]:
     """Every number of the study, with intervals."""
-    from grade_lightning.quality.statistics import Inner, bootstrap, crossover, hybrid_alignment
+    from grade_lightning.quality.statistics import Inner, bootstrap, crossover, crossover_intervals, hybrid_alignment
 
-    units = {spec: store.units(rollouts_of(spec, study), study.group if _grouped(spec) else 1) for spec, store in stores.items()}
+    units = {spec: store.units(rollouts_of(spec, study), group_of(spec, study)) for spec, store in stores.items()}
     reference = units[REFERENCE]
-    reference_curve, estimators = Inner(reference, reference).curve(), {}
+    base, estimators = Inner(reference, reference), {}
+    base_cost, base_curve = _cost(reference), base.curve()
     for spec, own in units.items():
-        inner, cost = Inner(own, reference), {"rollouts": 1.0, "tokens": own.tokens / own.rollouts, "seconds": own.seconds / own.rollouts}
-        base_cost = {"rollouts": 1.0, "tokens": reference.tokens / reference.rollouts, "seconds": reference.seconds / reference.rollouts}
-        curve = inner.curve()
+        inner, cost = Inner(own, reference), _cost(own)
+        curve, costs = inner.curve(), {name: (cost[name], base_cost[name]) for name in cost}
         estimators[spec] = {
             "numbers": inner.numbers(), "intervals": bootstrap(inner.numbers, study.prompts), "curve": curve, "cost": cost,
-            "crossovers": {} if spec == REFERENCE else {u: crossover(curve, reference_curve, cost[u], base_cost[u]) for u in cost},
+            "crossovers": {} if spec == REFERENCE else {name: crossover(curve, base_curve, *costs[name]) for name in costs},
+            "crossover_intervals": {} if spec == REFERENCE else crossover_intervals(inner, base, costs, study.prompts),
             "tensor_spread": float(stores[spec].column("tensor_spread").mean()), "seconds_per_rollout": cost["seconds"],
             "reward": float(stores[spec].column("reward").mean()),
         }  # fmt: skip
@@ -259,7 +158,7 @@ def analyse(study: Study, stores: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
     # The hybrid's parents share their completions.
     same = [spec for spec in units if units[spec].rollouts == reference.rollouts]
-    straight_through = [spec for spec in same if spec.split(":")[0] == "grade_ste" and "max_hops" not in spec]
+    straight_through = [spec for spec in same if parse_method(spec)[0] == "grade_ste" and "max_hops" not in spec]
     if study.prompts >= 12:
         found["hybrid"] = {spec: hybrid_alignment(reference, units[spec]) for spec in straight_through}
     return found
@@ -279,10 +178,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    from grade_lightning.quality.output import figure, table
+    from grade_lightning.quality.output import figure, for_json, table
 
     found = analyse(study, stores)
-    (study.out / "results.json").write_text(json_text({**found, "environment": environment()}))
+    (study.out / "results.json").write_text(json_text({**for_json(found), "environment": environment()}))
     figure(found, study.out)
     text = table(found).markdown()
     (study.out / "table.md").write_text(text)

@@ -23,6 +23,34 @@ def _cell(entry: dict[str, Any], name: str, spec: str) -> str:
     return f"{'?' if math.isnan(value) else format(value, spec)} [{ends}]"
 
 
+def _crossover(entry: dict[str, Any], unit: str) -> str:
+    if unit not in entry["crossovers"]:
+        return ""
+    ends = ", ".join(_place(end) for end in entry["crossover_intervals"][unit])
+    return f"{_place(entry['crossovers'][unit])} [{ends}]"
+
+
+def _place(cost: float) -> str:
+    return "?" if math.isnan(cost) else "never" if math.isinf(cost) else f"{cost:,.0f}" if cost else "from the start"
+
+
+def for_json(found: dict[str, Any]) -> dict[str, Any]:
+    """Results for JSON, which has no infinity: an infinite cost is "never"; null is for what noise leaves unknown."""
+
+    def cost(value: float) -> float | str:
+        return "never" if math.isinf(value) else value
+
+    estimators = {
+        label: {
+            **entry,
+            "crossovers": {unit: cost(value) for unit, value in entry["crossovers"].items()},
+            "crossover_intervals": {unit: [cost(end) for end in ends] for unit, ends in entry["crossover_intervals"].items()},
+        }
+        for label, entry in found["estimators"].items()
+    }
+    return {**found, "estimators": estimators}
+
+
 def table(found: dict[str, Any]) -> Table:
     """A row for each estimator, 95% intervals over prompts in brackets; "?" where noise leaves nothing to say."""
     rows = []
@@ -32,7 +60,7 @@ def table(found: dict[str, Any]) -> Table:
             "estimator": label, **{name: _cell(entry, name, spec) for name, spec in _SHOWN},
             "noise": numbers["trace_noise"] / numbers["mean_square"], "prompt": numbers["trace_prompt"] / numbers["mean_square"],
             "spread": entry["tensor_spread"], "seconds": entry["seconds_per_rollout"], **{
-                f"crossover_{unit}": entry["crossovers"].get(unit) for unit in ("rollouts", "tokens", "seconds")
+                f"crossover_{unit}": _crossover(entry, unit) for unit in ("rollouts", "tokens", "seconds")
             },
         })  # fmt: skip
     columns = [
@@ -40,14 +68,15 @@ def table(found: dict[str, Any]) -> Table:
         ("rho_64", "rho_64", ""), ("rho_256", "rho_256", ""), ("gain_16", "rho_16 / RLOO's", ""),
         ("noise", "Noise, share of E||g||^2", ".0%"), ("prompt", "Prompts", ".0%"),
         ("spread", 'Paper\'s "Grad Var"', ".2g"), ("seconds", "Seconds a rollout", ".3f"),
-        ("crossover_rollouts", "RLOO overtakes at rollouts", ".0f"),
-        ("crossover_tokens", "tokens", ".0f"), ("crossover_seconds", "seconds", ".0f"),
+        ("crossover_rollouts", "RLOO overtakes at rollouts", ""),
+        ("crossover_tokens", "tokens", ""), ("crossover_seconds", "seconds", ""),
     ]  # fmt: skip
     notes = [
         f"{found['prompts']} prompts x {found['draws']} draws of {found['rollouts']} completions; cosine to the mean of the reference "
         f"({found['reference']}, unbiased) over other prompts; rho_N = cosine / sqrt(1 + NVR / N), N rollouts of N / G prompts, G as the "
         "method trains (1, and the draws' completions for rloo and grpo).",
-        "Overtakes: from where on the reference's curve of rho is the higher one, within 4 to 4,096 rollouts; - where it never overtakes.",
+        "Overtakes: from where on the reference's curve of rho stays the higher one, within 4 to 4,096 rollouts of both, with a 95% "
+        "interval over prompts; ? where noise leaves no curve, or no cost within the reach of both.",
     ]
     return Table("Gradient quality", columns, rows, notes)
 

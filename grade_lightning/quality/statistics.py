@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,11 +90,12 @@ class Inner:
         length = mu + trace / rollouts
         return inner / math.sqrt(length * target) if min(length, target) > 0 else math.nan
 
-    def curve(self) -> list[float]:
+    def curve(self, weight: np.ndarray | None = None) -> list[float]:
         """rho_N over ``GRID``."""
-        weight = np.ones(len(self._square))
+        weight = np.ones(len(self._square)) if weight is None else weight
         mu, target, inner = (_between(products, weight) for products in (self._own, self._reference, self._cross))
-        trace = _trace(self.units, float(self._square.mean()), float(self._within.mean()), mu)
+        square, within = (float(np.average(x, weights=weight)) for x in (self._square, self._within))
+        trace = _trace(self.units, square, within, mu)
         return [self._rho(inner, trace, mu, target, count) for count in GRID]
 
 
@@ -107,12 +108,18 @@ def _ratio(a: float, b: float) -> float:
     return a / b if b > 0 else math.nan
 
 
+def _resampled(prompts: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """Weights of the prompts, drawn with replacement."""
+    generator = np.random.default_rng(seed)
+    for _ in range(resamples):
+        yield generator.multinomial(prompts, np.full(prompts, 1 / prompts)).astype(float)
+
+
 def bootstrap(
     numbers: Callable[[np.ndarray], dict[str, float]], prompts: int, *, resamples: int = 999, seed: int = 0
 ) -> dict[str, list[float]]:
     """95% percentile intervals over prompts drawn with replacement; a prompt drawn twice is one prompt of double weight."""
-    generator = np.random.default_rng(seed)
-    rows = [numbers(generator.multinomial(prompts, np.full(prompts, 1 / prompts)).astype(float)) for _ in range(resamples)]
+    rows = [numbers(weight) for weight in _resampled(prompts, resamples, seed)]
     found = {}
     for name in rows[0]:
         values = np.asarray([row[name] for row in rows])
@@ -123,22 +130,50 @@ def bootstrap(
     return found
 
 
-def crossover(first: Sequence[float], second: Sequence[float], first_cost: float, second_cost: float) -> float | None:
+def crossover(first: Sequence[float], second: Sequence[float], first_cost: float, second_cost: float) -> float:
     """The cost from which on the second rho curve over ``GRID`` is the higher one, by interpolation in log cost.
-
-    None where the first is never overtaken: because it stays ahead, or because it never is.
 
     Args:
         first_cost, second_cost: of one rollout (rollouts, tokens or seconds).
+
+    Returns:
+        The last such cost; 0 where the second is the higher one at every cost that both curves have, infinity where it is not at the
+        dearest; nan where a curve has a gap or the curves have no cost in common.
     """
     low, high = max(first_cost, second_cost) * GRID[0], min(first_cost, second_cost) * GRID[-1]
     if low >= high:
-        return None
+        return math.nan
     costs = np.geomspace(low, high, 400)
-    a = np.interp(np.log(costs / first_cost), np.log(GRID), first)
-    b = np.interp(np.log(costs / second_cost), np.log(GRID), second)
-    change = np.flatnonzero((a[:-1] > b[:-1]) & (a[1:] <= b[1:]))
-    return float(costs[change[0]]) if len(change) else None
+    behind = np.interp(np.log(costs / second_cost), np.log(GRID), second) - np.interp(np.log(costs / first_cost), np.log(GRID), first)
+    if not np.isfinite(behind).all():
+        return math.nan
+    ahead = np.flatnonzero(behind <= 0)
+    if not len(ahead):
+        return 0.0
+    return float(costs[ahead[-1]]) if ahead[-1] + 1 < len(costs) else math.inf
+
+
+def crossover_intervals(
+    first: Inner, second: Inner, costs: dict[str, tuple[float, float]], prompts: int, *, resamples: int = 199, seed: int = 0
+) -> dict[str, list[float]]:
+    """95% percentile intervals of :func:`crossover` over prompts, for each kind of cost of a rollout of the first and the second.
+
+    Both ends are nan where more than 2.5% of the resamples have no curve.
+    """
+    found: dict[str, list[float]] = {name: [] for name in costs}
+    for weight in _resampled(prompts, resamples, seed):
+        curves = first.curve(weight), second.curve(weight)
+        for name, (first_cost, second_cost) in costs.items():
+            found[name].append(crossover(*curves, first_cost, second_cost))
+    return {name: _percentiles(values) for name, values in found.items()}
+
+
+def _percentiles(values: list[float]) -> list[float]:
+    known = [value for value in values if not math.isnan(value)]
+    if len(known) <= 0.975 * len(values):
+        return [math.nan, math.nan]
+    # Observed values, not between two of them: one may be infinite.
+    return [float(np.quantile(known, 0.025, method="lower")), float(np.quantile(known, 0.975, method="higher"))]
 
 
 def hybrid_alignment(unbiased: Units, biased: Units, *, chunks: int = 4, min_cosine: float = 0.1, seed: int = 0) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from grade_lightning.quality.statistics import GRID, Inner, Units, bootstrap, crossover, hybrid_alignment
+from grade_lightning.quality.statistics import GRID, Inner, Units, bootstrap, crossover, crossover_intervals, hybrid_alignment
 
 DIMENSION = 40
 
@@ -84,8 +84,25 @@ def test_crossover_of_known_curves():
     assert np.interp(math.log(dearer / 3), np.log(GRID), biased) == pytest.approx(
         np.interp(math.log(dearer), np.log(GRID), unbiased), abs=1e-3
     )
-    assert crossover(unbiased, unbiased, 1.0, 1.0) is None
-    assert crossover(unbiased, biased, 1.0, 1.0) is None  # which is overtaken by none
+    assert crossover(unbiased, unbiased, 1.0, 1.0) == math.inf  # equal is not ahead
+    assert crossover([x / 2 for x in unbiased], unbiased, 1.0, 1.0) == 0.0
+    assert math.isnan(crossover([math.nan, *biased[1:]], unbiased, 1.0, 1.0))
+    assert math.isnan(crossover(biased, unbiased, 1.0, 1e4))  # no cost in common
+
+
+def test_crossover_interval_holds_the_true_crossover():
+    """Cosine 0.8 and both NVRs are known."""
+    inside, trials = 0, 40
+    own, base = DIMENSION * 0.5**2 / 2.25, DIMENSION * 3.0**2 / 4.0  # NVR of a rollout
+    true = (0.64 * base - own) / (1 - 0.64)  # 1 / (1 + base / N) = 0.64 / (1 + own / N)
+    assert GRID[0] < true < GRID[-1]
+    for trial in range(trials):
+        first = synthetic(NU, prompts=60, prompt_sd=0.0, noise_sd=0.5, seed=2 * trial, rollouts=1)
+        second = synthetic(MU, prompts=60, prompt_sd=0.0, noise_sd=3.0, seed=2 * trial + 1, rollouts=1)
+        inner, reference = Inner(first, second), Inner(second, second)
+        low, high = crossover_intervals(inner, reference, {"rollouts": (1.0, 1.0)}, 60)["rollouts"]
+        inside += low <= true <= high
+    assert inside / trials > 0.85  # nominal 0.95
 
 
 def test_hybrid_gains_where_neither_parent_is_good():
