@@ -34,6 +34,8 @@ class MergedLora:
         base = layer.get_base_layer()
         weight: Tensor = base.weight  # type: ignore[assignment]
         pays = x.numel() // x.shape[-1] >= x.shape[-1]
+        if layer.disable_adapters and not layer.merged:
+            return base(x, *args, **kwargs)  # past PEFT's checks of its arguments, which take longer than a small product
         if layer.disable_adapters or weight.element_size() < 4 or not pays or self._drops():
             return self.apart(x, *args, **kwargs)
         delta = layer.get_delta_weight("default").to(weight.dtype)  # type: ignore[attr-defined]
@@ -41,4 +43,4 @@ class MergedLora:
 
     def _drops(self) -> bool:
         dropout = self.layer.lora_dropout["default"]
-        return isinstance(dropout, KeyedDropout) and dropout.keys is not None
+        return isinstance(dropout, KeyedDropout) and dropout.active

@@ -9,30 +9,33 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from grade_lightning.models.policy import Policy
-from grade_lightning.rollout.chunks import token_chunks
 
 
 class _CandidateLogits(torch.autograd.Function):
-    """hidden [B, T, d], lm_head [V, d], indices [B, T, k] -> [B, T, k].
+    """hidden [N, d], lm_head [V, d], indices [N, k] -> [N, k].
 
-    The gradient with respect to hidden is sum_k g_k lm_head[index_k]: a weighted bag of embeddings, where autograd would scatter
-    g into [B, T, V] and multiply by the whole head.  An adjoint does this once for each of its terms.
+    The gradient with respect to hidden is sum_k g_k lm_head[index_k]: a weighted bag of rows of the head, where autograd would
+    scatter g into [N, V] and multiply by the whole head.  An adjoint does this once for each of its terms.  The logits in turn are
+    the gradient of such a bag with respect to its weights, hidden being that of the bag.
     """
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, head: Tensor, indices: Tensor) -> Tensor:
         ctx.save_for_backward(head, indices)
-        flat, wanted = hidden.reshape(-1, hidden.shape[-1]), indices.reshape(-1, indices.shape[-1])
-        parts = [F.linear(flat[rows], head).gather(-1, wanted[rows]) for rows in token_chunks(flat, head.shape[0])]
-        return torch.cat(parts).view_as(indices)
+        with torch.enable_grad():
+            weights = torch.zeros(indices.shape, dtype=head.dtype, device=head.device, requires_grad=True)
+            (logits,) = torch.autograd.grad(_bags(indices, head, weights), weights, hidden.to(head.dtype))
+        return logits
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         head, indices = ctx.saved_tensors
-        k = indices.shape[-1]
-        weights = gradients[0].to(head.dtype).reshape(-1, k)
-        bags = F.embedding_bag(indices.reshape(-1, k), head, per_sample_weights=weights, mode="sum")
-        return bags.view(*indices.shape[:-1], -1), None, None
+        return _bags(indices, head, gradients[0].to(head.dtype)), None, None
+
+
+def _bags(indices: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+    """[N, k] of [V, d], weights [N, k] -> [N, d]."""
+    return F.embedding_bag(indices, rows, per_sample_weights=weights, mode="sum")
 
 
 def candidate_logits(policy: Policy, hidden: Tensor, indices: Tensor) -> Tensor:
@@ -40,5 +43,6 @@ def candidate_logits(policy: Policy, hidden: Tensor, indices: Tensor) -> Tensor:
     head = policy.plain_head
     if head is None:
         return policy.logits(hidden).gather(-1, indices)
-    found: Tensor = _CandidateLogits.apply(hidden, head, indices)  # type: ignore[no-untyped-call]
+    flat: Tensor = _CandidateLogits.apply(hidden.flatten(0, -2), head, indices.flatten(0, -2))  # type: ignore[no-untyped-call]
+    found = flat.view_as(indices)
     return found if found.dtype == torch.float64 else found.float()
