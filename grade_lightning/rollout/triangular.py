@@ -9,6 +9,9 @@ import torch
 from torch import Tensor
 
 
+MARGIN = 2.0  # a term that was foreseen too small costs a pass through all weights, one taken too many a pass through the tokens
+
+
 @dataclass(frozen=True)
 class AdjointReport:
     """How the series went.
@@ -73,7 +76,7 @@ class _Series:
         self.taken = self.taken + rows
         self.ratio = torch.where(rows, self._relative(norm), self.ratio)
         self.norm = torch.where(rows, norm, self.norm)
-        expected = self.ratio * (shrunk.clamp(max=1.0) if self.foresee else 1.0)
+        expected = self.ratio * (MARGIN * shrunk.clamp(max=1.0) if self.foresee else 1.0)
         self.active = torch.where(rows, expected > self.tol, self.active)
 
     def sum(self) -> Tensor:
@@ -95,7 +98,7 @@ def backward_through_time(
 ) -> AdjointReport:
     """Add to ``.grad`` of ``inputs`` the total derivative of ``objective``, ``outputs`` being fed back as ``leaf``.
 
-    A row's sum ends when its next term is expected below ``tol`` times the sum, by how the last two shrank.  The backward pass of
+    A row's sum ends when its next term is expected below half of ``tol`` times the sum, by how the last two shrank.  The backward pass of
     the weights then measures that term; where it is larger than expected it is added, and the row goes on.  Where rounding hides
     such a difference of sums, a row ends after a term that was below ``tol``.
 
