@@ -3,28 +3,35 @@
 1. midway: a run of RLOO and one of GRADE-STE, stopped in the middle of the 60 steps of ``experiments/imdb_small``.
 2. checkpoints: ``python -m grade_lightning.gradients`` for the initial policy with perturbed adapters and for both of these.
 3. rates, curves: training by the estimators that imdb_small does not have, at as many tokens, seeds and rates as its methods.
+4. sgd: the same training by normalised gradients alone, steps of equal length without Adam: does the better gradient then get further?
+5. alarm: how often ``evaluation.gradient_cosine_every`` warns at these checkpoints, where nothing is wrong and where the sign is.
 
 Resumable, like the gradient study itself; ``--report`` rebuilds the curves' report from the committed records.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+from experiments.gradient_quality.alarm import alarm_rates
 from experiments.imdb_small.study import COMMON, RATES, SEEDS, at_best, best_rate
 from experiments.imdb_small.study import RECORDS as IMDB_SMALL
 from experiments.queue import Cell, Queue, study_arguments
+from grade_lightning.record import environment, json_text
 from grade_lightning.report import report
 
 HERE = Path(__file__).parent
 RECORDS = HERE / "runs"
 CHECKPOINTS = HERE / "checkpoints"
+ALARM = HERE / "alarm"
 MIDWAY = ("rloo", "grade_ste")
 FIRST = ("rloo", "grade_ste:tau=2:rollouts=16", "grade_ste:tau=1")
 REST = (
@@ -39,8 +46,16 @@ TRAINED = {
     "grade_ste-tau2": ("method=grade_ste", "temperature=constant", "temperature.value=2.0"),
     "hybrid": ("method=hybrid",),
 }
+CLIP = 1e-6  # below the norm of any gradient, so that a step of SGD is lr * CLIP long
+LENGTHS = (0.1, 0.3, 1.0)  # of a step; AdamW's first at 3e-3 is about 1 long
+NORMALISED = {
+    "rloo": ("method=rloo", "method.completions_per_prompt=4"),
+    "grade_ste-tau2": ("method=grade_ste", "temperature=constant", "temperature.value=2.0"),
+}
+WATCHED = ("grade_ste:tau=2", "grade_ste:tau=0.5")
+WATCH = ("prompts=128", "draws=2", "rollouts=4", "group=4")  # the alarm's own completions, on more prompts
 SWEPT = {"grade_ste-tau2": "grade_ste"}  # another temperature of a method whose rate imdb_small has chosen
-PARTS = ("checkpoints", "curves")
+PARTS = ("checkpoints", "curves", "sgd", "alarm")
 COMPARED = ("rloo", "grade_ste")
 
 _cell = partial(Cell, RECORDS)
@@ -71,30 +86,49 @@ def curves() -> list[Cell]:
     return found
 
 
+def sgd() -> list[Cell]:
+    found = []
+    for seed in (1, 2):
+        for name, keys in NORMALISED.items():
+            for length in LENGTHS:
+                steps = ("optimizer.name=sgd", f"optimizer.max_grad_norm={CLIP}", f"optimizer.lr={length / CLIP:g}")
+                found.append(_cell("sgd", f"{name}-{length:g}-seed{seed}", (*keys, *steps, f"seed={seed}", "evaluation.validate_every=20")))
+    return found
+
+
+def _gradients(folder: Path, name: str, queue: Queue, methods: Sequence[str], samples: Sequence[str]) -> bool:
+    """The gradient study at one checkpoint; whether it could be made."""
+    place = () if name == "initial" else (f"checkpoint={queue.work / 'midway' / name}",)
+    command = [sys.executable, "-m", "grade_lightning.gradients", f"methods={','.join(methods)}", *samples, *place, *LENGTH, *queue.paths]
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "output.log").open("a") as log:
+        done = subprocess.run([*command, f"out={folder}"], stdout=log, stderr=subprocess.STDOUT, check=False, env=queue.environment)
+    print(
+        f"{folder.parent.name}/{name}: {len(methods)} methods" + (f" failed, see {folder / 'output.log'}" if done.returncode else ""),
+        flush=True,
+    )
+    return done.returncode == 0
+
+
+def watch(name: str, queue: Queue) -> None:
+    """The alarm's rates at one checkpoint."""
+    folder, record = queue.work / "alarm" / name, ALARM / f"{name}.json"
+    if record.exists() or not _gradients(folder, name, queue, ("rloo", *WATCHED), WATCH):
+        return
+    rates = {spec: alarm_rates(folder / "rloo", folder / spec.replace(":", "-")) for spec in WATCHED}
+    cosines = {spec: found["numbers"]["cosine"] for spec, found in json.loads((folder / "results.json").read_text())["estimators"].items()}
+    ALARM.mkdir(exist_ok=True)
+    record.write_text(json_text({"rates": rates, "cosines": cosines, "samples": WATCH, "environment": environment()}))
+
+
 def measure(name: str, queue: Queue) -> None:
     """The gradient study at one checkpoint, the decisive methods first, then all; its results beside this file."""
     folder, record = queue.work / "checkpoints" / name, CHECKPOINTS / name
     if (record / "results.json").exists():
         return
-    place = () if name == "initial" else (f"checkpoint={queue.work / 'midway' / name}",)
     for methods in (FIRST, FIRST + REST):
-        command = [
-            sys.executable,
-            "-m",
-            "grade_lightning.gradients",
-            f"methods={','.join(methods)}",
-            *SAMPLES,
-            *place,
-            *LENGTH,
-            *queue.paths,
-        ]
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "output.log").open("a") as log:
-            done = subprocess.run([*command, f"out={folder}"], stdout=log, stderr=subprocess.STDOUT, check=False, env=queue.environment)
-        if done.returncode:
-            print(f"{name} failed, see {folder / 'output.log'}", flush=True)
+        if not _gradients(folder, name, queue, methods, SAMPLES):
             return
-        print(f"{name}: {len(methods)} methods", flush=True)
     record.mkdir(parents=True, exist_ok=True)
     for file in ("rho.png", "rho.pdf", "table.md"):
         shutil.copy(folder / file, record / file)
@@ -109,7 +143,7 @@ def write_report() -> int:
         for method in COMPARED:
             for record in (IMDB_SMALL / "controlled").glob(f"{method}-seed*"):
                 shutil.copytree(record, Path(together) / record.name.replace("grade_ste-", "grade_ste-annealed-"))
-        missing = [cell.name for cell in curves() if not cell.finished]
+        missing = [f"{cell.part}/{cell.name}" for cell in (*curves(), *sgd()) if not cell.finished]
         for warning in report(Path(together), HERE / "report"):
             print(warning, file=sys.stderr)
     print(HERE / "report" / "report.html")
@@ -129,6 +163,11 @@ def main() -> int:
     if "curves" in chosen.parts:
         for part in (rates, curves):
             queue.run_all(part(), chosen.jobs)
+    if "sgd" in chosen.parts:
+        queue.run_all(sgd(), chosen.jobs)
+    if "alarm" in chosen.parts:
+        with ThreadPoolExecutor(chosen.jobs) as pool:
+            list(pool.map(lambda name: watch(name, queue), ("initial", *MIDWAY)))
     return 0
 
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from grade_lightning.data.prompts import PromptBatch
-from grade_lightning.estimators import SAMPLED_KL
 from grade_lightning.evaluation.evaluator import EvaluatedPrompt, JudgeFunction, evaluate_batch, summarise
+from grade_lightning.methods.choices import CHOICES, check_choices
 from grade_lightning.methods.distributed import gather_objects, my_rows, sum_gradients, sum_over_processes, world
 from grade_lightning.methods.gradients import clip_and_measure
 from grade_lightning.methods.meter import Meter
@@ -22,42 +22,7 @@ from grade_lightning.models.policy import Policy
 from grade_lightning.models.reward import Reward
 from grade_lightning.rollout.noise import training_noise
 from grade_lightning.rollout.sampling import Relaxation, sample
-from grade_lightning.rollout.statistics import LOGPROBS
 from grade_lightning.rollout.types import Rollout, RolloutSettings
-
-_CHOICES = {
-    "kl_reduction": ("token_mean", "sequence"),
-    "kl_in": ("loss", "reward", "none"),
-    "kl_estimator": ("exact", *SAMPLED_KL, "k1_mean"),
-    "kl_alignment": ("correct", "shifted"),
-    "logprobs": LOGPROBS,
-}
-
-
-def check_kl(kl_in: str, kl_estimator: str, kl_alignment: str, *, relaxed: bool) -> None:
-    """Raise ValueError for a KL that a method cannot use.
-
-    Args:
-        relaxed: of a method that differentiates through relaxed tokens.
-    """
-    if relaxed and (kl_in == "reward" or kl_estimator != "exact"):
-        raise ValueError(
-            "GRADE differentiates the exact KL as part of its loss: use protocol.kl_in=loss or none and protocol.kl_estimator=exact"
-        )
-    if not relaxed and kl_alignment == "shifted":
-        raise ValueError("protocol.kl_alignment=shifted is measured by GRADE alone: leave it at correct for other methods")
-    if kl_in == "reward" and kl_estimator not in ("k1", "k1_mean"):
-        raise ValueError(
-            f"protocol.kl_in=reward with protocol.kl_estimator={kl_estimator} has not the gradient of the KL: a reward credits a token "
-            "with its own KL only through log p - log q of that token. Add protocol.kl_estimator=k1, or use protocol.kl_in=loss"
-        )
-
-
-def check_choices(**chosen: str) -> None:
-    """Raise ValueError for an unknown value of one of the protocol's keys."""
-    for name, value in chosen.items():
-        if value not in _CHOICES[name]:
-            raise ValueError(f"protocol.{name}={value} is unknown: use one of {', '.join(_CHOICES[name])}")
 
 
 @dataclass(frozen=True)
@@ -69,7 +34,8 @@ class Shared:
         rollout: how completions are sampled.
         seed: of the run: prompt order, noise, dropout.
         evaluation_seed: of evaluation noise.
-        lr, betas, weight_decay: AdamW on the LoRA weights.
+        optimizer: of the LoRA weights, ``adamw`` with ``lr``, ``betas`` and ``weight_decay``, or ``sgd`` with ``lr`` and no momentum:
+            clipped to a ``max_grad_norm`` below any gradient's, its steps are ``lr * max_grad_norm`` long whatever the gradient.
         max_grad_norm: clip the global gradient norm; None = never.
         lr_decay_steps: the learning rate falls linearly to zero over so many policy steps; None = it stays.
         grad_accumulation: micro-batches an effective batch is split into; changes memory, not the update.
@@ -91,6 +57,7 @@ class Shared:
     rollout: RolloutSettings
     seed: int
     evaluation_seed: int = 0
+    optimizer: str = "adamw"
     lr: float = 1e-5
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.01
@@ -122,7 +89,7 @@ class Shared:
             )
         if self.evaluation_rollout is not None:
             self.evaluation_rollout.check(self.policy.vocab_size)
-        check_choices(**{name: getattr(self, name) for name in _CHOICES})
+        check_choices(**{name: getattr(self, name) for name in CHOICES})
         if self.grad_accumulation < 1:
             raise ValueError(f"hardware.grad_accumulation must be at least 1, got {self.grad_accumulation}")
         if self.lr_decay_steps is not None and self.lr_decay_steps < 1:
@@ -249,6 +216,8 @@ class Method(L.LightningModule, ABC):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         shared = self.shared
         weights = list(self.policy.trainable().values())
+        if shared.optimizer == "sgd":
+            return torch.optim.SGD(weights, lr=shared.lr)
         return torch.optim.AdamW(weights, lr=shared.lr, betas=shared.betas, weight_decay=shared.weight_decay)
 
     # -- evaluation ----------------------------------------------------------------------------------------------------

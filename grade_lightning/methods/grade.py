@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from grade_lightning.estimators import AdaptiveTemperature, gumbel_softmax_weights
-from grade_lightning.methods.base import Method, Schedule, Shared, Totals, check_kl
+from grade_lightning.methods.base import Method, Schedule, Shared, Totals
+from grade_lightning.methods.choices import check_kl
 from grade_lightning.methods.meter import Meter
 from grade_lightning.models.policy import Policy
 from grade_lightning.rollout.adjoint import adjoint_backward, fed_embeddings, relax_in_parallel

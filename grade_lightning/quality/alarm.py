@@ -66,7 +66,11 @@ class GradientCosine(Callback):
             noise = gumbel_noise((self.completions, settings.max_new_tokens, settings.top_k), generator=generator)
             for parent, gradients in zip(parents, found, strict=True):
                 gradients.append(parent.unit(prompt, noise).gradient)
-        moments = chunk_moments(*(torch.stack(gradients) for gradients in found))
+        return self.add(*(torch.stack(gradients) for gradients in found))
+
+    def add(self, unbiased: torch.Tensor, biased: torch.Tensor) -> float:
+        """The running cosine with one more measurement: both gradients of C prompts, [C, D] each."""
+        moments = chunk_moments(unbiased, biased)
         now = torch.stack([moments.signal, moments.total])
         self._sums = now if self._sums is None else self.momentum * self._sums + now
         return Moments(self._sums[0], self._sums[1]).cosine

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-
 MARGIN = 2.0  # a term that was foreseen too small costs a pass through all weights, one taken too many a pass through the tokens
 
 
