@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from experiments.benchmarks.recompute import recompute_backward
+from experiments.benchmarks.turns import Worker, ratio, take_turns
 from grade_lightning.rollout.noise import training_noise
 from tests.conftest import make_batch, make_policy
 from tests.methods.harness import gradient, make_grade
@@ -21,3 +22,26 @@ def test_prefix_recomputation_gives_the_same_gradient(model_folder, straight_thr
     recompute_backward(policy, method.reward, batch, noise, settings, tau=1.5, kl_coef=0.3, straight_through=straight_through)
     found = torch.cat([weight.grad.flatten() for weight in policy.trainable().values()])
     assert (found - expected).norm() < 2e-6 * expected.norm()
+
+
+def rounds(*seconds: float) -> list[dict[str, float]]:
+    return [{"seconds": value} for value in seconds]
+
+
+def test_ratios_are_taken_round_by_round():
+    """Both cases are three times slower in the second round and the first loses another 10 in the third: the ratio stays 2."""
+    found = ratio(rounds(2.0, 6.0, 14.0), rounds(1.0, 3.0, 2.0))
+    assert found == {"median": 2.0, "smallest": 2.0, "largest": 7.0}
+
+
+SMALL = {"rows": 4, "new_tokens": 8, "vocab_size": 2048, "hidden_size": 32, "layers": 1, "mlp_size": 64}
+
+
+@pytest.mark.slow
+def test_cases_in_processes_take_turns():
+    measured = take_turns({"ours": ("adjoint", SMALL), "theirs": ("nothing", SMALL)}, 2, optional="theirs")
+    assert list(measured) == ["ours"]
+    assert all(one["seconds"] > 0 and one["memory"] > 0 and one["hops"] >= 1 for one in measured["ours"])
+    assert len(measured["ours"]) == 2
+    with pytest.raises(RuntimeError, match="KeyError: 'nothing'"):
+        Worker("nothing", SMALL)

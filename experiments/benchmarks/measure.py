@@ -1,23 +1,21 @@
-"""One case of the benchmark in a process of its own; prints one line of JSON.
+"""One case of the benchmark in a process of its own, updating when it is told to: see :mod:`.serve`.
 
-python -m experiments.benchmarks.measure CASE '{"new_tokens": 64, ...}' REPEATS
+python -m experiments.benchmarks.measure CASE '{"new_tokens": 64, ...}'
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import resource
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
-import psutil
 import torch
 from peft.tuners.lora import LoraLayer
 
 from experiments.benchmarks.recompute import recompute_backward
+from experiments.benchmarks.serve import serve
 from experiments.benchmarks.setting import Setting, load, prompts
 from grade_lightning.methods import GRADE, REINFORCE, RLOO
 from grade_lightning.methods.base import Method, Shared, Totals
@@ -95,32 +93,15 @@ def make(case: str, setting: Setting) -> Update:
     return method_update(methods[case](), batch)
 
 
-def measure(update: Update, repeats: int, device: str) -> dict[str, Any]:
-    cuda = device == "cuda"
-    resident = torch.cuda.memory_allocated() if cuda else psutil.Process().memory_info().rss
-    if cuda:
-        torch.cuda.reset_peak_memory_stats()
-    times, found = [], {}
-    for repeat in range(repeats + 1):
-        start = time.perf_counter()
-        found = update()
-        if cuda:
-            torch.cuda.synchronize()
-        if repeat:  # the first one warms up
-            times.append(time.perf_counter() - start)
-    peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"seconds": times, "memory": peak - resident, "hops": found.get("hops"), "first_ratio": found.get("first_ratio")}
-
-
 def main() -> None:
-    case, setting, repeats = sys.argv[1], Setting(**json.loads(sys.argv[2])), int(sys.argv[3])
+    case, setting = sys.argv[1], Setting(**json.loads(sys.argv[2]))
     prepare_process()
     if case == "trl_rloo":
-        from experiments.benchmarks.trl_case import measure_trl
+        from experiments.benchmarks.trl_case import serve_trl
 
-        print(json.dumps(measure_trl(setting, repeats)))
+        serve_trl(setting)
         return
-    print(json.dumps(measure(make(case, setting), repeats, setting.device)))
+    serve(make(case, setting), setting.device)
 
 
 if __name__ == "__main__":

@@ -1,20 +1,17 @@
-"""All cases, one after another, each in a fresh process: ``make bench``."""
+"""All cases in turns, each in a process of its own: ``make bench``."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
-import statistics
-import subprocess
-import sys
-import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 
+from experiments.benchmarks.turns import ratio, summary, take_turns
 from grade_lightning.record import environment
 
 matplotlib.use("Agg")
@@ -22,94 +19,44 @@ import matplotlib.pyplot as plt
 
 HERE = Path(__file__).parent
 QWEN3_4B = {"vocab_size": 151936, "hidden_size": 2560, "layers": 36, "heads": 32, "kv_heads": 8, "mlp_size": 9728}
-ROUNDS = 3
-GOALS = {
-    "recompute_over_adjoint": (">=", 10.0), "grade_ste_over_reinforce": ("<=", 1.5), "grade_ste_over_reinforce_memory": ("<=", 1.3),
-    "trl_rloo_over_ours": (">=", 1.5), "growth_t32_t128": ("<=", 5.0),
-}  # fmt: skip
+TRL = "RLOO, TRL"
+# name -> case and what differs from the common setting.  Cases of one group take turns, so their ratios mean something.
+DECISIVE: dict[str, tuple[str, dict[str, Any]]] = {
+    "GRADE-STE": ("adjoint", {}),
+    "REINFORCE": ("reinforce", {}),
+    "GRADE-STE, prefix recomputation": ("recompute", {}),
+    "RLOO": ("rloo", {}),
+    TRL: ("trl_rloo", {}),
+}
+SCALING: dict[str, tuple[str, dict[str, Any]]] = {
+    **{f"GRADE-STE, T={tokens}": ("adjoint", {"new_tokens": tokens}) for tokens in (16, 32, 64, 128)},
+    **{f"GRADE-STE, B={rows}": ("adjoint", {"rows": rows}) for rows in (4, 32)},
+    **{f"GRADE-STE, V={size}": ("adjoint", {"vocab_size": size, "model": None}) for size in (2048, 8192, 32768)},
+    **{f"GRADE-STE, tol={tol:g}": ("adjoint", {"tol": tol}) for tol in (1e-1, 1e-6)},
+    **{f"GRADE-STE, tau={tau:g}": ("adjoint", {"tau": tau}) for tau in (1.0, 0.5)},
+    "GRADE, soft tokens": ("adjoint", {"straight_through": False}),
+    "GRADE-STE, checkpointing": ("adjoint", {"checkpointing": True}),
+    "GRADE-STE, token by token": ("sequential", {}),
+    "GRADE-STE, prefix recomputation, merged layers": ("recompute_merged", {}),
+}
+# name -> the two cases, what is compared, and the goal
+RATIOS: dict[str, tuple[str, str, str, str, float]] = {
+    "recompute_over_adjoint": ("GRADE-STE, prefix recomputation", "GRADE-STE", "seconds", ">=", 10.0),
+    "grade_ste_over_reinforce": ("GRADE-STE", "REINFORCE", "seconds", "<=", 1.5),
+    "grade_ste_over_reinforce_memory": ("GRADE-STE", "REINFORCE", "memory", "<=", 1.3),
+    "trl_rloo_over_ours": (TRL, "RLOO", "seconds", ">=", 1.5),
+    "growth_t32_t128": ("GRADE-STE, T=128", "GRADE-STE, T=32", "seconds", "<=", 5.0),
+}
 
 
-class Bench:
-    """Measures cases and keeps what was found; a case that is measured again adds to what is there.
-
-    Args:
-        common: fields of Setting that all cases share.
-        repeats: of each measurement, after a warm-up.
-    """
-
-    def __init__(self, common: dict[str, Any], repeats: int):
-        self.common, self.repeats = common, repeats
-        self.medians: dict[str, dict[str, Any]] = {}
-        self.seconds: dict[str, list[float]] = {}
-
-    def __call__(self, name: str, case: str, *, repeats: int | None = None, **setting: Any) -> None:
-        start = time.perf_counter()
-        arguments = [case, json.dumps({**self.common, **setting}), str(repeats or self.repeats)]
-        done = subprocess.run(
-            [sys.executable, "-m", "experiments.benchmarks.measure", *arguments],
-            capture_output=True,
-            text=True,
-            cwd=HERE.parents[1],
-            check=False,
-        )
-        if done.returncode:
-            raise RuntimeError(f"{name} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
-        found = json.loads(done.stdout.strip().splitlines()[-1])
-        seconds = [*self.seconds.get(name, []), *found.pop("seconds")]
-        self.seconds[name] = seconds
-        self.medians[name] = {
-            "case": case, **setting, "seconds": statistics.median(seconds), "fastest": min(seconds), "slowest": max(seconds),
-            "repeats": len(seconds), **found,
-        }  # fmt: skip
-        median = self.medians[name]
-        memory = "" if median["memory"] is None else f", {median['memory'] / 2**20:.0f} MiB"
-        print(f"{name:32} {median['seconds']:8.2f} s{memory}   (took {time.perf_counter() - start:.0f} s)", flush=True)
-
-    def ratio(self, above: str, below: str, key: str = "seconds") -> float | None:
-        if above not in self.medians or below not in self.medians:
-            return None
-        return self.medians[above][key] / self.medians[below][key]
-
-
-def _trl(bench: Bench) -> bool:
-    """Measure TRL; False where it fails, which costs its own ratio alone."""
-    try:
-        bench("RLOO, TRL", "trl_rloo")
-    except RuntimeError as error:
-        print(error)
-        return False
-    return True
-
-
-def measure_all(bench: Bench, *, with_trl: bool, scaling: bool) -> dict[str, float | None]:
-    for _ in range(ROUNDS):  # taking turns: a machine that others use is slower at one time than at another
-        bench("GRADE-STE", "adjoint")
-        bench("REINFORCE", "reinforce")
-        bench("GRADE-STE, prefix recomputation", "recompute", repeats=1)
-        bench("RLOO", "rloo")
-        with_trl = with_trl and _trl(bench)
-    bench("GRADE-STE, prefix recomputation, merged layers", "recompute_merged", repeats=1)
-    bench("GRADE-STE, token by token", "sequential", repeats=3)
-    if scaling:
-        for tokens in (16, 32, 128):
-            bench(f"GRADE-STE, T={tokens}", "adjoint", new_tokens=tokens)
-        for rows in (4, 32):
-            bench(f"GRADE-STE, B={rows}", "adjoint", rows=rows)
-        for vocabulary in (2048, 32768):
-            bench(f"GRADE-STE, V={vocabulary}", "adjoint", vocab_size=vocabulary, model=None)
-        for tol in (1e-1, 1e-6):
-            bench(f"GRADE-STE, tol={tol:g}", "adjoint", tol=tol, repeats=2)
-        for tau in (1.0, 0.5):
-            bench(f"GRADE-STE, tau={tau:g}", "adjoint", tau=tau, repeats=2)
-        bench("GRADE, soft tokens", "adjoint", straight_through=False, repeats=2)
-        bench("GRADE-STE, checkpointing", "adjoint", checkpointing=True)
-    return {
-        "recompute_over_adjoint": bench.ratio("GRADE-STE, prefix recomputation", "GRADE-STE"),
-        "grade_ste_over_reinforce": bench.ratio("GRADE-STE", "REINFORCE"),
-        "grade_ste_over_reinforce_memory": bench.ratio("GRADE-STE", "REINFORCE", "memory"),
-        "trl_rloo_over_ours": bench.ratio("RLOO, TRL", "RLOO"),
-        "growth_t32_t128": bench.ratio("GRADE-STE, T=128", "GRADE-STE, T=32"),
-    }
+def compare(*groups: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, float]]:
+    """The ratios whose two cases took turns with each other."""
+    found = {}
+    for name, (above, below, key, _, _) in RATIOS.items():
+        for group in groups:
+            if above in group and below in group:
+                found[name] = ratio(group[above], group[below], key)
+    return found
 
 
 def markdown(result: dict[str, Any]) -> str:
@@ -117,13 +64,16 @@ def markdown(result: dict[str, Any]) -> str:
     lines = [
         f"Measured on {machine['gpu'] or machine['processor']}, {machine['cpus']} CPUs, {machine['torch_threads']} torch threads, "
         f"torch {machine['packages']['torch']}, revision {str(machine['git_revision'])[:12]}.", "",
-        "| ratio | measured | goal | |", "| --- | --- | --- | --- |",
+        "| ratio | median over rounds | smallest - largest | goal | |", "| --- | --- | --- | --- | --- |",
     ]  # fmt: skip
-    for name, value in result["ratios"].items():
-        sign, goal = GOALS[name]
-        met = value is not None and (value >= goal if sign == ">=" else value <= goal)
-        shown = "not measured" if value is None else f"{value:.2f}"
-        lines.append(f"| {name} | {shown} | {sign} {goal:g} | {'' if value is None else 'met' if met else 'missed'} |")
+    for name, (_, _, _, sign, goal) in RATIOS.items():
+        found = result["spread"].get(name)
+        if found is None:
+            lines.append(f"| {name} | not measured | | {sign} {goal:g} | |")
+            continue
+        met = found["median"] >= goal if sign == ">=" else found["median"] <= goal
+        spread = f"{found['smallest']:.2f} - {found['largest']:.2f}"
+        lines.append(f"| {name} | {found['median']:.2f} | {spread} | {sign} {goal:g} | {'met' if met else 'missed'} |")
     lines += ["", "| case | seconds | fastest - slowest | peak memory, MiB | terms |", "| --- | --- | --- | --- | --- |"]
     for name, m in result["medians"].items():
         memory = "-" if m["memory"] is None else f"{m['memory'] / 2**20:.0f}"
@@ -140,8 +90,7 @@ def plot(result: dict[str, Any], file: Path) -> None:
     left.barh(bars[::-1], [medians[name]["seconds"] for name in bars[::-1]], color="#4477AA")
     left.set_xlabel("seconds per update")
     left.set_xscale("log")
-    lengths = {16: "GRADE-STE, T=16", 32: "GRADE-STE, T=32", 64: "GRADE-STE", 128: "GRADE-STE, T=128"}
-    known = {tokens: medians[name]["seconds"] for tokens, name in lengths.items() if name in medians}
+    known = {tokens: medians[f"GRADE-STE, T={tokens}"]["seconds"] for tokens in (16, 32, 64, 128) if f"GRADE-STE, T={tokens}" in medians}
     right.plot(list(known), list(known.values()), "o-", color="#4477AA")
     right.set_xlabel("new tokens T")
     right.set_ylabel("seconds per GRADE-STE update")
@@ -154,20 +103,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", choices=["cpu", "gpu"], default="cpu")
     parser.add_argument("--model", default=None, help="model folder (default: random weights)")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=7, help="of the cases that the goals compare; the others get half as many")
     parser.add_argument("--quick", action="store_true", help="only the ratios that need no scaling")
     parser.add_argument("--out", type=Path, default=HERE)
     chosen = parser.parse_args()
     common: dict[str, Any] = {"model": chosen.model}
     if chosen.device == "gpu":
         common = {**QWEN3_4B, "device": "cuda", "precision": "bf16", "model": chosen.model}
-    with_trl = find_spec("trl") is not None and chosen.device == "cpu"
-    if not with_trl:
+    decisive = dict(DECISIVE)
+    if find_spec("trl") is None or chosen.device == "gpu":
         print("TRL is not compared: " + ("a CPU comparison" if chosen.device == "gpu" else "pip install 'grade-lightning[bench]'"))
-    bench = Bench(common, chosen.repeats)
-    ratios = measure_all(bench, with_trl=with_trl, scaling=not chosen.quick)
-    machine = {**environment(), "load_at_end": os.getloadavg()}
-    result = {"machine": machine, "setting": common, "ratios": ratios, "medians": bench.medians}
+        del decisive[TRL]
+    groups = []
+    for cases, rounds in ((decisive, chosen.rounds), ({} if chosen.quick else SCALING, (chosen.rounds + 1) // 2)):
+        settings = {name: (case, {**common, **setting}) for name, (case, setting) in cases.items()}
+        groups.append(take_turns(settings, rounds, optional=TRL))
+    spread = compare(*groups)
+    result = {
+        "machine": {**environment(), "load_at_end": os.getloadavg()}, "setting": common,
+        "ratios": {name: spread[name]["median"] if name in spread else None for name in RATIOS}, "spread": spread,
+        "medians": {name: summary(measured) for group in groups for name, measured in group.items()},
+    }  # fmt: skip
     chosen.out.mkdir(parents=True, exist_ok=True)
     (chosen.out / "latest.json").write_text(json.dumps(result, indent=1) + "\n")
     (chosen.out / "latest.md").write_text(markdown(result))

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import time
-from itertools import pairwise
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from experiments.benchmarks.serve import answer
 from experiments.benchmarks.setting import Setting, load, model_folder, prompts
 
 GROUP = 4
+STEPS = 10_000  # more than anyone asks for
 
 
-def measure_trl(setting: Setting, repeats: int) -> dict[str, Any]:
-    """Seconds from step to step of the trainer, the first one left out."""
+class _EndOfInput(Exception):
+    """Nobody asks for another step."""
+
+
+def serve_trl(setting: Setting) -> None:
+    """As :func:`experiments.benchmarks.serve.serve`: a step of the trainer (generation, gradient, optimizer) for each line."""
     from datasets import Dataset
     from peft import LoraConfig
     from transformers import TrainerCallback
@@ -24,11 +31,22 @@ def measure_trl(setting: Setting, repeats: int) -> dict[str, Any]:
 
     base, _, reward = load(setting)
     texts, _ = prompts(setting, base, distinct=setting.rows // GROUP)
-    ends: list[float] = []
 
-    class Clock(TrainerCallback):
+    class Turns(TrainerCallback):
+        start: float | None = None
+
+        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step == 0:
+                return  # warms up
+            if self.start is None:
+                answer()
+            if not sys.stdin.readline():
+                raise _EndOfInput
+            self.start = time.perf_counter()
+
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            ends.append(time.perf_counter())
+            if self.start is not None:
+                answer(seconds=time.perf_counter() - self.start, memory=None, hops=None, first_ratio=None)
 
     @torch.no_grad()
     def score(prompts: list[str], completion_ids: list[list[int]], **_: Any) -> list[float]:
@@ -41,16 +59,15 @@ def measure_trl(setting: Setting, repeats: int) -> dict[str, Any]:
         folder = Path(name)
         path = model_folder(setting, folder)
         config = RLOOConfig(
-            output_dir=str(folder / "out"), max_steps=repeats + 2, per_device_train_batch_size=setting.rows, num_generations=GROUP,
+            output_dir=str(folder / "out"), max_steps=STEPS, per_device_train_batch_size=setting.rows, num_generations=GROUP,
             max_completion_length=setting.new_tokens, generation_kwargs={"min_new_tokens": setting.new_tokens}, top_k=setting.top_k,
             temperature=1.0, beta=0.05, learning_rate=1e-4, report_to=[], use_cpu=True, bf16=False, seed=0, save_strategy="no",
             disable_tqdm=True, gradient_checkpointing=False, logging_strategy="no",
         )  # fmt: skip
         peft = LoraConfig(r=16, lora_alpha=32, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"], task_type="CAUSAL_LM")
         trainer = RLOOTrainer(
-            model=str(path), reward_funcs=score, args=config, train_dataset=Dataset.from_dict({"prompt": texts * (repeats + 2)}),
-            peft_config=peft, callbacks=[Clock()],
+            model=str(path), reward_funcs=score, args=config, train_dataset=Dataset.from_dict({"prompt": texts}),
+            peft_config=peft, callbacks=[Turns()],
         )  # fmt: skip
-        trainer.train()
-    times = [later - earlier for earlier, later in pairwise(ends)]
-    return {"seconds": times[1:], "memory": None, "hops": None, "first_ratio": None}
+        with suppress(_EndOfInput):
+            trainer.train()
