@@ -21,6 +21,18 @@ CONFIG_DIR = str(_PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE
 _NOT_IDENTITY = ("hydra", "run", "logger")  # where and how a run is written down, not what it is
 
 
+# Keys of later versions and the value that earlier ones had by construction: with it a run keeps the hash it had.
+ADDED = {"optimizer.name": "adamw"}
+
+
+def _without_added(plain: dict[str, Any]) -> dict[str, Any]:
+    for name, value in ADDED.items():
+        group, key = name.split(".")
+        if plain.get(group, {}).get(key) == value:
+            plain = {**plain, group: {other: kept for other, kept in plain[group].items() if other != key}}
+    return plain
+
+
 def _without_folders(value: Any) -> Any:
     """Folders reduced to their last part, so that a run keeps its hash when its data or model moves; hub ids stay whole."""
     if isinstance(value, dict):
@@ -37,8 +49,8 @@ def config_hash(root: DictConfig, *, without: tuple[str, ...] = ()) -> str:
     """A short hash of the resolved configuration without paths (and without the named root keys)."""
     identity = OmegaConf.masked_copy(root, [str(key) for key in root if key not in _NOT_IDENTITY + without])
     identity._set_parent(root)  # interpolations still see the whole configuration
-    plain = OmegaConf.to_container(identity, resolve=True, throw_on_missing=False)
-    return hashlib.sha256(json.dumps(_without_folders(plain), sort_keys=True).encode()).hexdigest()[:8]
+    plain: Any = OmegaConf.to_container(identity, resolve=True, throw_on_missing=False)
+    return hashlib.sha256(json.dumps(_without_folders(_without_added(plain)), sort_keys=True).encode()).hexdigest()[:8]
 
 
 def build(node: DictConfig, *args: Any, **kwargs: Any) -> Any:

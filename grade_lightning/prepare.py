@@ -85,7 +85,7 @@ def _base(cfg: DictConfig, corpus: Corpus, accelerator: str) -> BaseLM:
 def shared(cfg: DictConfig, prepared: Prepared) -> Shared:
     """What the configuration gives to every method."""
     optimizer: dict[str, Any] = {**cfg.optimizer, "betas": tuple(cfg.optimizer.betas)}
-    optimizer["optimizer"] = optimizer.pop("name", "adamw")  # runs of earlier versions do not name it
+    optimizer["optimizer"] = optimizer.pop("name")
     keys = ("kl_reduction", "kl_in", "kl_estimator", "kl_alignment", "logprobs", "dropout_in_rollouts")
     return Shared(
         policy=prepared.policy, reward=prepared.reward, judge=prepared.judge, rollout=RolloutSettings(**cfg.rollout), seed=cfg.seed,

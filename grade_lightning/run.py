@@ -6,6 +6,7 @@ import logging
 import os
 import secrets
 import time
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,14 @@ log = logging.getLogger(__name__)
 def _check(cfg: DictConfig, accelerator: str) -> None:
     from grade_lightning.methods.choices import check_choices, check_kl
     from grade_lightning.methods.hybrid import CHUNKS
+    from grade_lightning.methods.ppo import PPOSettings
     from grade_lightning.prepare import completions_per_prompt
 
     check_kl(cfg.protocol.kl_in, cfg.protocol.kl_estimator, cfg.protocol.kl_alignment, relaxed="temperature" in cfg.method)
     protocol = {key: cfg.protocol[key] for key in ("kl_reduction", "kl_in", "kl_estimator", "kl_alignment", "logprobs")}
     check_choices(**protocol, optimizer=cfg.optimizer.name)
+    if str(cfg.method._target_).endswith(".PPO"):
+        PPOSettings(**{field.name: cfg.method[field.name] for field in fields(PPOSettings)}).check(cfg.optimizer.name)
     checks.check_hardware(accelerator, cfg.hardware.precision)
     checks.check_processes(process_of_torchrun()[1], distributed=cfg.hardware.distributed)
     checks.check_run(

@@ -1,5 +1,6 @@
 """Whole runs, from configuration to results."""
 
+import copy
 import csv
 import json
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict
 
 from grade_lightning.config import CONFIG_DIR, config_hash
 from grade_lightning.models.cache import cache_root
@@ -138,6 +139,9 @@ def test_wandb_offline_writes_a_run_and_a_second_run_is_another(tmp_path, monkey
         (["protocol.kl_reduction=mean"], "token_mean, sequence"),
         (["method=ppo", "protocol.kl_in=reward"], "kl_estimator=k1"),
         (["method=ppo", "protocol.kl_alignment=shifted"], "leave it at correct"),
+        (["optimizer.name=lion"], "adamw, sgd"),
+        (["method=ppo", "optimizer.name=sgd"], "value head"),
+        (["method=ppo", "method.epochs=0"], "method.epochs must be at least 1"),
     ],
 )
 @pytest.mark.skipif(torch.cuda.is_available(), reason="hardware=a100 is right on a machine with a GPU")
@@ -275,6 +279,15 @@ def test_hash_ignores_folders_and_nothing_else():
     assert config_hash(other[0]) != config_hash(other[1])
     assert config_hash(compose_run([*base, "seed=2"])) != config_hash(compose_run(base))
     assert config_hash(compose_run([*base, "logger=wandb"])) == config_hash(compose_run(base))
+
+
+def test_hash_of_a_run_that_could_not_choose_its_optimizer():
+    now = compose_run(["method=rloo"])
+    earlier = copy.deepcopy(now)
+    with open_dict(earlier):
+        del earlier.optimizer.name
+    assert config_hash(earlier) == config_hash(now)
+    assert config_hash(compose_run(["method=rloo", "optimizer.name=sgd"])) != config_hash(now)
 
 
 def python(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -28,8 +28,10 @@ DECISIVE: dict[str, tuple[str, dict[str, Any]]] = {
     "RLOO": ("rloo", {}),
     TRL: ("trl_rloo", {}),
 }
-SCALING: dict[str, tuple[str, dict[str, Any]]] = {
-    **{f"GRADE-STE, T={tokens}": ("adjoint", {"new_tokens": tokens}) for tokens in (16, 32, 64, 128)},
+GROWTH: dict[str, tuple[str, dict[str, Any]]] = {
+    f"GRADE-STE, T={tokens}": ("adjoint", {"new_tokens": tokens}) for tokens in (16, 32, 64, 128)
+}
+ALONE: dict[str, tuple[str, dict[str, Any]]] = {
     **{f"GRADE-STE, B={rows}": ("adjoint", {"rows": rows}) for rows in (4, 32)},
     **{f"GRADE-STE, V={size}": ("adjoint", {"vocab_size": size, "model": None}) for size in (2048, 8192, 32768)},
     **{f"GRADE-STE, tol={tol:g}": ("adjoint", {"tol": tol}) for tol in (1e-1, 1e-6)},
@@ -114,21 +116,28 @@ def main() -> None:
     if find_spec("trl") is None or chosen.device == "gpu":
         print("TRL is not compared: " + ("a CPU comparison" if chosen.device == "gpu" else "pip install 'grade-lightning[bench]'"))
         del decisive[TRL]
-    groups = []
-    for cases, rounds in ((decisive, chosen.rounds), ({} if chosen.quick else SCALING, (chosen.rounds + 1) // 2)):
+    groups: list[dict[str, list[dict[str, Any]]]] = []
+    others = [] if chosen.quick else [GROWTH, *({name: case} for name, case in ALONE.items())]
+    for cases, rounds in ((decisive, chosen.rounds), *((cases, (chosen.rounds + 1) // 2) for cases in others)):
         settings = {name: (case, {**common, **setting}) for name, (case, setting) in cases.items()}
         groups.append(take_turns(settings, rounds, optional=TRL))
+        result = write(groups, common, chosen.out)  # after each group: a later failure costs nothing that was measured
+    print(markdown(result))
+
+
+def write(groups: list[dict[str, list[dict[str, Any]]]], common: dict[str, Any], out: Path) -> dict[str, Any]:
+    """``latest.json``, ``.md`` and ``.png`` of what was measured so far."""
     spread = compare(*groups)
     result = {
         "machine": {**environment(), "load_at_end": os.getloadavg()}, "setting": common,
         "ratios": {name: spread[name]["median"] if name in spread else None for name in RATIOS}, "spread": spread,
         "medians": {name: summary(measured) for group in groups for name, measured in group.items()},
     }  # fmt: skip
-    chosen.out.mkdir(parents=True, exist_ok=True)
-    (chosen.out / "latest.json").write_text(json.dumps(result, indent=1) + "\n")
-    (chosen.out / "latest.md").write_text(markdown(result))
-    plot(result, chosen.out / "latest.png")
-    print(markdown(result))
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "latest.json").write_text(json.dumps(result, indent=1) + "\n")
+    (out / "latest.md").write_text(markdown(result))
+    plot(result, out / "latest.png")
+    return result
 
 
 if __name__ == "__main__":

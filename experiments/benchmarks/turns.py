@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,19 +39,30 @@ class Worker:
             [sys.executable, "-m", "experiments.benchmarks.measure", case, json.dumps(setting)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True, cwd=REPOSITORY,
         )  # fmt: skip
-        self._answer()
+        try:
+            self._answer()
+        except BaseException:
+            self.close()
+            raise
 
     def update(self) -> dict[str, Any]:
         """One update's ``seconds``, and what else is known after it."""
         assert self._process.stdin is not None
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
+        with suppress(BrokenPipeError):  # the answer says why
+            self._process.stdin.write("\n")
+            self._process.stdin.flush()
         return self._answer()
 
     def close(self) -> None:
-        """End the process."""
-        self._process.kill()
-        self._process.wait()
+        """End the process, which tidies up after itself at the end of its input."""
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
         self._errors.close()
 
     def _answer(self) -> dict[str, Any]:
@@ -93,9 +104,15 @@ def take_turns(cases: dict[str, tuple[str, dict[str, Any]]], rounds: int, *, opt
                 tqdm.write(f"{name} is left out: {error}")
             bar.update()
         for _ in range(rounds):
-            for name, worker in workers.items():
+            for name in list(workers):
                 bar.set_postfix_str(name)
-                found.setdefault(name, []).append(worker.update())
+                try:
+                    found.setdefault(name, []).append(workers[name].update())
+                except RuntimeError as error:
+                    if name != optional:
+                        raise
+                    tqdm.write(f"{name} is left out: {error}")
+                    del workers[name], found[name]
                 bar.update()
     return found
 

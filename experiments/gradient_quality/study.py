@@ -47,7 +47,7 @@ TRAINED = {
     "hybrid": ("method=hybrid",),
 }
 CLIP = 1e-6  # below the norm of any gradient, so that a step of SGD is lr * CLIP long
-LENGTHS = (0.1, 0.3, 1.0)  # of a step; AdamW's first at 3e-3 is about 1 long
+LENGTHS = (0.03, 0.1, 0.3, 1.0)  # of a step; AdamW's first at 3e-3 is about 1 long
 NORMALISED = {
     "rloo": ("method=rloo", "method.completions_per_prompt=4"),
     "grade_ste-tau2": ("method=grade_ste", "temperature=constant", "temperature.value=2.0"),
@@ -118,7 +118,8 @@ def watch(name: str, queue: Queue) -> None:
     rates = {spec: alarm_rates(folder / "rloo", folder / spec.replace(":", "-")) for spec in WATCHED}
     cosines = {spec: found["numbers"]["cosine"] for spec, found in json.loads((folder / "results.json").read_text())["estimators"].items()}
     ALARM.mkdir(exist_ok=True)
-    record.write_text(json_text({"rates": rates, "cosines": cosines, "samples": WATCH, "environment": environment()}))
+    text = json_text({"rates": rates, "cosines": cosines, "samples": WATCH, "environment": environment()})
+    record.write_text(queue.without_paths(text))
 
 
 def measure(name: str, queue: Queue) -> None:

@@ -52,7 +52,12 @@ class PPOSettings:
     terminal_reward: str = "last_token"
     value_head_dtype: str = "fp32"
 
-    def check(self) -> None:
+    def check(self, optimizer: str) -> None:
+        """Raise ValueError for settings that cannot work."""
+        if optimizer != "adamw":
+            raise ValueError(
+                f"optimizer.name={optimizer} would train PPO's value head with the policy's clipped steps, that is not at all: use adamw"
+            )
         choices = {"gae_axis": ("time", "batch"), "terminal_reward": ("last_token", "last_column"), "value_head_dtype": tuple(DTYPES)}
         for name, options in choices.items():
             if getattr(self, name) not in options:
@@ -84,7 +89,7 @@ class PPO(PolicyGradient):
     def __init__(self, shared: Shared, **settings: Any):
         super().__init__(shared)
         self.settings = PPOSettings(**settings)
-        self.settings.check()
+        self.settings.check(shared.optimizer)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(shared.seed)
             self.value_head = nn.Linear(self.policy.embedding.shape[1], 1).to(self.policy.device)

@@ -19,7 +19,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from grade_lightning.estimators import SoftTokens
 from grade_lightning.models.base import BaseLM, backbone
 from grade_lightning.models.dropout import KeyedDropout
-from grade_lightning.models.layout import FEW, suit_few_tokens
+from grade_lightning.models.layout import suit_few_tokens
 from grade_lightning.models.merged_lora import MergedLora
 
 _ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
@@ -229,11 +229,7 @@ class Policy(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., d] hidden states -> [..., V] logits, in fp32 (fp64 stays fp64)."""
-        head = self.plain_head
-        if head is not None and hidden.dim() == 2 and len(hidden) < FEW:
-            logits = (head @ hidden.T).T  # the other way round it takes 1.5 times as long on a CPU
-        else:
-            logits = self.lm.get_output_embeddings()(hidden)  # type: ignore[operator]
+        logits = self.lm.get_output_embeddings()(hidden)  # type: ignore[operator]
         return logits if logits.dtype == torch.float64 else logits.float()
 
     @contextmanager

@@ -8,6 +8,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
+from grade_lightning.config import ADDED
 from grade_lightning.reporting.published import title
 from grade_lightning.reporting.read import Run
 
@@ -82,8 +83,9 @@ def _across_versions(groups: dict[tuple[str, str], list[Run]]) -> dict[tuple[str
 
 
 def _settings(run: Run) -> dict[str, str]:
-    """What a run's configuration decides, by dotted name."""
-    return {key: value for key, value in run.config.items() if not key.startswith(_NOT_SETTINGS)}
+    """What a run's configuration decides, by dotted name; what its version could not choose has the value it had."""
+    own = {key: value for key, value in run.config.items() if not key.startswith(_NOT_SETTINGS)}
+    return {**ADDED, **own} if own else {}
 
 
 def _comparable(run: Run) -> dict[str, str]:
@@ -126,7 +128,7 @@ def _what_differs(members: list[Run], others: list[list[Run]]) -> str:
 def different_settings(runs: list[Run]) -> dict[str, list[str]]:
     """Settings whose values are not the same in all runs, by dotted name, in the order of the runs; "-" where one lacks it."""
     keys = sorted({key for run in runs for key in _settings(run)})
-    columns = {key: [run.config.get(key, "-") for run in runs] for key in keys}
+    columns = {key: [_settings(run).get(key, "-") for run in runs] for key in keys}
     return {key: values for key, values in columns.items() if len(set(values)) > 1}
 
 

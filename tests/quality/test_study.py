@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 import torch
 
 from grade_lightning.gradients import main, overrides_of, parse, rollouts_of
 from grade_lightning.methods import GRADE, PPO, REINFORCE, RLOO
+from grade_lightning.quality.output import _crossover, for_json
 from grade_lightning.quality.sketch import CountSketch
 from grade_lightning.quality.store import UnitStore
 from grade_lightning.quality.units import Unit, UnitSampler
+from grade_lightning.record import json_text
 from grade_lightning.rollout.noise import training_noise
 from tests.conftest import make_batch, make_policy
 from tests.entry import SMALL, SMALL_LM
@@ -118,6 +121,16 @@ def test_studies_that_cannot_be_made(arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
+def test_crossovers_that_are_no_number_are_told_apart():
+    """Never, from the start, unknown: each has its own word, in JSON too, which knows neither infinity nor nan."""
+    units = {"rollouts": math.inf, "tokens": 0.0, "seconds": math.nan}
+    entry = {"crossovers": units, "crossover_intervals": {unit: [640.0, cost] for unit, cost in units.items()}}
+    written = json.loads(json_text(for_json({"estimators": {"a": entry}})))["estimators"]["a"]
+    assert written["crossovers"] == {"rollouts": "never", "tokens": 0.0, "seconds": None}
+    assert written["crossover_intervals"]["rollouts"] == [640.0, "never"]
+    assert [_crossover(entry, unit) for unit in units] == ["never [640, never]", "from the start [640, from the start]", "? [640, ?]"]
+
+
 def test_command(tmp_path, monkeypatch, capsys):
     """From nothing to a table on the embedded reviews; a second call measures nothing again and finds the same."""
     monkeypatch.setenv("GRADE_CACHE", str(tmp_path / "cache"))
@@ -141,6 +154,8 @@ def test_command(tmp_path, monkeypatch, capsys):
     assert stored["rows"][0]["tokens"][0] <= 2 * 8
     assert (tmp_path / "out" / "rho.png").exists()
     assert "| reinforce |" in capsys.readouterr().out
+    crossovers = found["estimators"]["reinforce"]
+    assert set(crossovers["crossovers"]) == set(crossovers["crossover_intervals"]) == {"rollouts", "tokens", "seconds"}
     seconds = found["estimators"]["rloo"]["seconds_per_rollout"]
     assert main(arguments) == 0
     again = json.loads((tmp_path / "out" / "results.json").read_text())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,18 @@ def test_a_setting_that_came_with_a_later_version_is_no_difference(tmp_path):
     variants = group(read_runs(tmp_path)[0])
     assert sorted([run.seed for run in variant.runs] for variant in variants) == [[1, 2, 3], [4], [5]]
     assert any("settings late: an earlier version" in warning for warning in repeated(variants))
+
+
+def test_a_setting_that_earlier_versions_could_not_choose_has_the_value_they_had(tmp_path):
+    """Seed 1 is of a version that had AdamW alone: it belongs to AdamW's runs, not to SGD's, whichever of them there are."""
+    texts = ("", "optimizer:\n  name: sgd\n", "optimizer:\n  name: adamw\n")
+    folders = []
+    for seed, text in enumerate(texts, start=1):
+        folders.append(write_run(tmp_path, "rloo", seed, variant_hash="sgd" if seed == 2 else "adamw"))
+        (folders[-1] / "config.yaml").write_text(f"seed: {seed}\nkl_coef: 0.1\n{text}")
+    assert sorted([run.seed for run in variant.runs] for variant in group(read_runs(tmp_path)[0])) == [[1, 3], [2]]
+    shutil.rmtree(folders[2])
+    assert sorted([run.seed for run in variant.runs] for variant in group(read_runs(tmp_path)[0])) == [[1], [2]]
 
 
 def test_table1_by_hand(tmp_path):
