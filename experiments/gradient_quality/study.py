@@ -53,7 +53,7 @@ NORMALISED = {
     "grade_ste-tau2": ("method=grade_ste", "temperature=constant", "temperature.value=2.0"),
 }
 WATCHED = ("grade_ste:tau=2", "grade_ste:tau=0.5")
-WATCH = ("prompts=128", "draws=2", "rollouts=4", "group=4")  # the alarm's own completions, on more prompts
+WATCH = ("prompts=64", "draws=2", "rollouts=4", "group=4")  # the alarm's own completions, on more prompts
 SWEPT = {"grade_ste-tau2": "grade_ste"}  # another temperature of a method whose rate imdb_small has chosen
 PARTS = ("checkpoints", "curves", "sgd", "alarm")
 COMPARED = ("rloo", "grade_ste")
