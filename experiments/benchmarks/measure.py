@@ -17,7 +17,7 @@ from peft.tuners.lora import LoraLayer
 from experiments.benchmarks.recompute import recompute_backward
 from experiments.benchmarks.serve import serve
 from experiments.benchmarks.setting import Setting, load, prompts
-from grade_lightning.methods import GRADE, REINFORCE, RLOO
+from grade_lightning.methods import GRADE, PPO, REINFORCE, RLOO
 from grade_lightning.methods.base import Method, Shared, Totals
 from grade_lightning.methods.meter import Meter
 from grade_lightning.models.policy import Policy
@@ -88,6 +88,7 @@ def make(case: str, setting: Setting) -> Update:
         "adjoint": lambda: _grade(setting, policy, reward, tol=setting.tol),
         "sequential": lambda: _grade(setting, policy, reward, backprop="sequential"),
         "reinforce": lambda: REINFORCE(_shared(setting, policy, reward)),
+        "ppo": lambda: PPO(_shared(setting, policy, reward)),
         "rloo": lambda: RLOO(_shared(setting, policy, reward), completions_per_prompt=group),
     }
     return method_update(methods[case](), batch)

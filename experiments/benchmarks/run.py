@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 
+from experiments.benchmarks.floors import PAPER_STEPS, fractions, table1_hours
+from experiments.benchmarks.setting import Setting, model_folder
 from experiments.benchmarks.turns import ratio, summary, take_turns
 from grade_lightning.record import environment
 
@@ -18,8 +21,9 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 HERE = Path(__file__).parent
-QWEN3_4B = {"vocab_size": 151936, "hidden_size": 2560, "layers": 36, "heads": 32, "kv_heads": 8, "mlp_size": 9728}
+QWEN3_4B = {"vocab_size": 151936, "hidden_size": 2560, "layers": 36, "heads": 32, "kv_heads": 8, "head_size": 128, "mlp_size": 9728}
 TRL = "RLOO, TRL"
+Group = dict[str, list[dict[str, Any]]]
 # name -> case and what differs from the common setting.  Cases of one group take turns, so their ratios mean something.
 DECISIVE: dict[str, tuple[str, dict[str, Any]]] = {
     "GRADE-STE": ("adjoint", {}),
@@ -41,6 +45,14 @@ ALONE: dict[str, tuple[str, dict[str, Any]]] = {
     "GRADE-STE, token by token": ("sequential", {}),
     "GRADE-STE, prefix recomputation, merged layers": ("recompute_merged", {}),
 }
+RECOMPUTE_4B = "GRADE-STE, 4B, prefix recomputation"
+FOUR_B: dict[str, tuple[str, dict[str, Any]]] = {
+    "GRADE-STE, 4B": ("adjoint", {}),
+    "GRADE, 4B": ("adjoint", {"straight_through": False}),
+    "PPO, 4B": ("ppo", {}),
+    "REINFORCE, 4B": ("reinforce", {}),
+    RECOMPUTE_4B: ("recompute", {}),
+}
 # name -> the two cases, what is compared, and the goal
 RATIOS: dict[str, tuple[str, str, str, str, float]] = {
     "recompute_over_adjoint": ("GRADE-STE, prefix recomputation", "GRADE-STE", "seconds", ">=", 10.0),
@@ -48,10 +60,13 @@ RATIOS: dict[str, tuple[str, str, str, str, float]] = {
     "grade_ste_over_reinforce_memory": ("GRADE-STE", "REINFORCE", "memory", "<=", 1.3),
     "trl_rloo_over_ours": (TRL, "RLOO", "seconds", ">=", 1.5),
     "growth_t32_t128": ("GRADE-STE, T=128", "GRADE-STE, T=32", "seconds", "<=", 5.0),
+    "recompute_over_adjoint_4b": (RECOMPUTE_4B, "GRADE-STE, 4B", "seconds", ">=", 25.0),
 }
+# What the goals say of a GRADE-STE update at Qwen3-4B's shape on an H200, 16 x (32 + 64) tokens.
+GOAL_4B = {"seconds": 1.5, "peak": 24e9}
 
 
-def compare(*groups: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, float]]:
+def compare(*groups: Group) -> dict[str, dict[str, float]]:
     """The ratios whose two cases took turns with each other."""
     found = {}
     for name, (above, below, key, _, _) in RATIOS.items():
@@ -81,7 +96,28 @@ def markdown(result: dict[str, Any]) -> str:
         memory = "-" if m["memory"] is None else f"{m['memory'] / 2**20:.0f}"
         hops = "-" if m["hops"] is None else f"{m['hops']:g}"
         lines.append(f"| {name} | {m['seconds']:.2f} | {m['fastest']:.2f} - {m['slowest']:.2f} | {memory} | {hops} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_floors(result)]) + "\n"
+
+
+def _floors(result: dict[str, Any]) -> list[str]:
+    found = result["floors"]
+    lines = [
+        "", f"Least seconds at the {found['bytes_per_second'] / 1e9:,.0f} GB/s of a large copy (the weights once a token) and the "
+        f"{found['operations_per_second'] / 1e12:,.2f} TFLOP/s of a large product (everything else), both measured here:", "",
+        "| case | rollout | products | share of what was measured | tokens a second |", "| --- | --- | --- | --- | --- |",
+    ]  # fmt: skip
+    for name, case in found["cases"].items():
+        tokens = f"{case['tokens_per_second']:,.0f}"
+        lines.append(f"| {name} | {case['rollout']:.3f} | {case['products']:.3f} | {case['achieved']:.0%} | {tokens} |")
+    large = result["medians"].get("GRADE-STE, 4B")
+    if large is not None:
+        seconds, peak = large["seconds"], large["peak"]
+        lines += ["", f"GRADE-STE at Qwen3-4B's shape: {seconds:.2f} s (goal on an H200: {GOAL_4B['seconds']}), "
+                  f"peak {peak / 1e9:.1f} GB (goal: {GOAL_4B['peak'] / 1e9:.0f})."]  # fmt: skip
+    if result["table1_hours"] is not None:
+        lines += ["", f"The four runs of the paper's Table 1 ({PAPER_STEPS} policy steps each, one seed, without evaluation): "
+                  f"{result['table1_hours']:.1f} hours."]  # fmt: skip
+    return lines
 
 
 def plot(result: dict[str, Any], file: Path) -> None:
@@ -109,29 +145,40 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="only the ratios that need no scaling")
     parser.add_argument("--out", type=Path, default=HERE)
     chosen = parser.parse_args()
-    common: dict[str, Any] = {"model": chosen.model}
-    if chosen.device == "gpu":
-        common = {**QWEN3_4B, "device": "cuda", "precision": "bf16", "model": chosen.model}
+    gpu = chosen.device == "gpu"
+    common: dict[str, Any] = {"device": "cuda", "precision": "bf16"} if gpu else {}
+    small = {**common, "model": chosen.model}
     decisive = dict(DECISIVE)
-    if find_spec("trl") is None or chosen.device == "gpu":
-        print("TRL is not compared: " + ("a CPU comparison" if chosen.device == "gpu" else "pip install 'grade-lightning[bench]'"))
+    if find_spec("trl") is None or gpu:
+        print("TRL is not compared: " + ("a CPU comparison" if gpu else "pip install 'grade-lightning[bench]'"))
         del decisive[TRL]
-    groups: list[dict[str, list[dict[str, Any]]]] = []
-    others = [] if chosen.quick else [GROWTH, *({name: case} for name, case in ALONE.items())]
-    for cases, rounds in ((decisive, chosen.rounds), *((cases, (chosen.rounds + 1) // 2) for cases in others)):
-        settings = {name: (case, {**common, **setting}) for name, (case, setting) in cases.items()}
-        groups.append(take_turns(settings, rounds, optional=TRL))
-        result = write(groups, common, chosen.out)  # after each group: a later failure costs nothing that was measured
+    rounds, fewer = chosen.rounds, (chosen.rounds + 1) // 2
+    plan = [(decisive, small, rounds)]
+    if not chosen.quick:
+        plan += [(cases, small, fewer) for cases in (GROWTH, *({name: case} for name, case in ALONE.items()))]
+    with tempfile.TemporaryDirectory() as folder:
+        if gpu:
+            large = {**common, **QWEN3_4B}
+            plan.append((FOUR_B, {**large, "model": str(model_folder(Setting(**large), Path(folder)))}, fewer))
+        groups: list[Group] = []
+        settings: dict[str, tuple[str, Setting]] = {}
+        for cases, shared, count in plan:
+            wanted = {name: (case, {**shared, **setting}) for name, (case, setting) in cases.items()}
+            groups.append(take_turns(wanted, count, optional=(TRL, RECOMPUTE_4B)))
+            settings |= {name: (case, Setting(**setting)) for name, (case, setting) in wanted.items()}
+            result = write(groups, settings, small, chosen.out)  # after each group: a later failure costs nothing that was measured
     print(markdown(result))
 
 
-def write(groups: list[dict[str, list[dict[str, Any]]]], common: dict[str, Any], out: Path) -> dict[str, Any]:
+def write(groups: list[Group], settings: dict[str, tuple[str, Setting]], common: dict[str, Any], out: Path) -> dict[str, Any]:
     """``latest.json``, ``.md`` and ``.png`` of what was measured so far."""
     spread = compare(*groups)
+    medians = {name: summary(measured) for group in groups for name, measured in group.items()}
+    device, precision = common.get("device", "cpu"), common.get("precision", "fp32")
     result = {
         "machine": {**environment(), "load_at_end": os.getloadavg()}, "setting": common,
         "ratios": {name: spread[name]["median"] if name in spread else None for name in RATIOS}, "spread": spread,
-        "medians": {name: summary(measured) for group in groups for name, measured in group.items()},
+        "medians": medians, "floors": fractions(medians, settings, device, precision), "table1_hours": table1_hours(medians),
     }  # fmt: skip
     out.mkdir(parents=True, exist_ok=True)
     (out / "latest.json").write_text(json.dumps(result, indent=1) + "\n")

@@ -23,8 +23,8 @@ def answer(**found: Any) -> None:
 def serve(update: Callable[[], dict[str, float]], device: str) -> None:
     """Warm up, say so, and update for each line of standard input.
 
-    Answers ``seconds`` of the update, ``memory`` (bytes: the peak so far minus what was resident before the first update), and the
-    adjoint's ``hops`` and ``first_ratio`` where there is one.
+    Answers ``seconds`` of the update, ``peak`` (bytes, so far), ``memory`` (the peak minus what was resident before the first
+    update), and the adjoint's ``hops`` and ``first_ratio`` where there is one.
     """
     cuda = device == "cuda"
     resident = torch.cuda.memory_allocated() if cuda else psutil.Process().memory_info().rss
@@ -39,4 +39,4 @@ def serve(update: Callable[[], dict[str, float]], device: str) -> None:
             torch.cuda.synchronize()
         seconds = time.perf_counter() - start
         peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        answer(seconds=seconds, memory=peak - resident, hops=found.get("hops"), first_ratio=found.get("first_ratio"))
+        answer(seconds=seconds, memory=peak - resident, peak=peak, hops=found.get("hops"), first_ratio=found.get("first_ratio"))

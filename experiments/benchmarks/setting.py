@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 from grade_lightning.data.prompts import PromptBatch, collate, make_prompts
 from grade_lightning.data.synthetic import SyntheticSource
 from grade_lightning.models.base import BaseLM, load_base
 from grade_lightning.models.policy import Policy
-from grade_lightning.models.pretraining import PretrainSettings, build_model, train_tokenizer
+from grade_lightning.models.pretraining import PretrainSettings, model_config, train_tokenizer
 from grade_lightning.models.reward import ClassifierReward, RewardHead
 from grade_lightning.rollout.types import RolloutSettings
 
@@ -35,6 +35,7 @@ class Setting:
     layers: int = 4
     heads: int = 4
     kv_heads: int = 2
+    head_size: int | None = None  # hidden_size / heads if None
     mlp_size: int = 768
     model: str | None = None
     device: str = "cpu"
@@ -57,8 +58,11 @@ def model_folder(setting: Setting, folder: Path) -> Path:
     )  # fmt: skip
     texts = SyntheticSource(train_rows=2000, test_rows=2, unsupervised_rows=2).load().train.texts
     tokenizer: PreTrainedTokenizerFast = train_tokenizer(iter(texts), min(setting.vocab_size, 1400))
+    config = model_config(shape)
+    config.head_dim = setting.head_size or config.head_dim
     torch.manual_seed(0)
-    build_model(shape).to(torch.bfloat16 if setting.precision == "bf16" else torch.float32).save_pretrained(folder)
+    model = Qwen3ForCausalLM._from_config(config, dtype=torch.bfloat16 if setting.precision == "bf16" else torch.float32)
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

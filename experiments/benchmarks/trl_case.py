@@ -46,7 +46,7 @@ def serve_trl(setting: Setting) -> None:
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
             if self.start is not None:
-                answer(seconds=time.perf_counter() - self.start, memory=None, hops=None, first_ratio=None)
+                answer(seconds=time.perf_counter() - self.start, memory=None, peak=None, hops=None, first_ratio=None)
 
     @torch.no_grad()
     def score(prompts: list[str], completion_ids: list[list[int]], **_: Any) -> list[float]:

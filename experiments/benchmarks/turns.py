@@ -11,7 +11,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -84,12 +84,14 @@ def _worker(case: str, setting: dict[str, Any]) -> Iterator[Worker]:
         worker.close()
 
 
-def take_turns(cases: dict[str, tuple[str, dict[str, Any]]], rounds: int, *, optional: str = "") -> dict[str, list[dict[str, Any]]]:
+def take_turns(
+    cases: dict[str, tuple[str, dict[str, Any]]], rounds: int, *, optional: Collection[str] = ()
+) -> dict[str, list[dict[str, Any]]]:
     """What each round measured, by case; an update of each case is one round.
 
     Args:
         cases: name -> case and setting.
-        optional: name of a case that may fail, which is then said and left out.
+        optional: names of cases that may fail, which is then said and they are left out.
     """
     found: dict[str, list[dict[str, Any]]] = {}
     with ExitStack() as running, tqdm(total=len(cases) * (rounds + 1), desc="updates") as bar:
@@ -99,7 +101,7 @@ def take_turns(cases: dict[str, tuple[str, dict[str, Any]]], rounds: int, *, opt
             try:
                 workers[name] = running.enter_context(_worker(case, setting))
             except RuntimeError as error:
-                if name != optional:
+                if name not in optional:
                     raise
                 tqdm.write(f"{name} is left out: {error}")
             bar.update()
@@ -109,7 +111,7 @@ def take_turns(cases: dict[str, tuple[str, dict[str, Any]]], rounds: int, *, opt
                 try:
                     found.setdefault(name, []).append(workers[name].update())
                 except RuntimeError as error:
-                    if name != optional:
+                    if name not in optional:
                         raise
                     tqdm.write(f"{name} is left out: {error}")
                     del workers[name], found[name]

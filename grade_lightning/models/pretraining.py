@@ -76,14 +76,19 @@ def train_tokenizer(texts: Iterator[str], vocab_size: int) -> PreTrainedTokenize
     )
 
 
-def build_model(settings: PretrainSettings) -> Qwen3ForCausalLM:
-    """A randomly initialised Qwen3 with tied embeddings."""
-    config = Qwen3Config(
+def model_config(settings: PretrainSettings) -> Qwen3Config:
+    """A Qwen3 with tied embeddings."""
+    return Qwen3Config(
         vocab_size=settings.vocab_size, hidden_size=settings.hidden_size, intermediate_size=settings.mlp_size,
         num_hidden_layers=settings.layers, num_attention_heads=settings.heads, num_key_value_heads=settings.kv_heads,
         head_dim=settings.hidden_size // settings.heads, max_position_embeddings=4 * settings.context, tie_word_embeddings=True,
         bos_token_id=0, eos_token_id=0, pad_token_id=1,
     )  # fmt: skip
+
+
+def build_model(settings: PretrainSettings) -> Qwen3ForCausalLM:
+    """The same, randomly initialised."""
+    config = model_config(settings)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         return Qwen3ForCausalLM(config)

@@ -109,7 +109,7 @@ class MethodSuite(abc.ABC):
         """Write tokens with even ids: every token can be improved on its own, so reward must come close to 1.
 
         GRADE-STE ends above 0.99 from every one of 12 seeds, so that rounding, which sends a run down another path just as a seed
-        does, cannot fail it; the policy gradients have batches of 16 and a lower threshold for their noise.
+        does, cannot fail it; the policy gradients, on batches of 16, end between 0.80 and 0.997 from six seeds each, and start at 0.5.
         """
         _, policy = make_policy(model_folder, precision="fp32", perturb=0)
         method = self.make(policy, lr=2e-2, kl_coef=0.0, tokens=self.task_tokens)

@@ -1,0 +1,92 @@
+"""What an update must cost at least on the machine at hand, and what Table 1 would cost at the measured speed.
+
+A rollout reads all weights once a token, whatever the batch: bytes over bandwidth.  Everything else is products over all tokens at
+once: floating-point operations over the machine's rate.  Bandwidth and rate are measured here by a large copy and a large product.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from experiments.benchmarks.setting import PROMPT_TOKENS, Setting
+from grade_lightning.memory import shape_of_model
+
+PAPER_STEPS = 250  # policy steps of protocol=paper
+PPO_EPOCHS = 4
+
+
+def _fastest(work: Callable[[], Any], device: str, *, times: int = 5) -> float:
+    found = []
+    for _ in range(times + 1):
+        start = time.perf_counter()
+        work()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        found.append(time.perf_counter() - start)
+    return min(found[1:])
+
+
+def peaks(device: str, precision: str) -> tuple[float, float]:
+    """Bytes a second that a copy moves (read and written) and operations a second of a square product."""
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    size, width = (2**28, 8192) if device == "cuda" else (2**25, 2048)
+    source, target = (torch.zeros(size, dtype=dtype, device=device) for _ in range(2))
+    copied = _fastest(lambda: target.copy_(source), device)
+    left, right = (torch.randn(width, width, device=device).to(dtype) for _ in range(2))
+    return 2 * source.nbytes / copied, 2 * width**3 / _fastest(lambda: left @ right, device)
+
+
+def weights(setting: Setting) -> tuple[int, int]:
+    """Of the layers, and of the output head, which is the table of embeddings too."""
+    if setting.model is not None:
+        shape = shape_of_model(setting.model, revision=None, trust_remote_code=False)
+        assert shape is not None
+        head = shape.vocab_size * shape.hidden_size
+        return shape.weights - head, head
+    head_size = setting.head_size or setting.hidden_size // setting.heads
+    attention = setting.hidden_size * head_size * 2 * (setting.heads + setting.kv_heads)
+    return setting.layers * (attention + 3 * setting.hidden_size * setting.mlp_size), setting.vocab_size * setting.hidden_size
+
+
+def floor(setting: Setting, case: str, hops: float | None, bandwidth: float, rate: float) -> dict[str, float]:
+    """Least seconds of an update: of the rollout's weights and of the products, forwards and backwards, that the method needs.
+
+    A forward pass is 2 operations a weight and token, a backward pass towards embeddings or adapters another 2.
+    """
+    layers, head = weights(setting)
+    everything, new = setting.rows * (PROMPT_TOKENS + setting.new_tokens), setting.rows * setting.new_tokens
+    epochs = PPO_EPOCHS if case == "ppo" else 1
+    passes = 2 * everything  # reward with reference, policy
+    if case == "adjoint":
+        passes += new + (1 + (hops or 0)) * new + everything  # back through reward and reference, the series, the weights
+        vocabulary = 4 * new  # KL: both logits and both gradients
+    else:
+        passes += (2 * epochs - 1) * everything
+        vocabulary = (1 + 2 * epochs) * new
+    element = 2 if setting.precision == "bf16" else 4
+    read = setting.new_tokens * (layers + head) * element / bandwidth
+    return {"rollout": read, "products": 2 * (layers * passes + head * vocabulary) / rate}
+
+
+def fractions(medians: dict[str, dict[str, Any]], settings: dict[str, tuple[str, Setting]], device: str, precision: str) -> dict[str, Any]:
+    """For each case: least seconds, the share of them in what was measured, tokens a second."""
+    bandwidth, rate = peaks(device, precision)
+    found: dict[str, Any] = {"bytes_per_second": bandwidth, "operations_per_second": rate, "cases": {}}
+    for name, (case, setting) in settings.items():
+        if name in medians and case in ("adjoint", "reinforce", "rloo", "ppo"):
+            least, seconds = floor(setting, case, medians[name]["hops"], bandwidth, rate), medians[name]["seconds"]
+            tokens = setting.rows * setting.new_tokens / seconds
+            found["cases"][name] = {**least, "achieved": sum(least.values()) / seconds, "tokens_per_second": tokens}
+    return found
+
+
+def table1_hours(medians: dict[str, dict[str, Any]], *, seeds: int = 1) -> float | None:
+    """Hours of training for the paper's four methods, by the updates measured; evaluation comes on top.  None where one is missing."""
+    names = ("GRADE, 4B", "GRADE-STE, 4B", "PPO, 4B", "REINFORCE, 4B")
+    if not all(name in medians for name in names):
+        return None
+    return sum(medians[name]["seconds"] for name in names) * PAPER_STEPS * seeds / 3600
