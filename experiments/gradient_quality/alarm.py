@@ -1,17 +1,20 @@
 """How often ``evaluation.gradient_cosine_every`` warns, right or wrong.
 
 Sequences of measurements are drawn from a gradient study's units of 4 completions, as many as the alarm uses, and go through the
-alarm's own arithmetic.
+alarm's own arithmetic.  ``python -m experiments.gradient_quality.alarm UNBIASED BIASED`` prints what it finds in two folders of units,
+``python -m experiments.gradient_quality.study --parts alarm`` draws the units too.
 """
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from grade_lightning.quality.alarm import GradientCosine
+from grade_lightning.record import json_text
 
 TRIALS, MEASUREMENTS = 400, 12
 
@@ -37,3 +40,7 @@ def alarm_rates(unbiased: Path, biased: Path, *, seed: int = 0) -> dict[str, lis
             cosines[trial, measurement] = alarm.add(g[rows, draw], h[rows, draw])
     shares = {"false": cosines < 0, "wrong": cosines > 0, "silent": np.isnan(cosines)}
     return {name: share.mean(axis=0).tolist() for name, share in shares.items()}
+
+
+if __name__ == "__main__":
+    print(json_text(alarm_rates(Path(sys.argv[1]), Path(sys.argv[2]))))
