@@ -34,7 +34,7 @@ from tqdm import tqdm
 
 from grade_lightning.config import CONFIG_DIR, build, config_hash
 from grade_lightning.process import prepare_process
-from grade_lightning.quality.plan import REFERENCE, Study, group_of, overrides_of, parse, parse_method, rollouts_of
+from grade_lightning.quality.plan import REFERENCE, Study, folder_of, group_of, overrides_of, parse, parse_method, rollouts_of
 from grade_lightning.record import environment, json_text
 from grade_lightning.strategy import resolve_accelerator
 
@@ -118,7 +118,7 @@ def _measure(study: Study) -> dict[str, Any]:
     stores = {}
     for spec, cfg in configs.items():
         settings_of = {**place, "rollouts": rollouts_of(spec, study), "config": config_hash(cfg), "model": prepared.base.fingerprint}
-        folder = study.out / spec.replace(":", "-")
+        folder = study.out / folder_of(spec)
         stores[spec] = UnitStore(folder, prompts=study.prompts, draws=study.draws, sketch=sketch, settings=settings_of)
     for row in tqdm(range(study.prompts), desc="prompts"):
         for spec, store in stores.items():

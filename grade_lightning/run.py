@@ -26,14 +26,13 @@ log = logging.getLogger(__name__)
 
 
 def _check(cfg: DictConfig, accelerator: str) -> None:
-    from grade_lightning.methods.choices import check_choices, check_kl
+    from grade_lightning.methods.choices import CHOICES, check_choices, check_kl
     from grade_lightning.methods.hybrid import CHUNKS
     from grade_lightning.methods.ppo import PPOSettings
     from grade_lightning.prepare import completions_per_prompt
 
     check_kl(cfg.protocol.kl_in, cfg.protocol.kl_estimator, cfg.protocol.kl_alignment, relaxed="temperature" in cfg.method)
-    protocol = {key: cfg.protocol[key] for key in ("kl_reduction", "kl_in", "kl_estimator", "kl_alignment", "logprobs")}
-    check_choices(**protocol, optimizer=cfg.optimizer.name)
+    check_choices(optimizer=cfg.optimizer.name, **{key: cfg.protocol[key] for key in CHOICES if key != "optimizer"})
     if str(cfg.method._target_).endswith(".PPO"):
         PPOSettings(**{field.name: cfg.method[field.name] for field in fields(PPOSettings)}).check(cfg.optimizer.name)
     checks.check_hardware(accelerator, cfg.hardware.precision)

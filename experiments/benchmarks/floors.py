@@ -14,9 +14,9 @@ import torch
 
 from experiments.benchmarks.setting import PROMPT_TOKENS, Setting
 from grade_lightning.memory import shape_of_model
+from grade_lightning.methods.ppo import PPOSettings
 
 PAPER_STEPS = 250  # policy steps of protocol=paper
-PPO_EPOCHS = 4
 
 
 def _fastest(work: Callable[[], Any], device: str, *, times: int = 5) -> float:
@@ -59,7 +59,7 @@ def floor(setting: Setting, case: str, hops: float | None, bandwidth: float, rat
     """
     layers, head = weights(setting)
     everything, new = setting.rows * (PROMPT_TOKENS + setting.new_tokens), setting.rows * setting.new_tokens
-    epochs = PPO_EPOCHS if case == "ppo" else 1
+    epochs = PPOSettings().epochs if case == "ppo" else 1
     passes = 2 * everything  # reward with reference, policy
     if case == "adjoint":
         passes += new + (1 + (hops or 0)) * new + everything  # back through reward and reference, the series, the weights
@@ -72,9 +72,10 @@ def floor(setting: Setting, case: str, hops: float | None, bandwidth: float, rat
     return {"rollout": read, "products": 2 * (layers * passes + head * vocabulary) / rate}
 
 
-def fractions(medians: dict[str, dict[str, Any]], settings: dict[str, tuple[str, Setting]], device: str, precision: str) -> dict[str, Any]:
+def fractions(
+    medians: dict[str, dict[str, Any]], settings: dict[str, tuple[str, Setting]], bandwidth: float, rate: float
+) -> dict[str, Any]:
     """For each case: least seconds, the share of them in what was measured, tokens a second."""
-    bandwidth, rate = peaks(device, precision)
     found: dict[str, Any] = {"bytes_per_second": bandwidth, "operations_per_second": rate, "cases": {}}
     for name, (case, setting) in settings.items():
         if name in medians and case in ("adjoint", "reinforce", "rloo", "ppo"):

@@ -12,7 +12,7 @@ from typing import Any
 
 import matplotlib
 
-from experiments.benchmarks.floors import PAPER_STEPS, fractions, table1_hours
+from experiments.benchmarks.floors import PAPER_STEPS, fractions, peaks, table1_hours
 from experiments.benchmarks.setting import Setting, model_folder
 from experiments.benchmarks.turns import ratio, summary, take_turns
 from grade_lightning.record import environment
@@ -154,6 +154,7 @@ def main() -> None:
     if find_spec("trl") is None or gpu:
         print("TRL is not compared: " + ("a CPU comparison" if gpu else "pip install 'grade-lightning[bench]'"))
         del decisive[TRL]
+    speed = peaks(common.get("device", "cpu"), common.get("precision", "fp32"))  # while nothing else runs
     rounds, fewer = chosen.rounds, (chosen.rounds + 1) // 2
     plan = [(decisive, small, rounds)]
     if not chosen.quick:
@@ -168,19 +169,20 @@ def main() -> None:
             wanted = {name: (case, {**shared, **setting}) for name, (case, setting) in cases.items()}
             groups.append(take_turns(wanted, count, optional=(TRL, RECOMPUTE_4B)))
             settings |= {name: (case, Setting(**setting)) for name, (case, setting) in wanted.items()}
-            result = write(groups, settings, small, chosen.out)  # after each group: a later failure costs nothing that was measured
+            result = write(groups, settings, small, speed, chosen.out)  # after each group: a later failure costs nothing that was measured
     print(markdown(result))
 
 
-def write(groups: list[Group], settings: dict[str, tuple[str, Setting]], common: dict[str, Any], out: Path) -> dict[str, Any]:
+def write(
+    groups: list[Group], settings: dict[str, tuple[str, Setting]], common: dict[str, Any], speed: tuple[float, float], out: Path
+) -> dict[str, Any]:
     """``latest.json``, ``.md`` and ``.png`` of what was measured so far."""
     spread = compare(*groups)
     medians = {name: summary(measured) for group in groups for name, measured in group.items()}
-    device, precision = common.get("device", "cpu"), common.get("precision", "fp32")
     result = {
         "machine": {**environment(), "load_at_end": os.getloadavg()}, "setting": common,
         "ratios": {name: spread[name]["median"] if name in spread else None for name in RATIOS}, "spread": spread,
-        "medians": medians, "floors": fractions(medians, settings, device, precision), "table1_hours": table1_hours(medians),
+        "medians": medians, "floors": fractions(medians, settings, *speed), "table1_hours": table1_hours(medians),
     }  # fmt: skip
     out.mkdir(parents=True, exist_ok=True)
     (out / "latest.json").write_text(json.dumps(result, indent=1) + "\n")

@@ -25,6 +25,7 @@ from experiments.gradient_quality.alarm import alarm_rates
 from experiments.imdb_small.study import COMMON, RATES, SEEDS, at_best, best_rate
 from experiments.imdb_small.study import RECORDS as IMDB_SMALL
 from experiments.queue import Cell, Queue, study_arguments
+from grade_lightning.quality.plan import folder_of
 from grade_lightning.record import environment, json_text
 from grade_lightning.report import report
 
@@ -50,7 +51,7 @@ CLIP = 1e-6  # below the norm of any gradient, so that a step of SGD is lr * CLI
 LENGTHS = (0.03, 0.1, 0.3, 1.0)  # of a step; AdamW's first at 3e-3 is about 1 long
 NORMALISED = {
     "rloo": ("method=rloo", "method.completions_per_prompt=4"),
-    "grade_ste-tau2": ("method=grade_ste", "temperature=constant", "temperature.value=2.0"),
+    "grade_ste-tau2": TRAINED["grade_ste-tau2"],
 }
 WATCHED = ("grade_ste:tau=2", "grade_ste:tau=0.5")
 WATCH = ("prompts=64", "draws=2", "rollouts=4", "group=4")  # the alarm's own completions, on more prompts
@@ -115,7 +116,7 @@ def watch(name: str, queue: Queue) -> None:
     folder, record = queue.work / "alarm" / name, ALARM / f"{name}.json"
     if record.exists() or not _gradients(folder, name, queue, ("rloo", *WATCHED), WATCH):
         return
-    rates = {spec: alarm_rates(folder / "rloo", folder / spec.replace(":", "-")) for spec in WATCHED}
+    rates = {spec: alarm_rates(folder / "rloo", folder / folder_of(spec)) for spec in WATCHED}
     cosines = {spec: found["numbers"]["cosine"] for spec, found in json.loads((folder / "results.json").read_text())["estimators"].items()}
     ALARM.mkdir(exist_ok=True)
     text = json_text({"rates": rates, "cosines": cosines, "samples": WATCH, "environment": environment()})

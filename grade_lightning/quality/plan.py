@@ -87,6 +87,11 @@ def parse_method(spec: str) -> tuple[str, dict[str, str]]:
     return name, dict(option.split("=", maxsplit=1) for option in options)
 
 
+def folder_of(spec: str) -> str:
+    """Name of the folder with the method's units."""
+    return spec.replace(":", "-")
+
+
 def overrides_of(spec: str, study: Study) -> list[str]:
     """Of a run's configuration."""
     name, options = parse_method(spec)
