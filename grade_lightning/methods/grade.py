@@ -13,7 +13,7 @@ from grade_lightning.methods.base import Method, Schedule, Shared, Totals
 from grade_lightning.methods.choices import check_kl
 from grade_lightning.methods.meter import Meter
 from grade_lightning.models.policy import Policy
-from grade_lightning.rollout.adjoint import adjoint_backward, fed_embeddings, relax_in_parallel
+from grade_lightning.rollout.adjoint import adjoint_backward, relax_in_parallel
 from grade_lightning.rollout.direct import direct_gradient
 from grade_lightning.rollout.divergence import kl_gradients
 from grade_lightning.rollout.sampling import Relaxation
@@ -99,16 +99,13 @@ class GRADE(Method):
         shared, tokens = self.shared, max(1, rollout.tokens)
         kl_weight = shared.kl_in_loss * totals.kl_weight(shared.kl_reduction)
         relax = self._relax(step, self.straight_through)
-        leaf = fed_embeddings(self.policy, rollout)
-        if self.backprop == "adjoint":
-            relaxed = relax_in_parallel(self.policy, rollout, leaf, relax)
-        else:
-            relaxed = relax_sequentially(self.policy, rollout, relax)
+        parallel = relax_in_parallel(self.policy, rollout, relax) if self.backprop == "adjoint" else None
+        relaxed = parallel.relaxed if parallel else relax_sequentially(self.policy, rollout, relax)
         direct = direct_gradient(self.policy, self.reward, rollout, relaxed, score_weight=-1.0 / totals.samples, kl_weight=kl_weight)
         # The direct gradient reaches the policy through the weights; the KL also through the policy's own states.
         objective = (relaxed.weights * direct.weights).sum() + kl_weight * (relaxed.hidden * direct.hidden).sum()
-        if self.backprop == "adjoint":
-            report = adjoint_backward(self.policy, rollout, leaf, relaxed, objective, tol=self.tol, max_hops=self.max_hops)
+        if parallel:
+            report = adjoint_backward(self.policy, rollout, parallel, objective, tol=self.tol, max_hops=self.max_hops)
             meter.update(
                 len(rollout),
                 hops=report.hops,

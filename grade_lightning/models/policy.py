@@ -36,6 +36,12 @@ def _targets(base: BaseLM, wanted: Sequence[str] | None) -> list[str]:
     names = [name for name, module in base.model.named_modules() if hasattr(module, "weight") and module.weight.dim() == 2]
     targets = list(wanted) if wanted else _TARGETS.get(base.model.config.model_type, _ATTENTION)
     missing = [target for target in targets if not any(name.endswith(target) for name in names)]
+    ends = {id(base.model.get_input_embeddings()), id(base.model.get_output_embeddings())}
+    held = [name for name, module in base.model.named_modules() if id(module) in ends and any(name.endswith(target) for target in targets)]
+    if held:
+        raise ValueError(
+            f"model.lora.target_modules has {held[0]} of {base.name}, but embeddings and output head stay fixed: name layers between them"
+        )
     if missing:
         layers = sorted({name.rsplit(".", 1)[-1] for name in names})
         raise ValueError(f"{base.name} has no layers {missing} for LoRA: set model.lora.target_modules to some of {layers}")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,10 +17,10 @@ class AdjointReport:
     """How the series went.
 
     Attributes:
-        hops: terms summed beyond g, the largest over rows.
-        first_ratio: ||J^T g|| / ||g||, mean over rows; near or above 1 the chain expands.
-        last_ratio: ||last term|| / ||sum||, the largest over rows.
-        residual: ||g + J^T mu - mu|| / ||mu||, the first term left out, measured, the largest over rows.  Where rounding hides it
+        hops: terms summed beyond the direct one, the largest over rows.
+        first_ratio: size of the first hop's term relative to the direct one, mean over rows; near or above 1 the chain expands.
+        last_ratio: size of the last term relative to the sum, the largest over rows.
+        residual: size of the first term left out relative to the sum, measured, the largest over rows.  Where rounding hides it
             (16-bit floats, tiny tolerances), no more than the last term's size.
         truncated: ``max_hops`` cut the sum before its tolerance was met.
     """
@@ -31,25 +32,44 @@ class AdjointReport:
     truncated: bool
 
 
+class Chain(NamedTuple):
+    """Outputs that are fed back as inputs.
+
+    Attributes:
+        leaf: [B, T, d] what is fed.
+        states: [B, T, d'] row b at time t a function of ``leaf[b, :t]`` and of the weights.
+        feed_back: [B, T, d] cotangent of what is fed -> [B, T, d'] cotangent of the states that it was computed from, time by time.
+    """
+
+    leaf: Tensor
+    states: Tensor
+    feed_back: Callable[[Tensor], Tensor]
+
+    def hop(self, cotangent: Tensor) -> Tensor:
+        """One more passage of the influence from states to earlier states: M^T c."""
+        (fed,) = torch.autograd.grad(self.states, self.leaf, cotangent, retain_graph=True)
+        return self.feed_back(fed)
+
+
 def _row_norms(term: Tensor) -> Tensor:
     flat = term.flatten(1)
     return (flat if flat.dtype == torch.float64 else flat.float()).norm(dim=1)
 
 
 class _Series:
-    """The terms (J^T)^n g, row by row.
+    """The terms (M^T)^n b, row by row.
 
     Args:
-        outputs, leaf: [B, T, d]; J = d outputs / d leaf, strictly lower triangular in time, block diagonal over rows.
-        first: [B, T, d] g.
+        chain: M, strictly lower triangular in time, block diagonal over rows.
+        direct: [B, T, d'] b.
         tol, most: see :func:`backward_through_time`.
         foresee: end a row before a term that is expected below the tolerance, instead of after one that was.
     """
 
-    def __init__(self, outputs: Tensor, leaf: Tensor, first: Tensor, *, tol: float, most: int, foresee: bool):
-        self.outputs, self.leaf, self.tol, self.most, self.foresee = outputs, leaf, tol, most, foresee
-        self.term, self.total = first, first.clone()
-        self.norm = _row_norms(first)
+    def __init__(self, chain: Chain, direct: Tensor, *, tol: float, most: int, foresee: bool):
+        self.chain, self.tol, self.most, self.foresee = chain, tol, most, foresee
+        self.term, self.total = direct, direct.clone()
+        self.norm = _row_norms(direct)
         self.tiny = torch.finfo(self.norm.dtype).tiny
         self.ratio = torch.full_like(self.norm, torch.inf)
         self.active = self.norm > 0
@@ -82,8 +102,7 @@ class _Series:
         """Add terms until no row needs one.  -> the sum of the present term and those added."""
         added = self.term.clone()
         while bool((rows := self.unfinished).any()):
-            (term,) = torch.autograd.grad(self.outputs, self.leaf, self.term, retain_graph=True)
-            self.take(term, rows)
+            self.take(self.chain.hop(self.term), rows)
             added = added + self.term
         return added
 
@@ -92,51 +111,47 @@ class _Series:
         return torch.where(_row_norms(self.total) > 0, self._relative(_row_norms(term)), 0.0)
 
 
-def backward_through_time(
-    objective: Tensor, outputs: Tensor, leaf: Tensor, inputs: Sequence[Tensor], *, tol: float, max_hops: int | None
-) -> AdjointReport:
-    """Add to ``.grad`` of ``inputs`` the total derivative of ``objective``, ``outputs`` being fed back as ``leaf``.
+def backward_through_time(chain: Chain, direct: Tensor, inputs: Sequence[Tensor], *, tol: float, max_hops: int | None) -> AdjointReport:
+    """Add to ``.grad`` of ``inputs`` the total derivative of an objective, the direct derivative of which is given.
 
     A row's sum ends when its next term is expected below half of ``tol`` times the sum, by how the last two shrank.  The backward pass of
     the weights then measures that term; where it is larger than expected it is added, and the row goes on.  Where rounding hides
     such a difference of sums, a row ends after a term that was below ``tol``.
 
     Args:
-        objective: [], a function of ``leaf`` and ``inputs``.
-        outputs: [B, T, d], row b at time t a function of ``leaf[b, :t]`` and ``inputs``.
-        leaf: [B, T, d], of the values of ``outputs``.
-        tol: largest relative size of the first term left out; rows do not influence each other.
-        max_hops: most terms; None = as many as it takes, T - 1 at most, where the sum is exact.  Fewer on purpose is truncated
-            backpropagation through time: an estimator with less variance and some bias.
+        chain: the states as functions of earlier ones and of ``inputs``.
+        direct: [B, T, d'] derivative of the objective with respect to the states, what is fed held fixed.
+        inputs: the weights.
+        tol: largest size of the first term left out relative to the sum; rows do not influence each other.
+        max_hops: most terms beyond the direct one: how often an influence may pass from a token to a later one.  None = as many as it
+            takes, T - 1 at most, where the sum is exact.  Fewer on purpose is truncated backpropagation through time: an estimator
+            with less variance and some bias.
     """
+    leaf, states = chain.leaf, chain.states
     exact = leaf.shape[1] - 1
     most = exact if max_hops is None else min(max_hops, exact)
-    (first,) = torch.autograd.grad(objective, leaf, retain_graph=True)
     rounding = 16 * torch.finfo(leaf.dtype).eps  # of a difference of sums, relative to them, after a pass through a network
     foresee = tol > rounding
-    series = _Series(outputs, leaf, first, tol=tol, most=most, foresee=foresee)
-    added, known = series.sum(), torch.zeros_like(first)
-    roots, cotangents = [objective, outputs], [torch.ones_like(objective), added]
+    series = _Series(chain, direct, tol=tol, most=most, foresee=foresee)
+    began, added = direct, series.sum()
     residual, rows = series.ratio, torch.ones_like(series.active)
     leaf.grad = None
     while True:
-        torch.autograd.backward(roots, cotangents, inputs=[*inputs, leaf], retain_graph=foresee)
-        passed, leaf.grad = leaf.grad, None
-        assert passed is not None
+        torch.autograd.backward(states, added, inputs=[*inputs, leaf], retain_graph=foresee)
+        fed, leaf.grad = leaf.grad, None
+        assert fed is not None
+        term = chain.feed_back(fed) - (added - began)  # M^T (t_a + ... + t_b) = t_a+1 + ... + t_b+1
+        measured = series.residual(term)
         if not foresee:
-            measured = series.residual(passed - added)
             residual = torch.where(measured > rounding, measured, torch.minimum(measured, residual))
             break
-        # The first time g + J^T (g + ... + t_n) = g + ... + t_n+1; then J^T (t_a + ... + t_b) = t_a+1 + ... + t_b+1.
-        term = passed - (added - known)
-        residual = torch.where(rows, series.residual(term), residual)
+        residual = torch.where(rows, measured, residual)
         series.active = torch.where(rows, residual > tol, series.active)
         rows = rows & series.unfinished
         if not bool(rows.any()):
             break
         series.take(term, rows)
-        known, added = series.term, series.sum()
-        roots, cotangents = [outputs], [added]
+        began, added = series.term, series.sum()
     last = series.ratio[series.ratio.isfinite()]
     left = residual[residual.isfinite()]
     return AdjointReport(

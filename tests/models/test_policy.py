@@ -119,6 +119,13 @@ def test_unknown_layers_are_named(model_folder):
         Policy(load_base(str(model_folder)), target_modules=["c_attn"])
 
 
+@pytest.mark.parametrize("target", ["lm_head", "embed_tokens"])
+def test_adapters_sit_between_embeddings_and_head(model_folder, target):
+    """The KL's and the relaxation's gradients hold both fixed."""
+    with pytest.raises(ValueError, match=f"{target}.*stay fixed"):
+        Policy(load_base(str(model_folder)), target_modules=["q_proj", target])
+
+
 @pytest.mark.parametrize(
     ("remove", "message"),
     [("*.safetensors", "no .*safetensors weights"), ("tokenizer.json", "no tokenizer"), ("config.json", "no config.json")],

@@ -15,18 +15,19 @@ BETA = 0.3
 ROUNDING = 2e-6  # Qwen3's norms and rotary embeddings compute in fp32 inside a float64 model; GPT-2's do not
 
 
-def prefix_recomputation(method, rollout: Rollout, tau: float, straight_through: bool) -> Tensor:
+def prefix_recomputation(method, rollout: Rollout, tau: float, straight_through: bool, *, hops: bool = True) -> Tensor:
     """The objective of eq. 16, written out plainly: the whole prefix again for each token, dense embeddings, one autograd graph.
 
-    Shares no code with the engine beyond the relaxation and the transformers model.
+    Shares no code with the engine beyond the relaxation and the transformers model.  Without ``hops`` the policy reads the tokens
+    that it is fed as constants.
     """
     policy: Policy = method.policy
     embedding, prompt = policy.embedding, rollout.prompt
     embeds, mask = embedding[prompt.ids], prompt.mask
-    logits = []
+    fed, logits = embeds, []
     for t in range(rollout.mask.shape[1]):
         positions = (mask.long().cumsum(1) - 1).clamp_min(0)
-        out = policy.lm(inputs_embeds=embeds, attention_mask=mask.long(), position_ids=positions).logits[:, -1]
+        out = policy.lm(inputs_embeds=fed, attention_mask=mask.long(), position_ids=positions).logits[:, -1]
         logits.append(out)
         candidates = out.clone()
         if t < method.shared.rollout.min_new_tokens:
@@ -37,6 +38,7 @@ def prefix_recomputation(method, rollout: Rollout, tau: float, straight_through:
         alive = rollout.mask[:, t]
         soft = torch.where(alive[:, None], dense @ embedding, embedding[policy.pad_id])
         embeds, mask = torch.cat([embeds, soft[:, None]], 1), torch.cat([mask, alive[:, None]], 1)
+        fed = embeds if hops else embeds.detach()
     positions = (mask.long().cumsum(1) - 1).clamp_min(0)
     with policy.peft.disable_adapter():
         out = policy.lm(inputs_embeds=embeds, attention_mask=mask.long(), position_ids=positions, output_hidden_states=True)
@@ -47,9 +49,9 @@ def prefix_recomputation(method, rollout: Rollout, tau: float, straight_through:
     return -scores.mean() + BETA * kl.sum() / rollout.mask.sum()
 
 
-def autograd_gradient(method, batch, tau: float, straight_through: bool) -> Tensor:
+def autograd_gradient(method, batch, tau: float, straight_through: bool, *, hops: bool = True) -> Tensor:
     rollout = method.sample_effective_batch(batch)[0]
-    loss = prefix_recomputation(method, rollout, tau, straight_through)
+    loss = prefix_recomputation(method, rollout, tau, straight_through, hops=hops)
     return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(method.policy.trainable().values()))])
 
 
@@ -123,6 +125,15 @@ def test_truncation_is_a_different_estimator_that_reports_itself(policy64):
     assert errors[2] < ROUNDING
 
 
+@pytest.mark.parametrize("straight_through", [True, False])
+def test_without_a_hop_fed_tokens_are_constants(policy64, straight_through):
+    """``max_hops=0``: a token acts on reward and reference, and on no later token."""
+    batch, settings = make_batch(policy64), {"tau": 0.5, "straight_through": straight_through, "kl_coef": BETA}
+    expected = autograd_gradient(make_grade(policy64, **settings), batch, 0.5, straight_through, hops=False)
+    assert relative_error(gradient(make_grade(policy64, max_hops=0, **settings), batch), expected) < ROUNDING
+    assert relative_error(gradient(make_grade(policy64, max_hops=1, **settings), batch), expected) > 1e-3
+
+
 def test_rows_do_not_influence_each_others_series(policy64):
     """The stop rule is per row: a row's gradient is the same alone and beside a row whose series is longer."""
     batch = make_batch(policy64)
@@ -140,16 +151,14 @@ def test_recorded_hard_tokens_are_reused(policy64):
     with torch.no_grad():
         for weight in policy64.trainable().values():
             weight.add_(0.3 * torch.randn_like(weight))
-    from grade_lightning.rollout.adjoint import fed_embeddings, relax_in_parallel
+    from grade_lightning.rollout.adjoint import relax_in_parallel
     from grade_lightning.rollout.sequential import relax_sequentially
 
     def relax(logits, noise, hard):
         assert (logits + noise).isfinite().any()
         return gumbel_softmax_weights(logits, noise, 1.0, hard=hard)
 
-    leaf = fed_embeddings(policy64, rollout)
-    for relaxed in (relax_sequentially(policy64, rollout, relax),
-                    relax_in_parallel(policy64, rollout, leaf, relax)):  # fmt: skip
+    for relaxed in (relax_sequentially(policy64, rollout, relax), relax_in_parallel(policy64, rollout, relax).relaxed):
         fresh = policy64.logits(relaxed.hidden).gather(-1, rollout.indices) + rollout.noise
         drawn = rollout.indices.gather(-1, relaxed.weights.argmax(-1, keepdim=True)).squeeze(-1)
         assert torch.equal(drawn[rollout.mask], before[rollout.mask])
@@ -252,7 +261,7 @@ def test_merged_adapters_are_the_policy_and_leave_no_trace(request, folder):
 
 def test_memory_does_not_grow_with_terms_or_vocabulary_times_time(model_folder):
     """No tensor of the vocabulary's size per token is kept for the backward pass: what autograd saves, measured."""
-    from grade_lightning.rollout.adjoint import fed_embeddings, relax_in_parallel
+    from grade_lightning.rollout.adjoint import relax_in_parallel
 
     saved = {}
     for tokens in (16, 32):
@@ -269,7 +278,7 @@ def test_memory_does_not_grow_with_terms_or_vocabulary_times_time(model_folder):
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            relax_in_parallel(policy, rollout, fed_embeddings(policy, rollout), method._relax(1, True))
+            relax_in_parallel(policy, rollout, method._relax(1, True))
         assert largest == 0
         saved[tokens] = total
     assert saved[32] < 2.5 * saved[16]
