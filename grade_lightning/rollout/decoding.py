@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import logging
 from itertools import chain
-from typing import Protocol
+from typing import Any, Protocol
 from weakref import WeakKeyDictionary, proxy
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, StaticCache
-from transformers.cache_utils import StaticLayer
+from transformers import Cache, StaticCache
+from transformers.cache_utils import DynamicLayer, StaticLayer
 
 from grade_lightning.models.policy import Policy, positions_of
 from grade_lightning.rollout.types import RolloutSettings
 
 log = logging.getLogger(__name__)
 
-LENGTHS = 64  # static caches are multiples of this long, so that prompts of other widths find a graph that fits
+LENGTHS = 64  # static caches are multiples of this long, so that prompts of other widths find a graph that fits; growing ones grow by it
 KEPT_GRAPHS = 4
 
 
@@ -34,6 +34,27 @@ class Decoder(Protocol):
         """[B, d] fed tokens and which of them are real [B] -> [B, d]."""
 
 
+class _RoomyLayer(DynamicLayer):
+    """Keys and values are written into tensors with room for more, where its parent copies all of them for each token.  No gradients."""
+
+    room: tuple[Tensor, Tensor]
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        held = self.get_seq_length()
+        length = held + key_states.shape[-2]
+        if not held or length > self.room[0].shape[-2]:
+            keys, values = (
+                states.new_empty(*states.shape[:2], length + LENGTHS, states.shape[-1]) for states in (key_states, value_states)
+            )
+            if held:
+                keys[:, :, :held], values[:, :, :held] = self.keys, self.values  # type: ignore[assignment]
+            self.room, self.is_initialized = (keys, values), True
+        keys, values = self.room
+        keys[:, :, held:length], values[:, :, held:length] = key_states, value_states
+        self.keys, self.values = keys[:, :, :length], values[:, :, :length]
+        return self.keys, self.values
+
+
 class GrowingDecoder:
     """Keys and values are appended.
 
@@ -43,7 +64,7 @@ class GrowingDecoder:
     """
 
     def __init__(self, policy: Policy, mask: Tensor):
-        self.policy, self.mask, self.cache = policy, mask, DynamicCache()
+        self.policy, self.mask, self.cache = policy, mask, Cache(layer_class_to_replicate=_RoomyLayer)
 
     def start(self, embeds: Tensor) -> Tensor:
         return self.policy.hidden(embeds, self.mask, cache=self.cache)[:, -1]

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from grade_lightning.estimators import gumbel_softmax_weights
+from grade_lightning.rollout import decoding
 from grade_lightning.rollout.decoding import GrowingDecoder, StaticDecoder, _Graphs, _graphs, decoder_of
 from grade_lightning.rollout.noise import training_noise
 from grade_lightning.rollout.sampling import sample
@@ -18,8 +19,9 @@ SETTINGS = RolloutSettings(max_new_tokens=10, min_new_tokens=3, top_k=24)
 
 
 @torch.no_grad()
-def test_a_static_decoder_forgets_the_prompts_before(policy64):
-    """The same object for other prompts, wider and narrower, with rows that end: the states of a cache that grows."""
+def test_a_static_decoder_forgets_the_prompts_before(policy64, monkeypatch):
+    """The same object for other prompts, wider and narrower, with rows that end: the states of a cache that grows, more than once."""
+    monkeypatch.setattr(decoding, "LENGTHS", 2)
     static = StaticDecoder(policy64, rows=4, length=64)
     generator = torch.Generator().manual_seed(0)
     for step in (1, 2, 3):
