@@ -49,7 +49,7 @@ def prepare(cfg: DictConfig, accelerator: str, *, judge: bool) -> Prepared:
     Raises:
         ValueError: any of it cannot be had; the message says what to do.
     """
-    corpus, splits = _splits(cfg)
+    corpus, splits = splits_of(cfg)
     base = _base(cfg, corpus, accelerator)
     policy = Policy(base, seed=cfg.seed, checkpointing=cfg.hardware.activation_checkpointing, **cfg.model.lora)
     RolloutSettings(**cfg.rollout).check(policy.vocab_size)
@@ -65,7 +65,8 @@ def _shown(report: dict[str, Any]) -> str:
     return ", ".join(f"{key} {value:.3f}" for key, value in report.items() if isinstance(value, float))
 
 
-def _splits(cfg: DictConfig) -> tuple[Corpus, Splits]:
+def splits_of(cfg: DictConfig) -> tuple[Corpus, Splits]:
+    """The reviews that a configuration names, whole and split."""
     corpus = build(cfg.data.source).load()
     keys = ("reward_rows", "policy_rows", "validation_rows", "order", "shuffle_seed", "drop_duplicates")
     return corpus, make_splits(corpus, **{key: cfg.data[key] for key in keys})

@@ -164,6 +164,26 @@ class RunFolder:
             )
         return environment
 
+    def begin(self, environment: Mapping[str, Any], inputs: Mapping[str, Any], *, again: bool) -> None:
+        """Note what the configuration's hash does not know: the contents of the folders that it names.
+
+        Args:
+            environment: what :meth:`started` found, or is to find.
+            inputs: key of the configuration -> fingerprint of what it names.
+            again: go on with a run that began with such inputs.
+
+        Raises:
+            ValueError: with others.
+        """
+        began = environment.get("inputs", inputs) if again else inputs  # earlier versions did not note them
+        changed = [key for key, fingerprint in inputs.items() if began[key] != fingerprint]
+        if changed:
+            raise ValueError(
+                f"{self.path} holds a run that began with other contents of {' and '.join(changed)}: set run.dir to a new folder, "
+                "or bring them back to go on with it"
+            )
+        self.write_json("environment.json", {**environment, "inputs": dict(inputs)})
+
     def rewind(self, step: int, validated: Collection[int] = ()) -> None:
         """Forget what was written after a policy step: training goes on from there and writes it again.  0 = everything.
 

@@ -90,8 +90,8 @@ def _callbacks(cfg: DictConfig) -> list[Callback]:
     return [GradientCosine(every)] if every else []
 
 
-def _open(cfg: DictConfig, identity: str) -> tuple[RunFolder, str, bool]:
-    """The run folder, the run's id, and whether training goes on from a checkpoint there."""
+def _open(cfg: DictConfig, identity: str) -> tuple[RunFolder, dict[str, Any], bool]:
+    """The run folder, its environment, and whether training goes on from a checkpoint there."""
     folder = RunFolder(cfg.run.resume or cfg.run.dir, writes=process_of_torchrun()[0] == 0)
     if cfg.run.resume is not None and not (folder.path / "environment.json").exists():
         raise ValueError(f"run.resume={cfg.run.resume} holds no run: give the folder of an unfinished run, or leave it out")
@@ -99,31 +99,36 @@ def _open(cfg: DictConfig, identity: str) -> tuple[RunFolder, str, bool]:
     resume = started is not None and folder.checkpoint.exists()
     if started is not None and resume:
         log.info("going on with the unfinished run in %s", folder.path)
-        return folder, started["run_id"], True
+        return folder, started, True
     folder.rewind(0)
-    run_id = f"{identity}-{secrets.token_hex(3)}"
+    began = {**environment(), "config_hash": identity, "run_id": f"{identity}-{secrets.token_hex(3)}"}
     folder.write_text("config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
-    folder.write_json("environment.json", {**environment(), "config_hash": identity, "run_id": run_id})
-    return folder, run_id, False
+    folder.write_json("environment.json", began)
+    return folder, began, False
 
 
 def _results_of_finished(cfg: DictConfig, identity: str) -> dict[str, Any] | None:
     path = Path(cfg.run.resume or cfg.run.dir)
     results = RunFolder(path, writes=False).finished(identity)
     if results is not None:
-        _check_same_model(path, cfg, results)
+        _check_same_inputs(path, cfg, results)
         log.info("%s already holds this very run, finished: nothing to do", path)
     return results
 
 
-def _check_same_model(path: Path, cfg: DictConfig, results: dict[str, Any]) -> None:
-    """The hash knows folders by their last part only: a finished run of another model of that name is not this run."""
-    folder = Path(cfg.model.path or "").expanduser()
-    if cfg.model.pretrain is None and (folder / "config.json").exists():
+def _check_same_inputs(path: Path, cfg: DictConfig, results: dict[str, Any]) -> None:
+    """The hash knows folders by their last part only: a finished run of another model or of other reviews of that name is not this run."""
+    model, data = (Path(group.get("path") or "").expanduser() for group in (cfg.model, cfg.data))
+    if cfg.model.pretrain is None and (model / "config.json").exists():
         from grade_lightning.models.cache import files_fingerprint
 
-        if files_fingerprint(folder) != results["model_fingerprint"]:
-            raise ValueError(f"{path} holds a finished run of another model whose folder is also named {folder.name}: set run.dir")
+        if files_fingerprint(model) != results["model_fingerprint"]:
+            raise ValueError(f"{path} holds a finished run of another model whose folder is also named {model.name}: set run.dir")
+    if cfg.data.get("path") and data.is_dir():
+        from grade_lightning.prepare import splits_of
+
+        if splits_of(cfg)[1].fingerprints != results["splits"]:
+            raise ValueError(f"{path} holds a finished run of other reviews whose folder is also named {data.name}: set run.dir")
 
 
 def execute(cfg: DictConfig) -> dict[str, Any]:
@@ -144,9 +149,10 @@ def _execute(cfg: DictConfig, identity: str) -> dict[str, Any]:
     accelerator = resolve_accelerator(cfg.hardware.accelerator)
     use_own_device(accelerator)
     _check(cfg, accelerator)
-    folder, run_id, resume = _open(cfg, identity)
+    folder, began, resume = _open(cfg, identity)
     prepared = prepare(cfg, accelerator, judge=cfg.evaluation.test)
     base, splits, judge = prepared.base, prepared.splits, prepared.judge
+    folder.begin(began, {"model.path": base.fingerprint, "data.path": splits.fingerprints}, again=resume)
     method = build(cfg.method, shared(cfg, prepared))
     description = {
         **dict(cfg.names), "seed": cfg.seed, "model_name": base.name, "model_fingerprint": base.fingerprint, "config_hash": identity,
@@ -154,7 +160,7 @@ def _execute(cfg: DictConfig, identity: str) -> dict[str, Any]:
         "reward_head": prepared.reward_report,
         "judge": None if judge is None else judge.report, "splits": splits.fingerprints, "duplicates": splits.duplicates,
     }  # fmt: skip
-    loggers = _loggers(cfg, folder, run_id)
+    loggers = _loggers(cfg, folder, began["run_id"])
     try:
         results = Experiment(
             method, data_module(cfg, prepared), folder, description, max_steps=cfg.max_steps, loggers=loggers,

@@ -40,6 +40,13 @@ def _seeded() -> None:
 
 
 @pytest.fixture(scope="session")
+def shared_cache(tmp_path_factory) -> str:
+    """``GRADE_CACHE`` of whole runs: their small LM and reward head are made once for all tests and all of pytest-xdist's workers."""
+    base = tmp_path_factory.getbasetemp()
+    return str((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache")
+
+
+@pytest.fixture(scope="session")
 def splits() -> Splits:
     corpus = SyntheticSource(train_rows=200, test_rows=40, unsupervised_rows=40).load()
     return make_splits(corpus, reward_rows=60, policy_rows=80, validation_rows=20)

@@ -12,9 +12,9 @@ from tests.entry import run_small
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(tmp_path_factory, shared_cache):
     patch = pytest.MonkeyPatch()
-    patch.setenv("GRADE_CACHE", str(tmp_path_factory.mktemp("cache")))
+    patch.setenv("GRADE_CACHE", shared_cache)
     folder = tmp_path_factory.mktemp("run") / "run"
     run_small(folder, "optimizer.lr=1e-2", "max_steps=4", "data.policy_rows=64")
     yield folder

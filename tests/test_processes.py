@@ -20,6 +20,11 @@ METHODS = ["grade", "grade_ste", "ppo", "reinforce", "rloo", "grpo"]
 LAST = "checkpoints/last/adapter_model.safetensors"
 
 
+@pytest.fixture(autouse=True)
+def cache(shared_cache, monkeypatch):
+    monkeypatch.setenv("GRADE_CACHE", shared_cache)
+
+
 def command(folder: Path, *overrides: str) -> list[str]:
     return ["-m", "grade_lightning.run", *SMALL, *SMALL_LM, f"run.dir={folder}", *overrides]
 
@@ -44,9 +49,11 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
-def test_killed_and_run_again_equals_uninterrupted(method, tmp_path):
-    """SIGKILL in the middle of training; the same command again goes on from the last checkpoint."""
+def test_killed_and_run_again_equals_uninterrupted(method, tmp_path, monkeypatch):
+    """SIGKILL in the middle of training; the same command again goes on from the last checkpoint, in Weights & Biases' eyes too."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
     options = [f"method={method}", "max_steps=12", "run.checkpoint_every=3", "evaluation.validate_every=4", "model.lora.dropout=0.05"]
+    options += ["logger=wandb"] if method == "grade_ste" else []
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     finish(start(tmp_path, *command(whole, *options)))
     process = start(tmp_path, *command(killed, *options))
@@ -64,6 +71,10 @@ def test_killed_and_run_again_equals_uninterrupted(method, tmp_path):
     results = [json.loads((folder / "results.json").read_text()) for folder in (killed, whole)]
     for key in ("test", "initial", "validation", "best_validation"):
         assert results[0][key] == results[1][key]
+    if method == "grade_ste":
+        attempts = sorted(folder.name.rsplit("-", 2)[1:] for folder in (killed / "wandb").glob("offline-run-*"))
+        assert len(attempts) == 2, attempts
+        assert attempts[0] == attempts[1]
     assert "finished: nothing to do" in finish(start(tmp_path, *command(killed, *options)))
 
 

@@ -19,10 +19,9 @@ from tests.entry import SMALL, SMALL_LM, compose_run, run_small
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    """One base LM and one reward head for all runs of this module."""
+def cache(shared_cache):
     patch = pytest.MonkeyPatch()
-    patch.setenv("GRADE_CACHE", str(tmp_path_factory.mktemp("cache")))
+    patch.setenv("GRADE_CACHE", shared_cache)
     yield
     patch.undo()
 
@@ -92,6 +91,30 @@ def test_last_adapter_is_what_was_tested(finished, tmp_path):
     assert all(torch.equal(last[name], other[name]) for name in last)
     assert again["test"]["per_prompt"] == finished[1]["test"]["per_prompt"]
     assert rows_of(tmp_path / "again") == rows_of(finished[0])
+
+
+def test_best_adapter_is_the_one_of_the_best_validation(tmp_path):
+    """It is what a run that ends at that step ends with."""
+    from safetensors.torch import load_file
+
+    options = [
+        "evaluation.validate_every=1",
+        "evaluation.test=false",
+        "protocol.anneal_steps=4",
+        "optimizer.lr=3e-2",
+        "optimizer.lr_decay_steps=4",
+    ]
+    whole = run_small(tmp_path / "whole", *options, "max_steps=4")
+    best = whole["best_validation"]
+    assert best["reward_mean"] == max(validation["reward_mean"] for validation in whole["validation"])
+    assert 0 < best["step"] < 4  # or the test says nothing: choose another rate
+    run_small(tmp_path / "short", *options, f"max_steps={best['step']}")
+    kept, ended, last = (
+        load_file(str(tmp_path / folder / "adapter_model.safetensors"))
+        for folder in ("whole/checkpoints/best", "short/checkpoints/last", "whole/checkpoints/last")
+    )
+    assert all(torch.equal(kept[name], ended[name]) for name in ended)
+    assert any(not torch.equal(kept[name], last[name]) for name in last)
 
 
 def test_evaluation_does_not_depend_on_its_batch_size(finished, tmp_path):
@@ -340,3 +363,38 @@ def test_pretrain_entry(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "perplexity" in done.stdout
     assert (tmp_path / "lm" / "model.safetensors").exists()
+
+
+def test_a_folder_with_other_contents_is_another_run(tmp_path, small_lm, monkeypatch):
+    """The hash knows folders by name: what is in them is compared, for a finished run and for one that goes on."""
+    from grade_lightning.data.synthetic import SyntheticSource
+    from grade_lightning.experiment import Experiment
+    from tests.data.test_sources import write_parquet
+
+    corpus = SyntheticSource(1300, 24, 0).load()
+
+    def write(leave_out: int) -> None:
+        for name, reviews in (("train", corpus.train), ("test", corpus.test)):
+            kept = list(range(leave_out, len(reviews.texts)))
+            write_parquet(tmp_path / "data", [reviews.texts[row] for row in kept], [int(reviews.labels[row]) for row in kept], (name,))
+
+    small = [item for item in SMALL if not item.startswith("data.source")]
+    options = [*small, "model=local", f"model.path={small_lm}", "data=parquet", f"data.path={tmp_path / 'data'}", "reward.head.lr=3e-3",
+               "reward.head.epochs=40", "run.checkpoint_every=1"]  # fmt: skip
+    cfg = compose_run(options, tmp_path / "run")
+    write(leave_out=0)
+    finish = Experiment._finish
+    monkeypatch.setattr(Experiment, "_finish", lambda *_: (_ for _ in ()).throw(RuntimeError("power cut")))
+    with pytest.raises(RuntimeError, match="power cut"):
+        execute(cfg)
+    monkeypatch.setattr(Experiment, "_finish", finish)
+    write(leave_out=1)
+    with pytest.raises(ValueError, match=r"began with other contents of data.path"):
+        execute(cfg)
+    write(leave_out=0)
+    results = execute(cfg)
+    assert execute(cfg) == json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["steps"] == 2
+    write(leave_out=1)
+    with pytest.raises(ValueError, match=r"finished run of other reviews whose folder is also named data"):
+        execute(cfg)

@@ -122,19 +122,32 @@ def _floors(result: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _spread(medians: dict[str, Any], names: list[str]) -> list[list[float]]:
+    """How far fastest and slowest are from the median.  Upwards at most the median: the machine may have been taken away."""
+    found = [medians[name] for name in names]
+    return [[m["seconds"] - m["fastest"] for m in found], [min(m["slowest"], 2 * m["seconds"]) - m["seconds"] for m in found]]
+
+
 def plot(result: dict[str, Any], file: Path) -> None:
     """Seconds of an update by case, and against T."""
     medians = result["medians"]
     bars = [name for name in medians if "=" not in name]
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), width_ratios=[3, 2])
-    left.barh(bars[::-1], [medians[name]["seconds"] for name in bars[::-1]], color="#4477AA")
-    left.set_xlabel("seconds per update")
-    left.set_xscale("log")
-    known = {tokens: medians[f"GRADE-STE, T={tokens}"]["seconds"] for tokens in (16, 32, 64, 128) if f"GRADE-STE, T={tokens}" in medians}
-    right.plot(list(known), list(known.values()), "o-", color="#4477AA")
+    drawn = left.barh(
+        bars[::-1], [medians[name]["seconds"] for name in bars[::-1]], color="#4477AA", xerr=_spread(medians, bars[::-1]), capsize=2
+    )
+    left.bar_label(drawn, fmt="%.3g", padding=4)
+    left.margins(x=0.12)
+    left.set_xlabel("seconds per update: median, fastest - slowest")
+    known = {tokens: name for tokens in (16, 32, 64, 128) if (name := f"GRADE-STE, T={tokens}") in medians}
+    seconds = [medians[name]["seconds"] for name in known.values()]
+    right.errorbar(list(known), seconds, yerr=_spread(medians, list(known.values())), fmt="o-", color="#4477AA", capsize=2)
+    right.set_xticks(list(known))
     right.set_xlabel("new tokens T")
     right.set_ylabel("seconds per GRADE-STE update")
     right.set_ylim(bottom=0)
+    for axis in (left, right):
+        axis.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     figure.savefig(file, dpi=150)
 

@@ -247,6 +247,8 @@ def draw(variants: list[Variant]) -> tuple[dict[str, tuple[str, Figure]], list[s
         for name, (title, make) in FIGURES.items():
             figure = make(variants, look)
             if figure is not None and any(axes.has_data() for axes in figure.axes):
+                figure.draw_without_rendering()
+                figure.set_layout_engine("none")  # laid out once, for all its formats
                 found[name] = title, figure
             else:
                 empty.append(f"nothing to draw, left out: {title}")

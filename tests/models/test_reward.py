@@ -115,6 +115,7 @@ def _slow_make(cache, log):
     make_once("test", {"a": 1}, make)
 
 
+@pytest.mark.slow
 def test_two_processes_make_a_thing_once(tmp_path):
     context = multiprocessing.get_context("spawn")
     workers = [context.Process(target=_slow_make, args=(str(tmp_path), str(tmp_path / "log"))) for _ in range(2)]

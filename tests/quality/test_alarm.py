@@ -50,8 +50,8 @@ def test_sign_of_the_cosine(model_folder, sign, caplog):
 
 
 @pytest.mark.slow
-def test_in_a_run(tmp_path, monkeypatch):
-    monkeypatch.setenv("GRADE_CACHE", str(tmp_path / "cache"))
+def test_in_a_run(tmp_path, shared_cache, monkeypatch):
+    monkeypatch.setenv("GRADE_CACHE", shared_cache)
     plain = run_small(tmp_path / "plain", "max_steps=3")
     watched = run_small(tmp_path / "watched", "max_steps=3", "evaluation.gradient_cosine_every=1")
     rows = [list(csv.DictReader((tmp_path / name / "metrics.csv").open())) for name in ("plain", "watched")]

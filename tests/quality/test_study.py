@@ -131,9 +131,9 @@ def test_crossovers_that_are_no_number_are_told_apart():
     assert [_crossover(entry, unit) for unit in units] == ["never [640, never]", "from the start [640, from the start]", "? [640, ?]"]
 
 
-def test_command(tmp_path, monkeypatch, capsys):
-    """From nothing to a table on the embedded reviews; a second call measures nothing again and finds the same."""
-    monkeypatch.setenv("GRADE_CACHE", str(tmp_path / "cache"))
+def test_command(tmp_path, shared_cache, monkeypatch, capsys):
+    """To a table on the embedded reviews; a second call measures nothing again and finds the same."""
+    monkeypatch.setenv("GRADE_CACHE", shared_cache)
     arguments = [
         "methods=rloo,grade_ste:rollouts=4,reinforce,grade_ste",
         "prompts=12",
