@@ -85,7 +85,7 @@ def make(case: str, setting: Setting) -> Update:
     if recomputes:
         return recompute_update(setting, policy, reward, batch)
     methods: dict[str, Callable[[], Method]] = {
-        "adjoint": lambda: _grade(setting, policy, reward, tol=setting.tol),
+        "adjoint": lambda: _grade(setting, policy, reward, tol=setting.tol, max_hops=setting.max_hops),
         "sequential": lambda: _grade(setting, policy, reward, backprop="sequential"),
         "reinforce": lambda: REINFORCE(_shared(setting, policy, reward)),
         "ppo": lambda: PPO(_shared(setting, policy, reward)),

@@ -39,6 +39,7 @@ ALONE: dict[str, tuple[str, dict[str, Any]]] = {
     **{f"GRADE-STE, B={rows}": ("adjoint", {"rows": rows}) for rows in (4, 32)},
     **{f"GRADE-STE, V={size}": ("adjoint", {"vocab_size": size, "model": None}) for size in (2048, 8192, 32768)},
     **{f"GRADE-STE, tol={tol:g}": ("adjoint", {"tol": tol}) for tol in (1e-1, 1e-6)},
+    "GRADE-STE, max_hops=0": ("adjoint", {"max_hops": 0}),
     **{f"GRADE-STE, tau={tau:g}": ("adjoint", {"tau": tau}) for tau in (1.0, 0.5)},
     "GRADE, soft tokens": ("adjoint", {"straight_through": False}),
     "GRADE-STE, checkpointing": ("adjoint", {"checkpointing": True}),

@@ -30,6 +30,7 @@ class Setting:
     top_k: int = 256
     tau: float = 2.0
     tol: float = 1e-3
+    max_hops: int | None = None
     straight_through: bool = True
     hidden_size: int = 256
     layers: int = 4
