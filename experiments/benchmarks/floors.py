@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 
-from experiments.benchmarks.setting import PROMPT_TOKENS, Setting
-from grade_lightning.memory import shape_of_model
+from experiments.benchmarks.setting import PROMPT_TOKENS, Setting, config_of
+from grade_lightning.memory import Batch, Shape, estimate
 from grade_lightning.methods.ppo import PPOSettings
 
+LORA_RANK = 16  # Policy's default
 PAPER_STEPS = 250  # policy steps of protocol=paper
 
 
@@ -42,14 +43,18 @@ def peaks(device: str, precision: str) -> tuple[float, float]:
 
 def weights(setting: Setting) -> tuple[int, int]:
     """Of the layers, and of the output head, which is the table of embeddings too."""
-    if setting.model is not None:
-        shape = shape_of_model(setting.model, revision=None, trust_remote_code=False)
-        assert shape is not None
-        head = shape.vocab_size * shape.hidden_size
-        return shape.weights - head, head
-    head_size = setting.head_size or setting.hidden_size // setting.heads
-    attention = setting.hidden_size * head_size * 2 * (setting.heads + setting.kv_heads)
-    return setting.layers * (attention + 3 * setting.hidden_size * setting.mlp_size), setting.vocab_size * setting.hidden_size
+    shape = Shape.of(config_of(setting))
+    head = shape.vocab_size * shape.hidden_size
+    return shape.weights - head, head
+
+
+def estimated_memory(setting: Setting, case: str) -> float:
+    """Bytes on top of the base's weights that a run is told it needs before it starts."""
+    parts = estimate(
+        Shape.of(config_of(setting)), Batch(setting.rows, PROMPT_TOKENS, setting.new_tokens), precision=setting.precision,
+        lora_rank=LORA_RANK, graphs=2 if case == "adjoint" else 1, checkpointing=setting.checkpointing,
+    )  # fmt: skip
+    return sum(parts.values()) - parts["base weights"]
 
 
 def floor(setting: Setting, case: str, hops: float | None, bandwidth: float, rate: float) -> dict[str, float]:
@@ -62,7 +67,7 @@ def floor(setting: Setting, case: str, hops: float | None, bandwidth: float, rat
     epochs = PPOSettings().epochs if case == "ppo" else 1
     passes = 2 * everything  # reward with reference, policy
     if case == "adjoint":
-        passes += new + (1 + (hops or 0)) * new + everything  # back through reward and reference, the series, the weights
+        passes += new + (hops or 0) * new + everything  # back through reward and reference, the series, the weights
         vocabulary = 4 * new  # KL: both logits and both gradients
     else:
         passes += (2 * epochs - 1) * everything
@@ -75,13 +80,14 @@ def floor(setting: Setting, case: str, hops: float | None, bandwidth: float, rat
 def fractions(
     medians: dict[str, dict[str, Any]], settings: dict[str, tuple[str, Setting]], bandwidth: float, rate: float
 ) -> dict[str, Any]:
-    """For each case: least seconds, the share of them in what was measured, tokens a second."""
+    """For each case: least seconds, the share of them in what was measured, tokens a second, the memory foreseen."""
     found: dict[str, Any] = {"bytes_per_second": bandwidth, "operations_per_second": rate, "cases": {}}
     for name, (case, setting) in settings.items():
         if name in medians and case in ("adjoint", "reinforce", "rloo", "ppo"):
             least, seconds = floor(setting, case, medians[name]["hops"], bandwidth, rate), medians[name]["seconds"]
             tokens = setting.rows * setting.new_tokens / seconds
-            found["cases"][name] = {**least, "achieved": sum(least.values()) / seconds, "tokens_per_second": tokens}
+            found["cases"][name] = {**least, "achieved": sum(least.values()) / seconds, "tokens_per_second": tokens,
+                                    "estimated_memory": estimated_memory(setting, case)}  # fmt: skip
     return found
 
 

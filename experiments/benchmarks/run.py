@@ -107,11 +107,13 @@ def _floors(result: dict[str, Any]) -> list[str]:
     lines = [
         "", f"Least seconds at the {found['bytes_per_second'] / 1e9:,.0f} GB/s of a large copy (the weights once a token) and the "
         f"{found['operations_per_second'] / 1e12:,.2f} TFLOP/s of a large product (everything else), both measured here:", "",
-        "| case | rollout | products | share of what was measured | tokens a second |", "| --- | --- | --- | --- | --- |",
+        "| case | rollout | products | share of what was measured | tokens a second | memory foreseen / measured, MiB |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]  # fmt: skip
     for name, case in found["cases"].items():
-        tokens = f"{case['tokens_per_second']:,.0f}"
-        lines.append(f"| {name} | {case['rollout']:.3f} | {case['products']:.3f} | {case['achieved']:.0%} | {tokens} |")
+        tokens, memory = f"{case['tokens_per_second']:,.0f}", result["medians"][name]["memory"] / 2**20
+        share = f"{case['rollout']:.3f} | {case['products']:.3f} | {case['achieved']:.0%}"
+        lines.append(f"| {name} | {share} | {tokens} | {case['estimated_memory'] / 2**20:.0f} / {memory:.0f} |")
     large = result["medians"].get("GRADE-STE, 4B")
     if large is not None:
         seconds, peak = large["seconds"], large["peak"]

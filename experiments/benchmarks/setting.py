@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 from grade_lightning.data.prompts import PromptBatch, collate, make_prompts
 from grade_lightning.data.synthetic import SyntheticSource
@@ -49,20 +49,26 @@ class Setting:
         return RolloutSettings(self.new_tokens, self.new_tokens, self.top_k)
 
 
+def config_of(setting: Setting) -> PreTrainedConfig:
+    """The named model's, or that of a Qwen3 of these sizes."""
+    if setting.model is not None:
+        return AutoConfig.from_pretrained(setting.model)
+    config = model_config(PretrainSettings(
+        vocab_size=setting.vocab_size, hidden_size=setting.hidden_size, layers=setting.layers, heads=setting.heads,
+        kv_heads=setting.kv_heads, mlp_size=setting.mlp_size, context=512,
+    ))  # fmt: skip
+    config.head_dim = setting.head_size or config.head_dim
+    return config
+
+
 def model_folder(setting: Setting, folder: Path) -> Path:
     """The named model, or one with random weights made in ``folder``."""
     if setting.model is not None:
         return Path(setting.model)
-    shape = PretrainSettings(
-        vocab_size=setting.vocab_size, hidden_size=setting.hidden_size, layers=setting.layers, heads=setting.heads,
-        kv_heads=setting.kv_heads, mlp_size=setting.mlp_size, context=512,
-    )  # fmt: skip
     texts = SyntheticSource(train_rows=2000, test_rows=2, unsupervised_rows=2).load().train.texts
     tokenizer: PreTrainedTokenizerFast = train_tokenizer(iter(texts), min(setting.vocab_size, 1400))
-    config = model_config(shape)
-    config.head_dim = setting.head_size or config.head_dim
     torch.manual_seed(0)
-    model = Qwen3ForCausalLM._from_config(config, dtype=torch.bfloat16 if setting.precision == "bf16" else torch.float32)
+    model = Qwen3ForCausalLM._from_config(config_of(setting), dtype=torch.bfloat16 if setting.precision == "bf16" else torch.float32)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
