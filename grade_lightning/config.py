@@ -25,6 +25,12 @@ _NOT_IDENTITY = ("hydra", "run", "logger")  # where and how a run is written dow
 ADDED = {"optimizer.name": "adamw"}
 
 
+def _with_changed(plain: dict[str, Any]) -> dict[str, Any]:
+    """Settings that meant something else in earlier versions: a run that has them is not the run that an earlier version made with them."""
+    hops = plain.get("method", {}).get("max_hops")
+    return plain if hops is None else {**plain, "method": {**plain["method"], "max_hops": f"{hops} beyond the direct term"}}
+
+
 def _without_added(plain: dict[str, Any]) -> dict[str, Any]:
     for name, value in ADDED.items():
         group, key = name.split(".")
@@ -50,7 +56,7 @@ def config_hash(root: DictConfig, *, without: tuple[str, ...] = ()) -> str:
     identity = OmegaConf.masked_copy(root, [str(key) for key in root if key not in _NOT_IDENTITY + without])
     identity._set_parent(root)  # interpolations still see the whole configuration
     plain: Any = OmegaConf.to_container(identity, resolve=True, throw_on_missing=False)
-    return hashlib.sha256(json.dumps(_without_folders(_without_added(plain)), sort_keys=True).encode()).hexdigest()[:8]
+    return hashlib.sha256(json.dumps(_without_folders(_with_changed(_without_added(plain))), sort_keys=True).encode()).hexdigest()[:8]
 
 
 def build(node: DictConfig, *args: Any, **kwargs: Any) -> Any:

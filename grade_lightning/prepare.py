@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from omegaconf import DictConfig
 
 from grade_lightning.config import build
-from grade_lightning.data.corpus import Corpus, Splits, make_splits
+from grade_lightning.data.corpus import Corpus, Splits, fingerprint, make_splits
 from grade_lightning.data.module import IMDBDataModule
 from grade_lightning.evaluation.judge import Judge, train_judge
 from grade_lightning.methods.base import Shared
@@ -42,15 +43,20 @@ class Prepared:
     judge: Judge | None
 
 
-def prepare(cfg: DictConfig, accelerator: str, *, judge: bool) -> Prepared:
+def prepare(cfg: DictConfig, accelerator: str, *, judge: bool, check: Callable[[dict[str, Any]], None] | None = None) -> Prepared:
     """Load the reviews and the base LM (pretraining it if the model group says so), and train the reward head, both from the cache
     where they are there.
+
+    Args:
+        check: is given the fingerprints of base LM and reviews before anything is made with both, and may raise.
 
     Raises:
         ValueError: any of it cannot be had; the message says what to do.
     """
     corpus, splits = splits_of(cfg)
     base = _base(cfg, corpus, accelerator)
+    if check is not None:
+        check({"base LM": base.fingerprint, "reviews": {**splits.fingerprints, "unused": fingerprint(splits.unused)}})
     policy = Policy(base, seed=cfg.seed, checkpointing=cfg.hardware.activation_checkpointing, **cfg.model.lora)
     RolloutSettings(**cfg.rollout).check(policy.vocab_size)
     reward, report = build(cfg.reward, base, policy, splits, clean_html=cfg.data.clean_html)

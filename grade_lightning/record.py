@@ -165,11 +165,11 @@ class RunFolder:
         return environment
 
     def begin(self, environment: Mapping[str, Any], inputs: Mapping[str, Any], *, again: bool) -> None:
-        """Note what the configuration's hash does not know: the contents of the folders that it names.
+        """Note what the configuration's hash does not know: what it names, by contents.
 
         Args:
             environment: what :meth:`started` found, or is to find.
-            inputs: key of the configuration -> fingerprint of what it names.
+            inputs: what a run is made from -> its fingerprint.
             again: go on with a run that began with such inputs.
 
         Raises:
@@ -179,8 +179,8 @@ class RunFolder:
         changed = [key for key, fingerprint in inputs.items() if began[key] != fingerprint]
         if changed:
             raise ValueError(
-                f"{self.path} holds a run that began with other contents of {' and '.join(changed)}: set run.dir to a new folder, "
-                "or bring them back to go on with it"
+                f"{self.path} holds an unfinished run that began with other inputs of the same names ({', '.join(changed)}): "
+                "set run.dir to a new folder, or bring back what it began with to go on with it"
             )
         self.write_json("environment.json", {**environment, "inputs": dict(inputs)})
 

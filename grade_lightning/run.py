@@ -7,6 +7,7 @@ import os
 import secrets
 import time
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,10 @@ def _results_of_finished(cfg: DictConfig, identity: str) -> dict[str, Any] | Non
 
 
 def _check_same_inputs(path: Path, cfg: DictConfig, results: dict[str, Any]) -> None:
-    """The hash knows folders by their last part only: a finished run of another model or of other reviews of that name is not this run."""
+    """The hash knows folders by their last part only: a finished run of another model or of other reviews of that name is not this run.
+
+    Of the reviews, the rows of the four splits are compared; a model pretrained here is not.
+    """
     model, data = (Path(group.get("path") or "").expanduser() for group in (cfg.model, cfg.data))
     if cfg.model.pretrain is None and (model / "config.json").exists():
         from grade_lightning.models.cache import files_fingerprint
@@ -150,9 +154,8 @@ def _execute(cfg: DictConfig, identity: str) -> dict[str, Any]:
     use_own_device(accelerator)
     _check(cfg, accelerator)
     folder, began, resume = _open(cfg, identity)
-    prepared = prepare(cfg, accelerator, judge=cfg.evaluation.test)
+    prepared = prepare(cfg, accelerator, judge=cfg.evaluation.test, check=partial(folder.begin, began, again=resume))
     base, splits, judge = prepared.base, prepared.splits, prepared.judge
-    folder.begin(began, {"model.path": base.fingerprint, "data.path": splits.fingerprints}, again=resume)
     method = build(cfg.method, shared(cfg, prepared))
     description = {
         **dict(cfg.names), "seed": cfg.seed, "model_name": base.name, "model_fingerprint": base.fingerprint, "config_hash": identity,

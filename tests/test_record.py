@@ -47,6 +47,18 @@ def test_environment_names_versions_and_no_secrets(monkeypatch):
     assert "very-secret" not in json.dumps(found)
 
 
+def test_a_run_goes_on_with_what_it_began_with(tmp_path):
+    folder, inputs = RunFolder(tmp_path), {"base LM": "ab", "reviews": {"test": "cd"}}
+    folder.begin({"run_id": "x"}, inputs, again=False)
+    began = json.loads((tmp_path / "environment.json").read_text())
+    assert began == {"run_id": "x", "inputs": inputs}
+    folder.begin(began, inputs, again=True)
+    with pytest.raises(ValueError, match=r"other inputs of the same names \(base LM, reviews\): set run\.dir"):
+        folder.begin(began, {"base LM": "ba", "reviews": {"test": "dc"}}, again=True)
+    folder.begin({"run_id": "x"}, inputs, again=True)  # of an earlier version, which did not note them
+    assert json.loads((tmp_path / "environment.json").read_text()) == began
+
+
 def test_rewind_keeps_whole_lines_whatever_reviews_contain(tmp_path):
     """Characters at which ``str.splitlines`` breaks a line, and a last line cut short."""
     folder = RunFolder(tmp_path)

@@ -304,6 +304,15 @@ def test_hash_ignores_folders_and_nothing_else():
     assert config_hash(compose_run([*base, "logger=wandb"])) == config_hash(compose_run(base))
 
 
+@pytest.mark.parametrize(("hops", "same"), [("null", True), ("1", False)])
+def test_a_setting_that_changed_its_meaning_changes_the_hash(hops, same, monkeypatch):
+    """Earlier versions counted the first hop as none."""
+    cfg = compose_run([f"method.max_hops={hops}"])
+    now = config_hash(cfg)
+    monkeypatch.setattr("grade_lightning.config._with_changed", lambda plain: plain)
+    assert (config_hash(cfg) == now) == same
+
+
 def test_hash_of_a_run_that_could_not_choose_its_optimizer():
     now = compose_run(["method=rloo"])
     earlier = copy.deepcopy(now)
@@ -389,7 +398,7 @@ def test_a_folder_with_other_contents_is_another_run(tmp_path, small_lm, monkeyp
         execute(cfg)
     monkeypatch.setattr(Experiment, "_finish", finish)
     write(leave_out=1)
-    with pytest.raises(ValueError, match=r"began with other contents of data.path"):
+    with pytest.raises(ValueError, match=r"other inputs of the same names \(reviews\)"):
         execute(cfg)
     write(leave_out=0)
     results = execute(cfg)

@@ -141,7 +141,7 @@ def plot(result: dict[str, Any], file: Path) -> None:
     )
     left.bar_label(drawn, fmt="%.3g", padding=4)
     left.margins(x=0.12)
-    left.set_xlabel("seconds per update: median, fastest - slowest")
+    left.set_xlabel("seconds per update: median, fastest - slowest (drawn to twice the median at most)")
     known = {tokens: name for tokens in (16, 32, 64, 128) if (name := f"GRADE-STE, T={tokens}") in medians}
     seconds = [medians[name]["seconds"] for name in known.values()]
     right.errorbar(list(known), seconds, yerr=_spread(medians, list(known.values())), fmt="o-", color="#4477AA", capsize=2)

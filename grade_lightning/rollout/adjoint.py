@@ -27,7 +27,7 @@ from grade_lightning.rollout.triangular import AdjointReport, Chain, backward_th
 from grade_lightning.rollout.types import Rollout
 
 
-def fed_embeddings(policy: Policy, rollout: Rollout) -> Tensor:
+def _fed_embeddings(policy: Policy, rollout: Rollout) -> Tensor:
     """The embeddings that the rollout fed at completion positions, as a leaf.  -> [B, T, d]."""
     if rollout.weights is None:
         return policy.embed(rollout.completion_ids).detach().requires_grad_()
@@ -54,7 +54,7 @@ def relax_in_parallel(policy: Policy, rollout: Rollout, relax: Relaxation) -> Pa
     Args:
         relax: as in :func:`grade_lightning.rollout.sequential.relax_sequentially`.
     """
-    prompt, leaf = rollout.prompt, fed_embeddings(policy, rollout)
+    prompt, leaf = rollout.prompt, _fed_embeddings(policy, rollout)
     # The state after the last completion token predicts nothing.
     before, states = policy.states(prompt.ids, prompt.mask, leaf[:, :-1], rollout.mask[:, :-1])
     states = torch.cat([before[:, -1:], states], dim=1)

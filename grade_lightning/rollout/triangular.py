@@ -142,8 +142,11 @@ def backward_through_time(chain: Chain, direct: Tensor, inputs: Sequence[Tensor]
         assert fed is not None
         term = chain.feed_back(fed) - (added - began)  # M^T (t_a + ... + t_b) = t_a+1 + ... + t_b+1
         measured = series.residual(term)
+        if not bool(series.taken.any()):
+            series.first_ratio = float(measured.mean())  # no hop was made: this is the first
         if not foresee:
             residual = torch.where(measured > rounding, measured, torch.minimum(measured, residual))
+            series.active = series.active & (residual > tol)
             break
         residual = torch.where(rows, measured, residual)
         series.active = torch.where(rows, residual > tol, series.active)

@@ -134,6 +134,14 @@ def test_without_a_hop_fed_tokens_are_constants(policy64, straight_through):
     assert relative_error(gradient(make_grade(policy64, max_hops=1, **settings), batch), expected) > 1e-3
 
 
+@pytest.mark.parametrize("straight_through", [True, False])
+def test_a_single_token(policy64, straight_through):
+    """Nothing follows it: no hop, and a gradient all the same."""
+    batch, settings = make_batch(policy64), {"tau": 0.8, "straight_through": straight_through, "kl_coef": BETA, "tokens": 1, "early": 1}
+    expected = autograd_gradient(make_grade(policy64, **settings), batch, 0.8, straight_through)
+    assert relative_error(gradient(make_grade(policy64, **settings), batch), expected) < ROUNDING
+
+
 def test_rows_do_not_influence_each_others_series(policy64):
     """The stop rule is per row: a row's gradient is the same alone and beside a row whose series is longer."""
     batch = make_batch(policy64)

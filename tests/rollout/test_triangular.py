@@ -138,6 +138,18 @@ def test_truncation_sums_exactly_so_many_terms(hops):
     assert (report.residual > 1e-3) == report.truncated
 
 
+@pytest.mark.parametrize("tol", [1e-3, 1e-15])
+def test_without_a_hop_the_first_is_measured(tol):
+    """Whether or not rounding could hide it: the second tolerance is below it."""
+    for size in (1e-2, 1e-8):
+        matrix, gradient, slope = system(size)
+        _, report = solve(matrix, gradient, slope, tol=tol, max_hops=0)
+        first = (matrix.mT @ gradient[..., None]).squeeze(-1).norm(dim=1) / gradient.norm(dim=1)
+        assert report.hops == 0
+        assert report.first_ratio == pytest.approx(float(first.mean()), rel=1e-5)
+        assert report.truncated == (float(first.max()) > tol)
+
+
 def test_nothing_to_pass_on():
     matrix, gradient, slope = system(0.5)
     found, report = solve(matrix, torch.zeros_like(gradient), slope, tol=1e-3, max_hops=None)
