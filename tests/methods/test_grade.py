@@ -19,11 +19,13 @@ class TestGrade(MethodSuite):
         return make_grade(policy, straight_through=False, **shared)
 
 
+@pytest.mark.slow
 class TestGumbelRao(MethodSuite):
     def make(self, policy, **shared):
         return make_grade(policy, relaxation=gumbel_rao_weights, **shared)
 
 
+@pytest.mark.slow
 class TestSequentialGradeSTE(MethodSuite):
     def make(self, policy, **shared):
         return make_grade(policy, backprop="sequential", **shared)

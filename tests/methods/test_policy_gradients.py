@@ -1,5 +1,7 @@
 """REINFORCE, PPO, RLOO and GRPO: the common suite, and what is their own."""
 
+import pytest
+
 from grade_lightning.methods import GRPO, PPO, REINFORCE, RLOO
 from tests.methods.harness import shared_of
 from tests.methods.suite import MethodSuite
@@ -29,6 +31,7 @@ class TestGRPO(PolicyGradientSuite):
         return GRPO(shared_of(policy, **shared), completions_per_prompt=2)
 
 
+@pytest.mark.slow
 class TestDrGRPO(PolicyGradientSuite):
     def make(self, policy, **shared):
         return GRPO(shared_of(policy, **shared), completions_per_prompt=2, variant="dr_grpo")
