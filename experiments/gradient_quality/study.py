@@ -46,6 +46,7 @@ TRAINED = {
     "decoupled_st": ("method=decoupled_st", "temperature=constant", "temperature.value=1.0"),
     "grade_ste-tau2": ("method=grade_ste", "temperature=constant", "temperature.value=2.0"),
     "hybrid": ("method=hybrid",),
+    "grade_ste-tau2-no_hops": ("method=grade_ste", "temperature=constant", "temperature.value=2.0", "method.max_hops=0"),
 }
 CLIP = 1e-6  # below the norm of any gradient, so that a step of SGD is lr * CLIP long
 LENGTHS = (0.03, 0.1, 0.3, 1.0)  # of a step; AdamW's first at 3e-3 is about 1 long
@@ -55,7 +56,8 @@ NORMALISED = {
 }
 WATCHED = ("grade_ste:tau=2", "grade_ste:tau=0.5")
 WATCH = ("prompts=64", "draws=2", "rollouts=4", "group=4")  # the alarm's own completions, on more prompts
-SWEPT = {"grade_ste-tau2": "grade_ste"}  # another temperature of a method whose rate imdb_small has chosen
+# Variants of a method whose rate imdb_small has chosen.
+SWEPT = {"grade_ste-tau2": "grade_ste", "grade_ste-tau2-no_hops": "grade_ste"}
 PARTS = ("checkpoints", "curves", "sgd", "alarm")
 COMPARED = ("rloo", "grade_ste")
 
