@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from grade_lightning.process import prepare_process
-from grade_lightning.strategy import resolve_accelerator
+from grade_lightning.training.process import prepare_process
+from grade_lightning.training.strategy import resolve_accelerator
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ def generate(request: Request) -> list[dict[str, dict[str, object]]]:
     assert isinstance(cfg, DictConfig)
     from grade_lightning.data.prompts import Prompt, clean_html, collate
     from grade_lightning.evaluation.evaluator import evaluate_batch
-    from grade_lightning.prepare import evaluation_rollout, prepare
+    from grade_lightning.setup import evaluation_rollout, prepare
 
     prepared = prepare(cfg, resolve_accelerator(cfg.hardware.accelerator), judge=True)
     policy = prepared.policy

@@ -32,11 +32,12 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, open_dict
 from tqdm import tqdm
 
-from grade_lightning.config import CONFIG_DIR, build, config_hash
-from grade_lightning.process import prepare_process
-from grade_lightning.quality.plan import REFERENCE, Study, folder_of, group_of, overrides_of, parse, parse_method, rollouts_of
-from grade_lightning.record import environment, json_text
-from grade_lightning.strategy import resolve_accelerator
+from grade_lightning.compose import CONFIG_DIR, build, config_hash
+from grade_lightning.records.text import json_text
+from grade_lightning.study.plan import REFERENCE, Study, folder_of, group_of, overrides_of, parse, parse_method, rollouts_of
+from grade_lightning.training.environment import environment
+from grade_lightning.training.process import prepare_process
+from grade_lightning.training.strategy import resolve_accelerator
 
 log = logging.getLogger(__name__)
 
@@ -81,11 +82,11 @@ def _measure(study: Study) -> dict[str, Any]:
     """Draw all units, prompt by prompt, each prompt by every method in turn.  -> stores by method."""
     from grade_lightning.data.prompts import collate
     from grade_lightning.estimators import gumbel_noise
-    from grade_lightning.prepare import data_module, prepare, shared
-    from grade_lightning.quality.sketch import CountSketch
-    from grade_lightning.quality.store import UnitStore
-    from grade_lightning.quality.units import UnitSampler
     from grade_lightning.rollout.noise import keyed_generator
+    from grade_lightning.setup import data_module, prepare, shared
+    from grade_lightning.study.sketch import CountSketch
+    from grade_lightning.study.store import UnitStore
+    from grade_lightning.study.units import UnitSampler
 
     configs = {spec: configuration(spec, study) for spec in study.methods}
     _check_same_sampler(configs)
@@ -134,7 +135,7 @@ def _cost(units: Any) -> dict[str, float]:
 
 def analyse(study: Study, stores: dict[str, Any]) -> dict[str, Any]:
     """Every number of the study, with intervals."""
-    from grade_lightning.quality.statistics import Inner, bootstrap, crossover, crossover_intervals, hybrid_alignment
+    from grade_lightning.study.moments import Inner, bootstrap, crossover, crossover_intervals, hybrid_alignment
 
     units = {spec: store.units(rollouts_of(spec, study), group_of(spec, study)) for spec, store in stores.items()}
     reference = units[REFERENCE]
@@ -178,7 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    from grade_lightning.quality.output import figure, for_json, table
+    from grade_lightning.study.output import figure, for_json, table
 
     found = analyse(study, stores)
     (study.out / "results.json").write_text(json_text({**for_json(found), "environment": environment()}))

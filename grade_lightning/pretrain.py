@@ -12,8 +12,8 @@ import hydra
 from omegaconf import DictConfig
 
 from grade_lightning import checks
-from grade_lightning.config import CONFIG_DIR, build, errors_as_messages
-from grade_lightning.process import prepare_process
+from grade_lightning.compose import CONFIG_DIR, build, errors_as_messages
+from grade_lightning.training.process import prepare_process
 
 log = logging.getLogger(__name__)
 

@@ -7,15 +7,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from grade_lightning.record import json_text
+from grade_lightning.records.text import json_text
+from grade_lightning.reporting.beyond import exploited, quality
 from grade_lightning.reporting.figures import draw, save
 from grade_lightning.reporting.page import page
-from grade_lightning.reporting.quality import exploited, quality
 from grade_lightning.reporting.read import Run, read_runs
-from grade_lightning.reporting.statistics import Interval
 from grade_lightning.reporting.table import Table
 from grade_lightning.reporting.table1 import table1
 from grade_lightning.reporting.table2 import stability, table2
+from grade_lightning.reporting.tests import Interval
 from grade_lightning.reporting.variants import group, listed, repeated
 
 MOST_WARNINGS = 40  # printed

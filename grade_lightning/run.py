@@ -17,11 +17,12 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
 from grade_lightning import checks
-from grade_lightning.config import CONFIG_DIR, build, config_hash, errors_as_messages
-from grade_lightning.process import command_started, prepare_process
-from grade_lightning.record import RunFolder, environment
-from grade_lightning.strategy import process_of_torchrun, resolve_accelerator, trainer_options, use_own_device
-from grade_lightning.sweep import FAILED, sweep_group
+from grade_lightning.compose import CONFIG_DIR, build, config_hash, errors_as_messages
+from grade_lightning.records.folder import RunFolder
+from grade_lightning.training.environment import environment
+from grade_lightning.training.process import command_started, prepare_process
+from grade_lightning.training.strategy import process_of_torchrun, resolve_accelerator, trainer_options, use_own_device
+from grade_lightning.training.sweep import FAILED, sweep_group
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ def _check(cfg: DictConfig, accelerator: str) -> None:
     from grade_lightning.methods.choices import CHOICES, check_choices, check_kl
     from grade_lightning.methods.hybrid import CHUNKS
     from grade_lightning.methods.ppo import PPOSettings
-    from grade_lightning.prepare import completions_per_prompt
+    from grade_lightning.setup import completions_per_prompt
 
     check_kl(cfg.protocol.kl_in, cfg.protocol.kl_estimator, cfg.protocol.kl_alignment, relaxed="temperature" in cfg.method)
     check_choices(optimizer=cfg.optimizer.name, **{key: cfg.protocol[key] for key in CHOICES if key != "optimizer"})
@@ -60,7 +61,7 @@ def _check(cfg: DictConfig, accelerator: str) -> None:
 
 
 def _check_memory(cfg: DictConfig, accelerator: str) -> None:
-    from grade_lightning.memory import check_memory, shape_of_model
+    from grade_lightning.training.memory import check_memory, shape_of_model
 
     if cfg.model.pretrain is not None:
         return  # as small as the machine it is pretrained on needs it
@@ -77,7 +78,7 @@ def _check_memory(cfg: DictConfig, accelerator: str) -> None:
 def _loggers(cfg: DictConfig, folder: RunFolder, run_id: str) -> list[Logger]:
     if cfg.logger.wandb is None or not folder.writes:
         return []
-    from grade_lightning.loggers import wandb_logger
+    from grade_lightning.training.loggers import wandb_logger
 
     resolved = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)
     options = {**cfg.logger.wandb, "group": cfg.logger.wandb.group or sweep_group()}
@@ -85,7 +86,7 @@ def _loggers(cfg: DictConfig, folder: RunFolder, run_id: str) -> list[Logger]:
 
 
 def _callbacks(cfg: DictConfig) -> list[Callback]:
-    from grade_lightning.quality.alarm import GradientCosine
+    from grade_lightning.study.alarm import GradientCosine
 
     every = cfg.evaluation.gradient_cosine_every
     return [GradientCosine(every)] if every else []
@@ -129,7 +130,7 @@ def _check_same_inputs(path: Path, cfg: DictConfig, results: dict[str, Any]) -> 
         if files_fingerprint(model) != results["model_fingerprint"]:
             raise ValueError(f"{path} holds a finished run of another model whose folder is also named {model.name}: set run.dir")
     if cfg.data.get("path") and data.is_dir():
-        from grade_lightning.prepare import splits_of
+        from grade_lightning.setup import splits_of
 
         if splits_of(cfg)[1].fingerprints != results["splits"]:
             raise ValueError(f"{path} holds a finished run of other reviews whose folder is also named {data.name}: set run.dir")
@@ -143,10 +144,10 @@ def execute(cfg: DictConfig) -> dict[str, Any]:
 
 
 def _execute(cfg: DictConfig, identity: str) -> dict[str, Any]:
-    from grade_lightning.experiment import Experiment
-    from grade_lightning.loggers import finish
-    from grade_lightning.prepare import data_module, prepare, shared
-    from grade_lightning.summary import print_summary
+    from grade_lightning.setup import data_module, prepare, shared
+    from grade_lightning.training.experiment import Experiment
+    from grade_lightning.training.loggers import finish
+    from grade_lightning.training.summary import print_summary
 
     start = command_started()
     prepare_process()

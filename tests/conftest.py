@@ -17,9 +17,9 @@ from grade_lightning.methods.base import Shared
 from grade_lightning.models.base import BaseLM, load_base
 from grade_lightning.models.policy import Policy
 from grade_lightning.models.pretraining import PretrainSettings, build_model, train_tokenizer
-from grade_lightning.models.reward import ClassifierReward, RewardHead
-from grade_lightning.process import prepare_process
+from grade_lightning.rewards.classifier import ClassifierReward, RewardHead
 from grade_lightning.rollout.types import RolloutSettings
+from grade_lightning.training.process import prepare_process
 
 prepare_process()
 torch.set_num_threads(1)  # the models here are so small that a second thread costs more than it gives

@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
-from grade_lightning.config import CONFIG_DIR
+from grade_lightning.compose import CONFIG_DIR
 from grade_lightning.run import execute
 
 # The embedded default, made so small that everything from pretraining to the final test takes seconds.

@@ -12,7 +12,7 @@ import torch
 import yaml
 from omegaconf import OmegaConf, open_dict
 
-from grade_lightning.config import CONFIG_DIR, config_hash
+from grade_lightning.compose import CONFIG_DIR, config_hash
 from grade_lightning.models.cache import cache_root
 from grade_lightning.run import execute
 from tests.entry import SMALL, SMALL_LM, compose_run, run_small
@@ -309,7 +309,7 @@ def test_a_setting_that_changed_its_meaning_changes_the_hash(hops, same, monkeyp
     """Earlier versions counted the first hop as none."""
     cfg = compose_run([f"method.max_hops={hops}"])
     now = config_hash(cfg)
-    monkeypatch.setattr("grade_lightning.config._with_changed", lambda plain: plain)
+    monkeypatch.setattr("grade_lightning.records.identity._with_changed", lambda plain: plain)
     assert (config_hash(cfg) == now) == same
 
 
@@ -377,7 +377,7 @@ def test_pretrain_entry(tmp_path):
 def test_a_folder_with_other_contents_is_another_run(tmp_path, small_lm, monkeypatch):
     """The hash knows folders by name: what is in them is compared, for a finished run and for one that goes on."""
     from grade_lightning.data.synthetic import SyntheticSource
-    from grade_lightning.experiment import Experiment
+    from grade_lightning.training.experiment import Experiment
     from tests.data.test_sources import write_parquet
 
     corpus = SyntheticSource(1300, 24, 0).load()

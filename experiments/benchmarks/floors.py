@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from experiments.benchmarks.setting import PROMPT_TOKENS, Setting, config_of
-from grade_lightning.memory import Batch, Shape, estimate
 from grade_lightning.methods.ppo import PPOSettings
+from grade_lightning.training.memory import Batch, Shape, estimate
 
 LORA_RANK = 16  # Policy's default
 PAPER_STEPS = 250  # policy steps of protocol=paper

@@ -21,8 +21,8 @@ from grade_lightning.methods import GRADE, PPO, REINFORCE, RLOO
 from grade_lightning.methods.base import Method, Shared, Totals
 from grade_lightning.methods.meter import Meter
 from grade_lightning.models.policy import Policy
-from grade_lightning.process import prepare_process
 from grade_lightning.rollout.noise import training_noise
+from grade_lightning.training.process import prepare_process
 
 Update = Callable[[], dict[str, float]]
 

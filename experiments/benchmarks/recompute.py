@@ -12,7 +12,7 @@ from torch import Tensor
 from grade_lightning.data.prompts import PromptBatch
 from grade_lightning.estimators import SoftTokens, exact_kl, gumbel_softmax_topk
 from grade_lightning.models.policy import Policy
-from grade_lightning.models.reward import ClassifierReward
+from grade_lightning.rewards.classifier import ClassifierReward
 from grade_lightning.rollout.sampling import ban_eos
 from grade_lightning.rollout.types import RolloutSettings
 

@@ -15,7 +15,7 @@ import matplotlib
 from experiments.benchmarks.floors import PAPER_STEPS, fractions, peaks, table1_hours
 from experiments.benchmarks.setting import Setting, model_folder
 from experiments.benchmarks.turns import ratio, summary, take_turns
-from grade_lightning.record import environment
+from grade_lightning.training.environment import environment
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

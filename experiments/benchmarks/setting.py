@@ -14,7 +14,7 @@ from grade_lightning.data.synthetic import SyntheticSource
 from grade_lightning.models.base import BaseLM, load_base
 from grade_lightning.models.policy import Policy
 from grade_lightning.models.pretraining import PretrainSettings, model_config, train_tokenizer
-from grade_lightning.models.reward import ClassifierReward, RewardHead
+from grade_lightning.rewards.classifier import ClassifierReward, RewardHead
 from grade_lightning.rollout.types import RolloutSettings
 
 PROMPT_TOKENS = 32

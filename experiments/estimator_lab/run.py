@@ -14,7 +14,7 @@ from experiments.estimator_lab import figures
 from experiments.estimator_lab.one_step import REWARDS, crossover, policy_gradient, relaxed, truth
 from experiments.estimator_lab.quality import alignment, policy_gradient_qualities, relaxed_qualities
 from experiments.estimator_lab.sequence import make_toy
-from grade_lightning.record import environment
+from grade_lightning.training.environment import environment
 
 HERE = Path(__file__).parent
 KINDS = ("linear", "smooth", "steep", "adversarial")

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from grade_lightning.quality.alarm import GradientCosine
-from grade_lightning.record import json_text
+from grade_lightning.records.text import json_text
+from grade_lightning.study.alarm import GradientCosine
 
 TRIALS, MEASUREMENTS = 400, 12
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from grade_lightning.quality.plan import folder_of
-from grade_lightning.quality.statistics import Inner, Units, bootstrap
-from grade_lightning.record import json_text
+from grade_lightning.records.text import json_text
+from grade_lightning.study.moments import Inner, Units, bootstrap
+from grade_lightning.study.plan import folder_of
 
 REFERENCE = "rloo"
 

@@ -25,9 +25,10 @@ from experiments.gradient_quality.alarm import alarm_rates
 from experiments.imdb_small.study import COMMON, RATES, SEEDS, at_best, best_rate
 from experiments.imdb_small.study import RECORDS as IMDB_SMALL
 from experiments.queue import Cell, Queue, study_arguments
-from grade_lightning.quality.plan import folder_of
-from grade_lightning.record import environment, json_text
+from grade_lightning.records.text import json_text
 from grade_lightning.report import report
+from grade_lightning.study.plan import folder_of
+from grade_lightning.training.environment import environment
 
 HERE = Path(__file__).parent
 RECORDS = HERE / "runs"

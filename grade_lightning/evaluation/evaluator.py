@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from grade_lightning.chain.logprobs import surprisal, token_statistics
+from grade_lightning.chain.parallel import hard_hidden, read_frozen
 from grade_lightning.data.prompts import PromptBatch
 from grade_lightning.evaluation.diversity import distinct_n, repeated_n
 from grade_lightning.models.policy import Policy
-from grade_lightning.models.reward import Reward
+from grade_lightning.rewards.classifier import Reward
 from grade_lightning.rollout.noise import evaluation_noise
-from grade_lightning.rollout.parallel import hard_hidden, read_frozen
 from grade_lightning.rollout.sampling import sample
-from grade_lightning.rollout.statistics import surprisal, token_statistics
 from grade_lightning.rollout.types import Rollout, RolloutSettings
 
 
@@ -49,6 +49,10 @@ class EvaluatedPrompt:
         """Every number of this prompt, for the record: to six significant digits."""
         exact = {"reward": self.reward, "kl": self.kl, "tokens": self.tokens, "ended": int(self.ended), **self.details}
         return {name: value if isinstance(value, int) else float(f"{value:.6g}") for name, value in exact.items()}
+
+    def sample(self) -> dict[str, Any]:
+        """Texts and numbers, as ``samples.jsonl`` holds them."""
+        return {"prompt": self.prompt, "completion": self.completion, "prompt_id": self.key, "label": self.label, **self.measurements()}
 
 
 JudgeFunction = Callable[[Sequence[str]], list[float]]

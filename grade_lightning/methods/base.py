@@ -19,7 +19,7 @@ from grade_lightning.methods.distributed import gather_objects, my_rows, sum_gra
 from grade_lightning.methods.gradients import clip_and_measure
 from grade_lightning.methods.meter import Meter
 from grade_lightning.models.policy import Policy
-from grade_lightning.models.reward import Reward
+from grade_lightning.rewards.classifier import Reward
 from grade_lightning.rollout.noise import training_noise
 from grade_lightning.rollout.sampling import Relaxation, sample
 from grade_lightning.rollout.types import Rollout, RolloutSettings
@@ -46,7 +46,7 @@ class Shared:
         kl_estimator: ``exact``, or from the sampled tokens ``k1``, ``k2``, ``k3`` or ``k1_mean``, the mean of k1 over a completion
             (policy gradients only).
         kl_alignment: ``shifted`` also measures ``kl_shifted``, policy logits at t against reference logits at t + 1.
-        logprobs: ``matched`` or ``full``, see :func:`grade_lightning.rollout.statistics.token_statistics`.
+        logprobs: ``matched`` or ``full``, see :func:`grade_lightning.chain.logprobs.token_statistics`.
         dropout_in_rollouts: LoRA dropout acts while sampling as well as in the gradient pass.
         evaluation_rollout: how evaluation samples; as training if None.
         judge: P(positive) of texts by a model that no reward saw; part of the test's details.

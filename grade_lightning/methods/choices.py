@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from grade_lightning.chain.logprobs import LOGPROBS
 from grade_lightning.estimators import SAMPLED_KL
-from grade_lightning.rollout.statistics import LOGPROBS
 
 CHOICES = {
     "kl_reduction": ("token_mean", "sequence"),

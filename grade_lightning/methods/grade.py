@@ -8,16 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from grade_lightning.chain.adjoint import adjoint_backward, relax_in_parallel
+from grade_lightning.chain.direct import direct_gradient
+from grade_lightning.chain.divergence import kl_gradients
+from grade_lightning.chain.sequential import relax_sequentially
 from grade_lightning.estimators import AdaptiveTemperature, gumbel_softmax_weights
 from grade_lightning.methods.base import Method, Schedule, Shared, Totals
 from grade_lightning.methods.choices import check_kl
 from grade_lightning.methods.meter import Meter
 from grade_lightning.models.policy import Policy
-from grade_lightning.rollout.adjoint import adjoint_backward, relax_in_parallel
-from grade_lightning.rollout.direct import direct_gradient
-from grade_lightning.rollout.divergence import kl_gradients
 from grade_lightning.rollout.sampling import Relaxation
-from grade_lightning.rollout.sequential import relax_sequentially
 from grade_lightning.rollout.types import Rollout
 
 
@@ -31,7 +31,7 @@ class GRADE(Method):
         relaxation: (logits, noise, tau, *, hard) -> one-hot weights with a gradient, of :mod:`grade_lightning.estimators`, instead of
             straight-through Gumbel-softmax.
         backprop: ``adjoint`` (parallel, exact to ``tol``) or ``sequential`` (token by token: the oracle).
-        tol, max_hops: of the adjoint, see :func:`grade_lightning.rollout.adjoint.adjoint_backward`.
+        tol, max_hops: of the adjoint, see :func:`grade_lightning.chain.adjoint.adjoint_backward`.
         diagnostics_every: measure the soft - hard reward gap every so many steps; 0 = never.
     """
 

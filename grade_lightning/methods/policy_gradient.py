@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from grade_lightning.chain.logprobs import TokenStatistics, token_statistics
+from grade_lightning.chain.parallel import hard_hidden, read_frozen
 from grade_lightning.estimators import SAMPLED_KL, reinforce_loss, sampled_kl
 from grade_lightning.methods.base import Method, Shared, Totals
 from grade_lightning.methods.choices import check_kl
 from grade_lightning.methods.distributed import gather_rows, my_rows
 from grade_lightning.methods.meter import Meter
-from grade_lightning.rollout.parallel import hard_hidden, read_frozen
-from grade_lightning.rollout.statistics import TokenStatistics, token_statistics
 from grade_lightning.rollout.types import Rollout
 
 

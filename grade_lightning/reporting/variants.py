@@ -8,7 +8,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
-from grade_lightning.config import ADDED
+from grade_lightning.records.identity import ADDED
 from grade_lightning.reporting.published import title
 from grade_lightning.reporting.read import Run
 

@@ -12,10 +12,10 @@ from torch import nn
 from grade_lightning.data.module import IMDBDataModule
 from grade_lightning.data.prompts import PromptBatch
 from grade_lightning.estimators import SoftTokens
-from grade_lightning.experiment import Experiment
 from grade_lightning.methods.base import Method
 from grade_lightning.models.policy import Policy
-from grade_lightning.record import RunFolder
+from grade_lightning.records.folder import RunFolder
+from grade_lightning.training.experiment import Experiment
 from tests.conftest import make_batch, make_policy
 from tests.methods.harness import gradient, train_steps
 

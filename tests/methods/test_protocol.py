@@ -6,11 +6,11 @@ import pytest
 import torch
 from transformers import TopPLogitsWarper
 
+from grade_lightning.chain.parallel import hard_hidden
 from grade_lightning.estimators import sampled_kl
 from grade_lightning.methods import GRADE, PPO, REINFORCE
 from grade_lightning.methods.base import Totals
 from grade_lightning.methods.meter import Meter
-from grade_lightning.rollout.parallel import hard_hidden
 from grade_lightning.rollout.sampling import nucleus
 from tests.conftest import make_batch, make_policy
 from tests.methods.harness import gradient, make_grade, shared_of, train_steps

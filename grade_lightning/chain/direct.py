@@ -1,0 +1,58 @@
+"""The direct gradient: how reward and KL react to the completion's tokens themselves, the policy's weights held fixed."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from grade_lightning.chain.divergence import kl_gradients
+from grade_lightning.chain.sequential import RelaxedRollout
+from grade_lightning.models.policy import Policy
+from grade_lightning.rewards.classifier import Reward
+from grade_lightning.rollout.types import Rollout
+
+
+class DirectGradient(NamedTuple):
+    """Result of :func:`direct_gradient`.
+
+    Attributes:
+        weights: [B, T, k] gradient of the objective with respect to the relaxed weights.
+        hidden: [B, T, d] gradient of the summed KL with respect to the policy's predicting states.
+        scores: [B] rewards of the tokens as they are fed (hard in value if straight-through).
+        kl: [B, T] exact KL.
+        reference_hidden: [B, T, d] the reference's predicting states.
+    """
+
+    weights: Tensor
+    hidden: Tensor
+    scores: Tensor
+    kl: Tensor
+    reference_hidden: Tensor
+
+
+def direct_gradient(
+    policy: Policy, reward: Reward, rollout: Rollout, relaxed: RelaxedRollout, *, score_weight: float, kl_weight: float
+) -> DirectGradient:
+    """Differentiate ``score_weight * sum(scores) + kl_weight * sum(KL)`` with respect to the relaxed weights.
+
+    The policy's states are held fixed here, so the KL contributes what the *reference* predicts differently when a token
+    changes; what the policy's own states contribute is returned as ``hidden``.  Reward and reference read the same tokens with
+    the same frozen base, so one pass serves both where the reward allows it.
+
+    Args:
+        relaxed: only values are used.
+    """
+    prompt, mask = rollout.prompt, rollout.mask
+    leaf = relaxed.weights.detach().requires_grad_()
+    tokens = rollout.soft(leaf)
+    with policy.reference():
+        before, states = policy.states(prompt.ids, prompt.mask, policy.embed_soft(tokens, mask), mask)
+        shared = torch.cat([before, states], dim=1) if reward.uses_reference_pass else None
+        scores = reward.score(prompt.ids, prompt.mask, tokens, mask, hidden=shared)
+        reference_hidden = torch.cat([before[:, -1:], states[:, :-1]], dim=1)
+        divergence = kl_gradients(policy, relaxed.hidden, reference_hidden, mask)
+        objective = score_weight * scores.sum() + kl_weight * (reference_hidden * divergence.reference_hidden).sum()
+        (gradient,) = torch.autograd.grad(objective, leaf)
+    return DirectGradient(gradient, divergence.hidden, scores.detach(), divergence.kl, reference_hidden.detach())

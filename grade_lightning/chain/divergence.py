@@ -1,0 +1,74 @@
+"""KL to the reference and its gradients with respect to hidden states, in chunks of tokens."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from grade_lightning.chain.chunks import token_chunks
+from grade_lightning.estimators import exact_kl
+from grade_lightning.models.policy import Policy
+
+
+class KLGradients(NamedTuple):
+    """Exact KL in nats and what its sum over real tokens changes by.
+
+    Attributes:
+        kl: [B, T], 0 where the mask is False.
+        hidden: [B, T, d] gradient with respect to the policy's predicting states.
+        reference_hidden: [B, T, d] gradient with respect to the reference's.
+    """
+
+    kl: Tensor
+    hidden: Tensor
+    reference_hidden: Tensor
+
+
+def kl_gradients(policy: Policy, hidden: Tensor, reference_hidden: Tensor, mask: Tensor) -> KLGradients:
+    """Values only: logits live inside a chunk, and no graph over the vocabulary outlives it.
+
+    A loss that adds ``(states * gradient).sum()`` has the KL's gradient at these states.
+
+    Args:
+        hidden, reference_hidden: [B, T, d]; only their values are used.
+        mask: [B, T].
+    """
+    parts = []
+    real = [states.detach()[mask] for states in (hidden, reference_hidden)]  # [N, d] without padding
+    for rows in token_chunks(real[0], policy.vocab_size):
+        parts.append(_by_hand(policy, *(states[rows] for states in real)))
+    found = [torch.cat(columns) for columns in zip(*parts, strict=True)]
+    return KLGradients(*(column.new_zeros(*mask.shape, *column.shape[1:]).masked_scatter_(_like(mask, column), column) for column in found))
+
+
+@torch.no_grad()
+def _by_hand(policy: Policy, own: Tensor, other: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """[N, d], [N, d] -> KL [N] and its gradients [N, d]; two and a half times fewer passes over [N, V] than autograd makes.
+
+    With log-probabilities log p and log q: dKL/dl = p (log p - log q - KL) and dKL/dm = q - p.
+    """
+    head = policy.plain_head
+    if head is None:
+        return _by_autograd(policy, own, other)
+    log_p, log_q = (torch.log_softmax(policy.logits(states), dim=-1) for states in (own, other))
+    p = log_p.exp()
+    ratio = log_p.sub_(log_q)
+    kl = torch.linalg.vecdot(p, ratio)
+    gradient = ratio.sub_(kl.unsqueeze(-1)).mul_(p)
+    reference_gradient = log_q.exp_().sub_(p)
+    return kl, gradient.to(head.dtype) @ head, reference_gradient.to(head.dtype) @ head
+
+
+def _by_autograd(policy: Policy, own: Tensor, other: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The same for any head."""
+    with torch.enable_grad():
+        own, other = own.requires_grad_(), other.requires_grad_()
+        kl = exact_kl(policy.logits(own), policy.logits(other), torch.ones(len(own), dtype=torch.bool, device=own.device))
+        gradient, reference_gradient = torch.autograd.grad(kl.sum(), (own, other))
+    return kl.detach(), gradient, reference_gradient
+
+
+def _like(mask: Tensor, column: Tensor) -> Tensor:
+    return mask if column.dim() == 1 else mask.unsqueeze(-1)

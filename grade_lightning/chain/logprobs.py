@@ -1,0 +1,103 @@
+"""Log-probabilities, entropy and KL of recorded tokens, without a [B, T, V] tensor."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from grade_lightning.chain.chunks import token_chunks
+from grade_lightning.estimators import exact_kl
+from grade_lightning.models.policy import Policy
+from grade_lightning.rollout.types import Rollout
+
+LOGPROBS = ("matched", "full")
+
+
+class TokenStatistics(NamedTuple):
+    """Of B completions, all [B, T]; 0 where the mask is False.
+
+    Attributes:
+        logprobs: of the sampled tokens.
+        entropy: of the distribution they were sampled from, in nats.
+        kl: exact KL(policy || reference) over the whole vocabulary, in nats.
+        log_ratio: log p - log q of the sampled tokens over the whole vocabulary.
+    """
+
+    logprobs: Tensor
+    entropy: Tensor
+    kl: Tensor
+    log_ratio: Tensor
+
+
+def token_statistics(
+    policy: Policy, rollout: Rollout, hidden: Tensor, reference_hidden: Tensor, *, logprobs: str = "matched"
+) -> TokenStatistics:
+    """Statistics of the recorded tokens, with gradients through ``hidden``; logits are computed, used and dropped in chunks of tokens.
+
+    Args:
+        hidden, reference_hidden: [B, T, d] predicting states of policy and reference.
+        logprobs: ``matched``: of the distribution that was sampled from, i.e. over the recorded support at the sampling
+            temperature; ``full``: over the whole vocabulary at temperature 1, whatever was sampled from.
+    """
+    if logprobs not in LOGPROBS:
+        raise ValueError(f"protocol.logprobs={logprobs} is unknown: use one of {', '.join(LOGPROBS)}")
+
+    mask = rollout.mask
+    real = _Tokens(
+        rollout.completion_ids[mask], rollout.indices[mask], rollout.support[mask], rollout.hard[mask], rollout.sampling_temperature
+    )
+    own, other = hidden[mask], reference_hidden[mask].detach()
+    chunks = token_chunks(own, policy.vocab_size)
+    if len(chunks) == 1:
+        columns = _statistics(policy, own, other, real, logprobs)
+    else:
+        parts = [checkpoint(_statistics, policy, own[rows], other[rows], real.take(rows), logprobs, use_reentrant=False) for rows in chunks]
+        columns = tuple(torch.cat(column) for column in zip(*parts, strict=True))
+    return TokenStatistics(*(torch.zeros_like(mask, dtype=column.dtype).masked_scatter(mask, column) for column in columns))
+
+
+@torch.no_grad()
+def surprisal(policy: Policy, rollout: Rollout, hidden: Tensor) -> Tensor:
+    """-log q of the recorded tokens over the whole vocabulary at temperature 1, in nats.
+
+    Args:
+        hidden: [B, T, d] predicting states of the model q, policy or reference: both share the output head.
+
+    Returns:
+        [B, T], 0 where the mask is False.
+    """
+    mask = rollout.mask
+    states, ids = hidden[mask], rollout.completion_ids[mask]
+    parts = [F.cross_entropy(policy.logits(states[rows]), ids[rows], reduction="none") for rows in token_chunks(states, policy.vocab_size)]
+    return torch.zeros(mask.shape, dtype=parts[0].dtype, device=mask.device).masked_scatter(mask, torch.cat(parts))
+
+
+class _Tokens(NamedTuple):
+    """N real tokens of a rollout: ids [N], candidates and their support [N, k], position among them [N]."""
+
+    ids: Tensor
+    indices: Tensor
+    support: Tensor
+    hard: Tensor
+    temperature: float
+
+    def take(self, rows: slice) -> _Tokens:
+        return _Tokens(self.ids[rows], self.indices[rows], self.support[rows], self.hard[rows], self.temperature)
+
+
+def _statistics(policy: Policy, own: Tensor, other: Tensor, tokens: _Tokens, logprobs: str) -> tuple[Tensor, ...]:
+    logits, ids = policy.logits(own), tokens.ids.unsqueeze(-1)
+    with torch.no_grad():
+        reference_logits = policy.logits(other)
+    candidates = (logits.gather(-1, tokens.indices) / tokens.temperature).masked_fill(~tokens.support, float("-inf"))
+    matched = torch.log_softmax(candidates, dim=-1)
+    finite = matched.masked_fill(~tokens.support, 0.0)
+    entropy = -(finite.exp() * finite * tokens.support).sum(dim=-1)
+    log_p = torch.log_softmax(logits, dim=-1).gather(-1, ids).squeeze(-1)
+    log_q = torch.log_softmax(reference_logits, dim=-1).gather(-1, ids).squeeze(-1)
+    chosen = matched.gather(-1, tokens.hard.unsqueeze(-1)).squeeze(-1) if logprobs == "matched" else log_p
+    return chosen, entropy, exact_kl(logits, reference_logits, torch.ones_like(tokens.ids, dtype=torch.bool)), log_p - log_q

@@ -1,0 +1,1 @@
+"""What a run leaves behind; neither torch nor Hydra is imported here."""

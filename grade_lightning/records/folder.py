@@ -1,0 +1,197 @@
+"""The run folder: everything a run leaves behind, in formats that other programs can read.
+
+``config.yaml`` (resolved), ``environment.json``, ``metrics.csv`` (one row a policy step), ``samples.jsonl``,
+``results.json`` (written last: its presence means the run is finished) and ``checkpoints/``.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from grade_lightning.records.text import finite, json_text
+
+TRAIN_COLUMNS = (
+    "reward", "loss", "kl", "grad_norm", "grad_norm_tensor_mean", "grad_norm_tensor_std", "grad_clipped", "tau", "lr",
+    "length", "eos_rate", "tokens", "reward_uncertainty", "largest_weight", "soft_hard_gap", "hops", "first_ratio",
+    "last_ratio", "residual", "truncated", "seconds",
+)  # fmt: skip
+EVALUATION_KEYS = ("reward_mean", "reward_std", "n", "kl_mean", "length_mean", "eos_rate", "distinct_1", "distinct_2", "distinct_3")
+
+
+class RunFolder:
+    """Writes one run folder.
+
+    Args:
+        path: created if missing.
+        writes: False for a process that only computes: nothing is created or written.
+
+    Raises:
+        ValueError: the folder cannot be written.
+    """
+
+    def __init__(self, path: str | Path, *, writes: bool = True):
+        self.path, self.writes = Path(path), writes
+        if not writes:
+            return
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe = self.path / ".writable"
+            probe.write_text("")
+            probe.unlink()
+        except OSError as error:
+            raise ValueError(f"the run folder {self.path} cannot be written ({error}): set run.dir to another folder") from error
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a whole file so that a reader never sees half of it."""
+        if not self.writes:
+            return
+        partial = self.path / f".{name}.partial"
+        partial.write_text(text)
+        partial.replace(self.path / name)
+
+    def write_json(self, name: str, value: Any) -> None:
+        self.write_text(name, json_text(value))
+
+    def append_metrics(self, row: Mapping[str, float | int]) -> None:
+        """Append one row to ``metrics.csv`` and force it to disk.  A new column rewrites the file once."""
+        if not self.writes:
+            return
+        file = self.path / "metrics.csv"
+        old = file.read_text() if file.exists() else ""
+        columns = next(csv.reader(io.StringIO(old)), [])
+        new = [name for name in row if name not in columns]
+        if new:
+            rows = list(csv.DictReader(io.StringIO(old)))
+            columns = columns + new
+            text = io.StringIO()
+            writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows([*rows, dict(row)])
+            self.write_text("metrics.csv", text.getvalue())
+            return
+        line = io.StringIO()
+        csv.DictWriter(line, columns, restval="", lineterminator="\n").writerow(dict(row))
+        with file.open("a") as stream:
+            stream.write(line.getvalue())
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def amend_metrics(self, step: int, values: Mapping[str, Any]) -> None:
+        """Fill cells of a step's row that were blank when it was written."""
+        if not self.writes:
+            return
+        rows = list(csv.DictReader(io.StringIO((self.path / "metrics.csv").read_text())))
+        for row in rows:
+            if int(row["step"]) == step:
+                row.update({name: str(value) for name, value in values.items()})
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        self.write_text("metrics.csv", text.getvalue())
+
+    def append_samples(self, split: str, step: int, samples: Iterable[Mapping[str, Any]]) -> None:
+        """Append samples (prompt, completion, what was measured) to ``samples.jsonl``."""
+        if not self.writes:
+            return
+        with (self.path / "samples.jsonl").open("a") as stream:
+            for sample in samples:
+                line = {"split": split, "step": step, **sample}
+                stream.write(json.dumps(finite(line), ensure_ascii=False, allow_nan=False) + "\n")
+
+    # -- earlier attempts -------------------------------------------------------------------------------------------
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where training can go on from."""
+        return self.path / "checkpoints" / "resume.ckpt"
+
+    def _json(self, name: str) -> dict[str, Any] | None:
+        file = self.path / name
+        return json.loads(file.read_text()) if file.exists() else None
+
+    def finished(self, identity: str) -> dict[str, Any] | None:
+        """The results of a finished run of this very configuration, if that is what the folder holds."""
+        results = self._json("results.json")
+        return results if results is not None and results.get("config_hash") == identity else None
+
+    def started(self, identity: str) -> dict[str, Any] | None:
+        """``environment.json`` of an unfinished run of this very configuration; None in an empty folder.
+
+        Raises:
+            ValueError: the folder holds a run of another configuration.
+        """
+        if not any((self.path / name).exists() for name in ("metrics.csv", "samples.jsonl", "results.json", "checkpoints")):
+            return None
+        environment = self._json("environment.json") or {}
+        if environment.get("config_hash") != identity:
+            raise ValueError(
+                f"{self.path} already holds a run of another configuration (its resolved settings: {self.path / 'config.yaml'}): "
+                "set run.dir to a new folder, or repeat that run's settings to go on with it"
+            )
+        return environment
+
+    def begin(self, environment: Mapping[str, Any], inputs: Mapping[str, Any], *, again: bool) -> None:
+        """Note what the configuration's hash does not know: what it names, by contents.
+
+        Args:
+            environment: what :meth:`started` found, or is to find.
+            inputs: what a run is made from -> its fingerprint.
+            again: go on with a run that began with such inputs.
+
+        Raises:
+            ValueError: with others.
+        """
+        began = environment.get("inputs", inputs) if again else inputs  # earlier versions did not note them
+        changed = [key for key, fingerprint in inputs.items() if began[key] != fingerprint]
+        if changed:
+            raise ValueError(
+                f"{self.path} holds an unfinished run that began with other inputs of the same names ({', '.join(changed)}): "
+                "set run.dir to a new folder, or bring back what it began with to go on with it"
+            )
+        self.write_json("environment.json", {**environment, "inputs": dict(inputs)})
+
+    def rewind(self, step: int, validated: Collection[int] = ()) -> None:
+        """Forget what was written after a policy step: training goes on from there and writes it again.  0 = everything.
+
+        Args:
+            validated: steps whose validation samples are kept.
+        """
+        if not self.writes:
+            return
+        metrics, samples = self.path / "metrics.csv", self.path / "samples.jsonl"
+        if metrics.exists():
+            header, *lines = _whole_lines(metrics.read_text())
+            kept = [line for line in lines if int(line.split(",", 1)[0]) <= step]
+            self.write_text("metrics.csv", "".join([header, *kept])) if kept else metrics.unlink()
+        if samples.exists():
+            parsed = [(line, json.loads(line)) for line in _whole_lines(samples.read_text())]
+            kept = [line for line, sample in parsed if sample["split"] == "validation" and sample["step"] in validated]
+            self.write_text("samples.jsonl", "".join(kept)) if kept else samples.unlink()
+
+
+def _whole_lines(text: str) -> list[str]:
+    """Lines with their line break; a last one that a killed process left half-written has none and is left out.
+
+    Not ``splitlines``, which also breaks at characters that reviews contain, such as U+0085.
+    """
+    return [f"{line}\n" for line in text.split("\n")[:-1]]
+
+
+def metrics_row(step: int, train: Mapping[str, float], evaluation: Mapping[str, Any] | None) -> dict[str, float | int]:
+    """One row of ``metrics.csv``: known columns in fixed order, others after them; validation columns blank without one."""
+    ordered = [*TRAIN_COLUMNS, *(name for name in train if name not in TRAIN_COLUMNS)]
+    row: dict[str, Any] = {"step": step, **{f"train/{name}": train.get(name, "") for name in ordered}}
+    row.update(validation_cells(evaluation))
+    return row
+
+
+def validation_cells(evaluation: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The ``val/`` cells of a row; blank without a validation."""
+    return {f"val/{name}": "" if evaluation is None else evaluation[name] for name in EVALUATION_KEYS}

@@ -1,0 +1,1 @@
+"""What is maximised, and the judges that nothing maximises."""

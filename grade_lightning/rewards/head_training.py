@@ -1,0 +1,157 @@
+"""Training the reward head once per (base, data, settings), and saying how good it is."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics.classification import BinaryAccuracy
+
+from grade_lightning.data.corpus import Reviews, Splits, fingerprint
+from grade_lightning.data.prompts import review_texts
+from grade_lightning.models.base import BaseLM, backbone
+from grade_lightning.models.cache import make_once
+from grade_lightning.models.policy import Policy, positions_of
+from grade_lightning.progress import bar
+from grade_lightning.rewards.classifier import ClassifierReward, RewardHead, check_scope, mean_pool
+
+log = logging.getLogger(__name__)
+
+VERSION = 1  # of everything below that changes the head; part of the cache key
+OPENING_TOKENS = 96  # about what the policy writes: 32 prompt tokens and 64 new ones
+MINIMUM_ACCURACY = 0.6
+
+
+@dataclass(frozen=True)
+class HeadSettings:
+    """Recipe of the reward head.
+
+    Attributes:
+        lr, weight_decay, batch_size, epochs: AdamW (paper: 2e-5, 1 epoch).
+        text_tokens: reviews are cut to this many tokens for training (paper's code: 256).
+        heldout_rows: labelled rows, used by no split, on which accuracy is measured.
+        seed: of initial weights and order.
+    """
+
+    lr: float = 2e-5
+    weight_decay: float = 0.01
+    batch_size: int = 16
+    epochs: int = 1
+    text_tokens: int = 256
+    heldout_rows: int = 1000
+    seed: int = 0
+
+
+@torch.no_grad()
+def features(base: BaseLM, texts: Sequence[str], max_tokens: int, *, description: str, batch_tokens: int = 8192) -> Tensor:
+    """Mean-pooled last hidden states of whole texts cut to ``max_tokens``.  -> [N, d] in fp32, on the model's device.
+
+    The base is frozen, so that each text needs one forward pass however many epochs the head is trained for.
+    """
+    ids = base.tokenizer(list(texts), truncation=True, max_length=max_tokens)["input_ids"]
+    order = sorted(range(len(ids)), key=lambda i: len(ids[i]), reverse=True)
+    device = base.model.device
+    pooled = torch.empty(len(ids), base.model.config.get_text_config().hidden_size, device=device)
+    with bar(total=len(ids), desc=description, unit="review") as progress:
+        start = 0
+        while start < len(order):
+            rows = order[start : start + max(1, batch_tokens // len(ids[order[start]]))]
+            padded = base.tokenizer.pad({"input_ids": [ids[i] for i in rows]}, return_tensors="pt", padding_side="right").to(device)
+            mask = padded["attention_mask"].bool()
+            hidden = backbone(base.model)(
+                input_ids=padded["input_ids"], attention_mask=padded["attention_mask"], position_ids=positions_of(mask)
+            ).last_hidden_state
+            pooled[rows] = mean_pool(hidden, mask).float()
+            progress.update(len(rows))
+            start += len(rows)
+    return pooled
+
+
+def fit_head(inputs: Tensor, labels: Tensor, settings: HeadSettings) -> RewardHead:
+    """Cross-entropy on fixed features.  inputs [N, d], labels [N]."""
+    head = RewardHead(inputs.shape[1], seed=settings.seed).to(inputs.device)
+    optimizer = torch.optim.AdamW(head.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+    generator = torch.Generator().manual_seed(settings.seed)
+    for _ in range(settings.epochs):
+        for rows in torch.randperm(len(inputs), generator=generator).split(settings.batch_size):
+            loss = F.cross_entropy(head(inputs[rows]), labels[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return head
+
+
+@torch.no_grad()
+def _accuracy(head: RewardHead, inputs: Tensor, labels: Tensor) -> float:
+    metric = BinaryAccuracy().to(inputs.device)
+    return float(metric(head(inputs).argmax(dim=-1), labels))
+
+
+def _train(base: BaseLM, splits: Splits, settings: HeadSettings, clean: bool, folder: Path) -> None:
+    device = base.model.device
+    inputs = features(base, review_texts(splits.reward, clean), settings.text_tokens, description="reading the reward split")
+    labels = torch.from_numpy(splits.reward.labels).to(device)
+    head = fit_head(inputs, labels, settings)
+    heldout = Reviews(splits.unused.texts[: settings.heldout_rows], splits.unused.labels[: settings.heldout_rows])
+    report: dict[str, float] = {"train_rows": len(splits.reward), "heldout_rows": len(heldout)}
+    report["train_accuracy"] = _accuracy(head, inputs, labels)
+    if len(heldout):
+        truth, texts = torch.from_numpy(heldout.labels).to(device), review_texts(heldout, clean)
+        longest = getattr(base.model.config.get_text_config(), "max_position_embeddings", 1024)
+        for name, tokens in (("reviews", min(1024, longest)), ("openings", OPENING_TOKENS)):
+            held_out = features(base, texts, tokens, description=f"held-out {name}")
+            report[f"heldout_accuracy_{name}"] = _accuracy(head, held_out, truth)
+    head.save(folder / "head.safetensors")
+    (folder / "report.json").write_text(json.dumps({**report, "settings": asdict(settings)}, indent=1) + "\n")
+
+
+def reward_head(base: BaseLM, splits: Splits, settings: HeadSettings, *, clean: bool = True) -> tuple[RewardHead, dict[str, float]]:
+    """The cached head for this base and these reviews, trained now if it is not there, and its report.
+
+    The report holds accuracy on labelled rows that no split uses, for whole reviews and for openings of 96 tokens.
+
+    Raises:
+        ValueError: held-out accuracy below 0.6: optimising such a reward would mean nothing.
+    """
+    dtype = str(base.model.dtype).removeprefix("torch.")
+    data = {"reward": splits.fingerprints["reward"], "heldout": fingerprint(splits.unused), "clean_html": clean}
+    ingredients = {"version": VERSION, "settings": asdict(settings), "base": base.fingerprint, "dtype": dtype, "data": data}
+    folder = make_once("reward-head", ingredients, lambda path: _train(base, splits, settings, clean, path))
+    report = json.loads((folder / "report.json").read_text())
+    if not report["heldout_rows"]:
+        log.warning("no labelled row is left outside the splits: the reward head's held-out accuracy is unknown")
+    accuracy = report.get("heldout_accuracy_openings", math.nan)
+    if accuracy < MINIMUM_ACCURACY:
+        raise ValueError(
+            f"the reward head is right on only {accuracy:.0%} of held-out openings (at least {MINIMUM_ACCURACY:.0%} is needed): raise "
+            "reward.head.epochs, reward.head.lr or data.reward_rows, or use a larger base LM"
+        )
+    return RewardHead.load(folder / "head.safetensors").to(base.model.device), report
+
+
+def trained_classifier(
+    base: BaseLM, policy: Policy, splits: Splits, *, clean_html: bool, head: HeadSettings, scope: str = "full"
+) -> tuple[ClassifierReward, dict[str, float]]:
+    """The reward group's ``classifier_head``: a reward on the policy's own base, and its report.
+
+    Args:
+        base: the frozen base that ``policy`` wraps.
+        splits: the head is trained on ``splits.reward``.
+        clean_html: as for prompts.
+        head: recipe.
+        scope: see :class:`ClassifierReward`.
+
+    Raises:
+        ValueError: an unknown scope, before anything is trained.
+    """
+    check_scope(scope)
+    with policy.reference():
+        trained, report = reward_head(base, splits, head, clean=clean_html)
+    return ClassifierReward(policy, trained, scope=scope), report

@@ -1,0 +1,1 @@
+"""One LightningModule for every method, the trainer around it, and what happens beside it."""

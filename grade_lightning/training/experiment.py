@@ -1,0 +1,121 @@
+"""One run from ready-made objects: validate, fit, test once, record."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
+
+from grade_lightning.data.module import IMDBDataModule
+from grade_lightning.methods.base import Method
+from grade_lightning.progress import StepProgressBar
+from grade_lightning.records.folder import EVALUATION_KEYS, RunFolder
+from grade_lightning.training.memory import peak
+from grade_lightning.training.recorder import StepRecorder, save_adapter
+
+
+@dataclass
+class Experiment:
+    """What one run needs.
+
+    Attributes:
+        method, data, folder, loggers, callbacks: ready to use.
+        description: identifies the run in ``results.json`` (method, seed, protocol, model, data, hash, ...).
+        max_steps: policy steps.
+        validate_every: policy steps between validations; step 0 and the last step are always validated.
+        test: evaluate the test split before and after.
+        samples: how many samples of ``initial`` and ``test`` are kept.
+        checkpoint_every: policy steps between checkpoints.
+        resume: go on from the folder's checkpoint.
+        trainer_options: accelerator, devices and strategy of the Lightning trainer.
+        seconds: wall time of the phases so far; the run adds its own.
+        started: ``time.perf_counter()`` when the command began.
+    """
+
+    method: Method
+    data: IMDBDataModule
+    folder: RunFolder
+    description: dict[str, Any]
+    max_steps: int
+    validate_every: int
+    loggers: Sequence[Logger] = ()
+    callbacks: Sequence[Callback] = ()
+    test: bool = True
+    samples: int = 64
+    checkpoint_every: int = 10
+    resume: bool = False
+    trainer_options: dict[str, Any] = field(default_factory=lambda: {"accelerator": "cpu", "devices": 1})
+    seconds: dict[str, float] = field(default_factory=dict)
+    started: float = field(default_factory=time.perf_counter)
+
+    def run(self) -> dict[str, Any]:
+        """Validate at step 0, fit, test the last weights and the initial ones on the same prompts and noise.
+
+        Returns:
+            What ``results.json`` holds.
+        """
+        checkpoint = self.folder.checkpoint if self.resume else None
+        recorder = StepRecorder(self.folder, checkpoint_every=self.checkpoint_every)
+        callbacks: list[Callback] = [*self.callbacks, recorder]
+        if self.folder.writes:
+            callbacks.append(StepProgressBar("policy steps", self.max_steps))
+        trainer = L.Trainer(
+            max_epochs=self.max_steps, check_val_every_n_epoch=self.validate_every, logger=list(self.loggers) or False,
+            callbacks=callbacks, enable_checkpointing=False, enable_model_summary=False, num_sanity_val_steps=0, inference_mode=False,
+            use_distributed_sampler=False, enable_progress_bar=self.folder.writes, **self.trainer_options,
+        )  # fmt: skip
+        self.data.setup()
+        if checkpoint is None:
+            self._timed("validation", lambda: trainer.validate(self.method, self.data, verbose=False))
+        self._timed("fit", lambda: trainer.fit(self.method, self.data, ckpt_path=checkpoint, weights_only=True))
+        if recorder.validations[-1]["step"] != self.max_steps:
+            self._timed("validation", lambda: trainer.validate(self.method, self.data, verbose=False))
+            recorder.add_to_last_row(self.loggers)
+        if self.folder.writes:
+            save_adapter(self.method.policy, self.folder.path / "checkpoints" / "last")
+        evaluations = self._timed("test", lambda: self._test(trainer)) if self.test else {}
+        return self._finish(recorder, evaluations)
+
+    def _timed(self, name: str, action: Any) -> Any:
+        start = time.perf_counter()
+        try:
+            return action()
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def _test(self, trainer: L.Trainer) -> dict[str, Any]:
+        evaluations = {}
+        for split, initial in (("initial", True), ("test", False)):
+            self.method.evaluate_initial = initial
+            trainer.test(self.method, self.data, verbose=False)
+            prompts = self.method.evaluated
+            self.folder.append_samples(split, 0 if initial else self.max_steps, [prompt.sample() for prompt in prompts[: self.samples]])
+            measured = [p.measurements() for p in prompts]
+            per_prompt = {"prompt_id": [p.key for p in prompts], **{name: [m[name] for m in measured] for name in measured[0]}}
+            evaluations[split] = {**self.method.last_evaluation, "per_prompt": per_prompt}
+        self.method.evaluate_initial = False
+        return evaluations
+
+    def _finish(self, recorder: StepRecorder, evaluations: dict[str, Any]) -> dict[str, Any]:
+        keys = ("step", *EVALUATION_KEYS)
+        self.seconds["total"] = time.perf_counter() - self.started
+        ends = (recorder.validations[0], recorder.validations[-1])
+        results = {
+            **self.description, "steps": self.max_steps, **evaluations,
+            "validation": [{key: validation[key] for key in keys} for validation in recorder.validations],
+            "best_validation": {key: recorder.best[key] for key in ("step", "reward_mean")},
+            # Before and after on the same prompts and noise: what a paired test needs.
+            "validation_per_prompt": {
+                "prompt_id": ends[0]["per_prompt"]["prompt_id"],
+                "reward": {str(end["step"]): end["per_prompt"]["reward"] for end in ends},
+            },
+            "seconds": self.seconds,
+            "peak_memory_bytes": peak(str(self.trainer_options["accelerator"])),
+        }  # fmt: skip
+        self.folder.write_json("results.json", results)
+        return results

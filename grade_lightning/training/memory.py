@@ -1,0 +1,122 @@
+"""How much memory a run will need, before anything is loaded."""
+
+from __future__ import annotations
+
+import logging
+import resource
+import sys
+from dataclasses import dataclass
+
+import psutil
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+
+from grade_lightning.chain.chunks import CHUNK_ELEMENTS
+
+log = logging.getLogger(__name__)
+
+BYTES = {"fp32": 4, "bf16": 2}
+GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the estimate needs of a model: sizes of its transformer and its number of weights."""
+
+    weights: int
+    vocab_size: int
+    hidden_size: int
+    mlp_size: int
+    layers: int
+    kv_size: int
+
+    @classmethod
+    def of(cls, config: PreTrainedConfig) -> Shape:
+        """From a transformers configuration; no weights are made."""
+        text = config.get_text_config()
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+        hidden, heads = text.hidden_size, text.num_attention_heads
+        kv_heads = getattr(text, "num_key_value_heads", None) or heads
+        head_size = getattr(text, "head_dim", None) or hidden // heads
+        mlp = getattr(text, "intermediate_size", None) or 4 * hidden
+        return cls(sum(p.numel() for p in model.parameters()), text.vocab_size, hidden, mlp, text.num_hidden_layers, kv_heads * head_size)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Completions of one micro-batch and their longest lengths in tokens."""
+
+    rows: int
+    prompt_tokens: int
+    new_tokens: int
+
+
+def estimate(shape: Shape, batch: Batch, *, precision: str, lora_rank: int, graphs: int, checkpointing: bool = False) -> dict[str, float]:
+    """Bytes by purpose; rough, meant to be within a factor of two.
+
+    Args:
+        checkpointing: only the inputs of layers are kept, and one layer whole.
+        graphs: passes whose activations are kept at once: 2 for relaxed methods (policy, frozen reward), 1 for policy gradients.
+    """
+    size, tokens = BYTES[precision], batch.rows * (batch.prompt_tokens + batch.new_tokens)
+    # Kept by a layer for its backward pass: norms, projections, attention (about 12 d), gate, up, product (4 m), LoRA in fp32 (4 d).
+    layer = size * (12 * shape.hidden_size + 4 * shape.mlp_size) + 4 * 4 * shape.hidden_size
+    kept = shape.layers * size * shape.hidden_size + layer if checkpointing else shape.layers * layer
+    logits = min(batch.rows * batch.new_tokens * shape.vocab_size, CHUNK_ELEMENTS)
+    adapters = lora_rank * shape.layers * 4 * 2 * shape.hidden_size
+    return {
+        "base weights": float(shape.weights * size),
+        "adapters and optimizer": 4.0 * 4 * adapters,
+        "KV cache": 2.0 * shape.layers * shape.kv_size * tokens * size,
+        "activations": float(graphs * kept * tokens),
+        "logits": 4.0 * 8 * logits,
+    }
+
+
+def peak(accelerator: str) -> int:
+    """Most bytes that this process has held at once: on the GPU, or resident in main memory."""
+    if accelerator == "cuda":
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def available(accelerator: str) -> int:
+    """Free bytes on the device."""
+    return torch.cuda.mem_get_info()[0] if accelerator == "cuda" else psutil.virtual_memory().available
+
+
+def check_memory(
+    shape: Shape, *, rows: int, accumulation: int, prompt_tokens: int, new_tokens: int, precision: str, lora_rank: int, graphs: int,
+    accelerator: str, checkpointing: bool = False,
+) -> None:  # fmt: skip
+    """Print the estimate; raise ValueError with the setting that would fit where it exceeds what is free."""
+
+    def needed(parts: int) -> dict[str, float]:
+        batch = Batch(-(-rows // parts), prompt_tokens, new_tokens)
+        return estimate(shape, batch, precision=precision, lora_rank=lora_rank, graphs=graphs, checkpointing=checkpointing)
+
+    free, parts = available(accelerator), needed(accumulation)
+    total = sum(parts.values())
+    shares = ", ".join(f"{name} {value / GIB:.1f}" for name, value in parts.items() if value > 0.05 * total)
+    log.info("memory: about %.1f GiB needed (%s), %.1f GiB free on the %s", total / GIB, shares, free / GIB, accelerator)
+    if total <= free:
+        return
+    fitting = [n for n in (1, 2, 4, 8, 16, 32, 64) if accumulation < n <= rows and sum(needed(n).values()) <= free]
+    if fitting:
+        remedy = f"add hardware.grad_accumulation={fitting[0]} (the same update from smaller micro-batches)"
+    elif precision == "fp32" and shape.weights * 2 < free:
+        remedy = "add hardware.precision=bf16 where the device has it (hardware=a100, hardware=h200), or choose a smaller model"
+    else:
+        remedy = "choose a smaller model (model=qwen3_0_6b, model=tiny) or a device with more memory (hardware=a100, hardware=h200)"
+    raise ValueError(f"this run needs about {total / GIB:.1f} GiB and {free / GIB:.1f} GiB are free on the {accelerator}: {remedy}")
+
+
+def shape_of_model(path: str, *, revision: str | None, trust_remote_code: bool) -> Shape | None:
+    """Shape of a folder's or a hub id's model; None where the configuration cannot be had now (loading will say why)."""
+    try:
+        return Shape.of(AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code))
+    except (OSError, ValueError) as error:
+        log.info("no memory estimate for %s: %s", path, str(error).splitlines()[0])
+        return None

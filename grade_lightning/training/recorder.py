@@ -1,0 +1,113 @@
+"""What happens around training: the record of each step, and the saved adapters."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
+
+from grade_lightning.methods.base import Method
+from grade_lightning.models.policy import Policy
+from grade_lightning.records.folder import RunFolder, metrics_row, validation_cells
+
+
+def save_adapter(policy: Policy, folder: Path) -> None:
+    """Replace the adapter in ``folder`` as a whole."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    policy.save_adapter(partial)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+class StepRecorder(Callback):
+    """Writes a row of ``metrics.csv`` for each policy step, validation included, and tells the loggers.
+
+    Keeps every validation in ``validations``; saves the best adapter when validation reward improves and the last one after
+    each validation, both in PEFT's layout.  Every few steps it leaves a checkpoint that training can go on from.
+
+    Args:
+        folder: of the run.
+        samples: validation samples kept of each validation.
+        checkpoint_every: policy steps between checkpoints.
+    """
+
+    def __init__(self, folder: RunFolder, *, samples: int = 16, checkpoint_every: int = 10):
+        self.folder, self.samples, self.checkpoint_every = folder, samples, checkpoint_every
+        self.validations: list[dict[str, Any]] = []
+        self._fresh: dict[str, Any] | None = None
+        self._step = 0  # of the last checkpoint
+        self._started = 0.0
+
+    @property
+    def best(self) -> dict[str, Any]:
+        """The validation with the highest mean reward; the first of equals."""
+        return max(self.validations, key=lambda validation: validation["reward_mean"])
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+        self._started = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        assert isinstance(pl_module, Method)
+        pl_module.step_metrics["seconds"] = time.perf_counter() - self._started
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, Method)
+        step = trainer.current_epoch + 1 if trainer.state.fn == "fit" else trainer.current_epoch
+        self.record_validation(pl_module, step)
+
+    def record_validation(self, method: Method, step: int) -> None:
+        """Take over the method's last evaluation as the validation of ``step``."""
+        per_prompt = {"prompt_id": [p.key for p in method.evaluated], "reward": [p.reward for p in method.evaluated]}
+        self._fresh = {"step": step, **method.last_evaluation, "per_prompt": per_prompt}
+        self.validations.append(self._fresh)
+        self.folder.append_samples("validation", step, [prompt.sample() for prompt in method.evaluated[: self.samples]])
+        if not self.folder.writes:
+            return
+        checkpoints = self.folder.path / "checkpoints"
+        checkpoints.mkdir(exist_ok=True)
+        save_adapter(method.policy, checkpoints / "last")
+        if self.best is self._fresh:
+            save_adapter(method.policy, checkpoints / "best")
+
+    def add_to_last_row(self, loggers: Sequence[Logger]) -> None:
+        """The last step's validation, where it came after its row was written."""
+        cells, step = validation_cells(self.validations[-1]), self.validations[-1]["step"]
+        self.folder.amend_metrics(step, cells)
+        for logger in loggers:
+            logger.log_metrics(cells, step=step)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, Method)
+        step = trainer.current_epoch + 1
+        fresh = self._fresh if self._fresh is not None and self._fresh["step"] == step else None
+        row = metrics_row(step, pl_module.step_metrics, fresh)
+        self.folder.append_metrics(row)
+        for logger in trainer.loggers:
+            logger.log_metrics({name: value for name, value in row.items() if value != ""}, step=step)
+        if step % self.checkpoint_every == 0:
+            self._save_checkpoint(trainer, step)
+
+    # -- going on after a kill -----------------------------------------------------------------------------------------
+
+    def _save_checkpoint(self, trainer: L.Trainer, step: int) -> None:
+        """Weights, optimizer, step counter, the method's own state and the validations so far; no random state, because all
+        randomness is a function of (seed, step)."""
+        partial = self.folder.checkpoint.with_suffix(".partial")
+        self._step = step
+        trainer.save_checkpoint(partial, weights_only=False)
+        if self.folder.writes:
+            partial.replace(self.folder.checkpoint)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"validations": self.validations, "step": self._step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.validations = list(state_dict["validations"])
+        self.folder.rewind(state_dict["step"], [validation["step"] for validation in self.validations])
