@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+import yaml
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from grade_lightning.training.process import prepare_process
-from grade_lightning.training.strategy import resolve_accelerator
+from grade_lightning.records.identity import as_laid_out_now
+from grade_lightning.settings import Settings
+from grade_lightning.settings import parse as parse_settings
 
 log = logging.getLogger(__name__)
 
@@ -82,21 +83,37 @@ def parse(arguments: Sequence[str]) -> Request:
     return Request(Path(values["run"]), prompts, checkpoint=values.get("checkpoint", "last"), **numbers)
 
 
+def settings_of_run(folder: Path) -> Settings:
+    """The settings of a run folder, of earlier versions too.
+
+    Raises:
+        ValueError: its ``config.yaml`` is none that this version understands.
+    """
+    try:
+        plain = yaml.safe_load((folder / "config.yaml").read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{folder / 'config.yaml'} cannot be read ({type(error).__name__})") from error
+    if not isinstance(plain, dict):
+        raise ValueError(f"{folder / 'config.yaml'} holds no settings")
+    return parse_settings(as_laid_out_now(plain))
+
+
 def generate(request: Request) -> list[dict[str, dict[str, object]]]:
     """For each prompt and sample, what evaluation measures of the ``before`` and the ``after`` continuation, and their texts."""
     request.check()
-    cfg = OmegaConf.load(request.run / "config.yaml")
-    assert isinstance(cfg, DictConfig)
+    settings = settings_of_run(request.run)
     from grade_lightning.data.prompts import Prompt, clean_html, collate
     from grade_lightning.evaluation.evaluator import evaluate_batch
-    from grade_lightning.setup import evaluation_rollout, prepare
+    from grade_lightning.setup import inputs, objects
 
-    prepared = prepare(cfg, resolve_accelerator(cfg.hardware.accelerator), judge=True)
-    policy = prepared.policy
+    found = inputs(settings)
+    found.check()
+    made = objects(found, judge=True)
+    policy, data = made.policy, settings.data
     policy.load_adapter(request.adapter)
     texts = [text for text in request.prompts for _ in range(request.samples)]
-    most = cfg.data.prompt.max_tokens
-    encoded = [policy.tokenizer(clean_html(text) if cfg.data.clean_html else text)["input_ids"] for text in texts]
+    most = data.prompt.max_tokens
+    encoded = [policy.tokenizer(clean_html(text) if data.clean_html else text)["input_ids"] for text in texts]
     if not all(encoded):
         raise ValueError("a prompt is empty once HTML marks are removed: give the beginning of a review")
     if max(map(len, encoded)) > most:
@@ -104,14 +121,12 @@ def generate(request: Request) -> list[dict[str, dict[str, object]]]:
     # Each sample has noise of its own, the same before and after.
     prompts = [Prompt(tuple(ids[:most]), key=row, label=-1) for row, ids in enumerate(encoded)]
     batch = collate(prompts, policy.pad_id, rows=range(len(prompts))).to(policy.device)
-    settings, reward, found = evaluation_rollout(cfg), prepared.reward.scoped("full"), []
+    rollout, reward, measured = settings.evaluation_rollout, made.reward.scoped("full"), []
     for initial in (True, False):
-        found.append(
-            evaluate_batch(policy, reward, batch, settings, seed=request.seed, initial=initial, detailed=True, judge=prepared.judge)
-        )
+        measured.append(evaluate_batch(policy, reward, batch, rollout, seed=request.seed, initial=initial, detailed=True, judge=made.judge))
     before, after = (
         [{"prompt": p.prompt, "completion": p.completion, **p.measurements(), "kl_per_token": p.kl / p.tokens} for p in when]
-        for when in found
+        for when in measured
     )
     return [{"before": b, "after": a} for b, a in zip(before, after, strict=True)]
 
@@ -135,6 +150,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(__doc__)
         return 0
+    from grade_lightning.training.process import prepare_process
+
     prepare_process()
     try:
         show(generate(parse(arguments)))

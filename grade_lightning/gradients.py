@@ -25,49 +25,43 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 from tqdm import tqdm
 
-from grade_lightning.compose import CONFIG_DIR, build, config_hash
+from grade_lightning.compose import composed, config_hash, settings_of
 from grade_lightning.records.text import json_text
+from grade_lightning.settings import Settings
 from grade_lightning.study.plan import REFERENCE, Study, folder_of, group_of, overrides_of, parse, parse_method, rollouts_of
-from grade_lightning.training.environment import environment
-from grade_lightning.training.process import prepare_process
-from grade_lightning.training.strategy import resolve_accelerator
 
 log = logging.getLogger(__name__)
 
 
-def _check_same_sampler(configs: dict[str, DictConfig]) -> None:
-    reference = configs[REFERENCE]
-    for spec, cfg in configs.items():
-        if cfg.rollout != reference.rollout:
+def _check_same_sampler(all_settings: dict[str, Settings]) -> None:
+    reference = all_settings[REFERENCE]
+    for spec, settings in all_settings.items():
+        if settings.rollout != reference.rollout:
             raise ValueError(f"{spec} samples otherwise than {REFERENCE}: their gradients belong to different policies")
-        if cfg.protocol.logprobs != "matched":
+        if settings.protocol.logprobs != "matched":
             raise ValueError("protocol.logprobs=full makes the reference biased: leave it at matched")
 
 
 def configuration(spec: str, study: Study) -> DictConfig:
-    """The run configuration that one method is built from."""
+    """The run configuration that one method is built from.
+
+    Raises:
+        ValueError: Hydra refuses an override.
+    """
     base = [] if any(o.startswith("kl_coef=") for o in study.overrides) else ["kl_coef=0"]
-    chosen = [*base, *overrides_of(spec, study), f"run.dir={study.out}", *study.overrides]
     try:
-        with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
-            cfg = compose("config", chosen, return_hydra_config=True)
-    except HydraException as error:
+        return composed([*base, *overrides_of(spec, study), f"run.dir={study.out}", *study.overrides])
+    except ValueError as error:
         raise ValueError(f"{spec}: {error}") from error
-    HydraConfig.instance().set_config(cfg)
-    with open_dict(cfg):
-        del cfg["hydra"]
-    return cfg
 
 
 def _place(policy: Any, study: Study) -> None:
     """Load the checkpoint, or move the adapters off their zero start."""
+    import torch
+
     if study.checkpoint is not None:
         policy.load_adapter(study.adapter)
         return
@@ -80,32 +74,38 @@ def _place(policy: Any, study: Study) -> None:
 
 def _measure(study: Study) -> dict[str, Any]:
     """Draw all units, prompt by prompt, each prompt by every method in turn.  -> stores by method."""
+    from grade_lightning.build import build_method
     from grade_lightning.data.prompts import collate
     from grade_lightning.estimators import gumbel_noise
     from grade_lightning.rollout.noise import keyed_generator
-    from grade_lightning.setup import data_module, prepare, shared
+    from grade_lightning.setup import inputs, objects
     from grade_lightning.study.sketch import CountSketch
     from grade_lightning.study.store import UnitStore
     from grade_lightning.study.units import UnitSampler
 
     configs = {spec: configuration(spec, study) for spec in study.methods}
-    _check_same_sampler(configs)
-    first = next(iter(configs.values()))
-    prepared = prepare(first, resolve_accelerator(first.hardware.accelerator), judge=False)
-    policy, data = prepared.policy, data_module(first, prepared)
+    all_settings = {spec: settings_of(cfg) for spec, cfg in configs.items()}
+    _check_same_sampler(all_settings)
+    first = next(iter(all_settings.values()))
+    found = inputs(first)
+    found.check()
+    made = objects(found, judge=False)
+    policy, data = made.policy, made.data()
     _place(policy, study)
     data.setup()
-    prompts, settings = data.prompts["policy"][: study.prompts], first.rollout
+    prompts, rollout = data.prompts["policy"][: study.prompts], first.rollout
     if len(prompts) < study.prompts:
         raise ValueError(f"the policy split has {len(prompts)} prompts: lower prompts={study.prompts} or raise data.policy_rows")
-    samplers = {spec: UnitSampler(build(cfg.method, shared(cfg, prepared)), step=study.step) for spec, cfg in configs.items()}
+    samplers = {
+        spec: UnitSampler(build_method(settings.method, made.context(settings)), step=study.step) for spec, settings in all_settings.items()
+    }
     sketch = CountSketch(sum(w.numel() for w in policy.trainable().values()), study.sketch)
 
     def unit(spec: str, row: int, draw: int) -> Any:
         generator = keyed_generator("gradients", first.seed, prompts[row].key, draw)
         count = rollouts_of(spec, study)
         # Drawn for all and cut, so that methods share what completions they have.
-        noise = gumbel_noise((study.rollouts, settings.max_new_tokens, settings.top_k), generator=generator)[:count]
+        noise = gumbel_noise((study.rollouts, rollout.max_new_tokens, rollout.top_k), generator=generator)[:count]
         batch = collate([prompts[row]], policy.pad_id, rows=[row], step=1).repeat(count).to(policy.device)
         return samplers[spec].unit(batch, noise)
 
@@ -114,13 +114,13 @@ def _measure(study: Study) -> dict[str, Any]:
         sampler.baseline = pilot
     place = {
         "adapter": None if study.checkpoint is None else hashlib.sha256(study.adapter.read_bytes()).hexdigest(), "perturb": study.perturb,
-        "step": study.step, "splits": prepared.splits.fingerprints, "reward": prepared.reward_report,
+        "step": study.step, "splits": found.splits.fingerprints, "reward": made.reward_report,
     }  # fmt: skip
     stores = {}
     for spec, cfg in configs.items():
-        settings_of = {**place, "rollouts": rollouts_of(spec, study), "config": config_hash(cfg), "model": prepared.base.fingerprint}
+        kept = {**place, "rollouts": rollouts_of(spec, study), "config": config_hash(cfg), "model": made.base.fingerprint}
         folder = study.out / folder_of(spec)
-        stores[spec] = UnitStore(folder, prompts=study.prompts, draws=study.draws, sketch=sketch, settings=settings_of)
+        stores[spec] = UnitStore(folder, prompts=study.prompts, draws=study.draws, sketch=sketch, settings=kept)
     for row in tqdm(range(study.prompts), desc="prompts"):
         for spec, store in stores.items():
             if store.done <= row:
@@ -171,6 +171,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments and arguments[0] in ("-h", "--help", "help"):
         print(__doc__)
         return 0
+    from grade_lightning.training.environment import environment
+    from grade_lightning.training.process import prepare_process
+
     prepare_process()
     try:
         study = parse(arguments)

@@ -6,33 +6,37 @@
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
 
-from grade_lightning import checks
-from grade_lightning.compose import CONFIG_DIR, build, errors_as_messages
-from grade_lightning.training.process import prepare_process
+from grade_lightning.compose import CONFIG_DIR, errors_as_messages, resolved
+from grade_lightning.settings.parse import parse_pretraining
 
 log = logging.getLogger(__name__)
 
 
 def execute(cfg: DictConfig) -> dict[str, float]:
     """Train, save to ``out`` and report held-out perplexity."""
+    settings = parse_pretraining(resolved(cfg))
+    from grade_lightning.build import build
     from grade_lightning.models.pretraining import pretrain
+    from grade_lightning.training.machine import check_device
+    from grade_lightning.training.process import prepare_process
 
     prepare_process()
-    checks.check_hardware(cfg.hardware.accelerator, cfg.hardware.precision)
-    out = Path(cfg.out)
+    check_device(settings.hardware.accelerator, settings.hardware.precision)
+    out = Path(settings.out)
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"out={out} is not empty: name a new folder")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"out={out} cannot be written ({error}): name another folder") from error
-    reviews = build(cfg.data.source).load().unsupervised()
-    report = pretrain(reviews, build(cfg.pretrain), out, accelerator=cfg.hardware.accelerator)
+    reviews = build(settings.data.source).load().unsupervised()
+    report = pretrain(reviews, settings.pretrain, out, accelerator=settings.hardware.accelerator)
     log.info(
         "perplexity %.2f on held-out reviews after %s tokens in %.0f s; use it with model=local model.path=%s",
         report["perplexity"], f"{report['tokens']:,}", report["seconds"], out,
@@ -41,10 +45,20 @@ def execute(cfg: DictConfig) -> dict[str, float]:
 
 
 @hydra.main(version_base="1.3", config_path=CONFIG_DIR, config_name="pretrain")
-def main(cfg: DictConfig) -> float:
+def _command(cfg: DictConfig) -> float:
     """Returns held-out perplexity, for searches."""
     with errors_as_messages():
         return execute(cfg)["perplexity"]
+
+
+def main() -> float | None:
+    """The command line; see the module's docstring."""
+    if any(argument in ("-h", "--help", "help") for argument in sys.argv[1:]):
+        from grade_lightning.settings.describe import pretraining_help
+
+        print(pretraining_help())
+        return None
+    return _command()
 
 
 if __name__ == "__main__":

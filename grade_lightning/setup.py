@@ -1,123 +1,168 @@
-"""From a resolved configuration to the objects that every entry needs: reviews, base LM, policy, reward, judge."""
+"""The two phases before training: what a run reads and what that is called (:func:`inputs`), then the objects (:func:`objects`)."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
-from grade_lightning.compose import build
+from grade_lightning.build import build, build_module
 from grade_lightning.data.corpus import Corpus, Splits, fingerprint, make_splits
-from grade_lightning.data.module import IMDBDataModule
-from grade_lightning.methods.base import Shared
-from grade_lightning.models.base import BaseLM, load_base
+from grade_lightning.data.module import ReviewDataModule
+from grade_lightning.methods.base import Context
+from grade_lightning.models.base import BaseLM, check_model_folder, load_base
+from grade_lightning.models.cache import files_fingerprint
 from grade_lightning.models.policy import Policy
 from grade_lightning.models.pretraining import pretrained_folder
 from grade_lightning.rewards.classifier import Reward
 from grade_lightning.rewards.judge import Judge, train_judge
-from grade_lightning.rollout.types import RolloutSettings
+from grade_lightning.settings import Settings
+from grade_lightning.training.machine import check_machine, check_shape
+from grade_lightning.training.module import MethodModule, Plan
+from grade_lightning.training.strategy import resolve_accelerator
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """What a configuration describes, ready to use.
+class Inputs:
+    """What a run reads: reviews, and the files of the base LM.
 
     Attributes:
-        splits: the four splits and the rows that none uses.
-        base: the frozen base LM.
-        policy: base + LoRA.
+        settings: of the run. accelerator: ``cpu`` or ``cuda``.
+    """
+
+    settings: Settings
+    accelerator: str
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        return build(self.settings.data.source).load()
+
+    @cached_property
+    def splits(self) -> Splits:
+        keys = ("reward_rows", "policy_rows", "validation_rows", "order", "shuffle_seed", "drop_duplicates")
+        return make_splits(self.corpus, **{key: getattr(self.settings.data, key) for key in keys})
+
+    @property
+    def model_folder(self) -> Path | None:
+        """The local folder of the base LM; None where it comes from a hub or is made here."""
+        path = self.settings.model.path
+        folder = None if path is None else Path(path).expanduser()
+        return folder if folder is not None and folder.exists() else None
+
+    def named_by_folder(self) -> dict[str, Any]:
+        """Fingerprints of what the settings name by a folder of this machine, whose contents their hash does not know."""
+        found: dict[str, Any] = {}
+        if self.model_folder is not None:
+            found["model_fingerprint"] = files_fingerprint(self.model_folder)
+        if self.settings.data.path is not None and Path(self.settings.data.path).expanduser().is_dir():
+            found["splits"] = self.splits.fingerprints
+        return found
+
+    def check(self) -> None:
+        """Raise ValueError where this machine, the named model and the settings do not go together; no weights are loaded."""
+        check_machine(self.settings, self.accelerator)
+        if self.model_folder is not None:
+            check_model_folder(self.model_folder)
+        check_shape(self.settings, self.accelerator)
+
+    def fingerprints(self, base: BaseLM) -> dict[str, Any]:
+        """Of everything that was read."""
+        return {"base LM": base.fingerprint, "reviews": {**self.splits.fingerprints, "unused": fingerprint(self.splits.unused)}}
+
+
+def inputs(settings: Settings) -> Inputs:
+    """The first phase.  Nothing is read before it is asked for."""
+    return Inputs(settings, resolve_accelerator(settings.hardware.accelerator))
+
+
+@dataclass(frozen=True)
+class Objects:
+    """What a run is made of, ready to use.
+
+    Attributes:
+        base: the frozen base LM. policy: base + LoRA.
         reward, reward_report: the reward and what is known of its accuracy.
         judge: None where it was not asked for or cannot be trained.
     """
 
-    splits: Splits
+    inputs: Inputs
     base: BaseLM
     policy: Policy
     reward: Reward
     reward_report: dict[str, Any]
     judge: Judge | None
 
+    def context(self, settings: Settings | None = None) -> Context:
+        """What a method gets of these objects, under the settings that they were made with or those of another method."""
+        chosen = settings or self.inputs.settings
+        return Context(self.policy, self.reward, chosen.rollout, chosen.seed, chosen.kl_coef, chosen.protocol)
 
-def prepare(cfg: DictConfig, accelerator: str, *, judge: bool, check: Callable[[dict[str, Any]], None] | None = None) -> Prepared:
-    """Load the reviews and the base LM (pretraining it if the model group says so), and train the reward head, both from the cache
+    def module(self) -> MethodModule:
+        """The method as a LightningModule."""
+        settings = self.inputs.settings
+        plan = Plan(
+            settings.optimizer, settings.hardware.grad_accumulation, settings.evaluation.seed, settings.evaluation_rollout, self.judge
+        )
+        return build_module(settings.method, self.context(), plan)
+
+    def data(self) -> ReviewDataModule:
+        """Prompts of policy, validation and test."""
+        settings = self.inputs.settings
+        data, evaluation, prompt = settings.data, settings.evaluation, settings.data.prompt
+        return ReviewDataModule(
+            self.inputs.splits, self.base.tokenizer,
+            effective_batch_size=settings.effective_batch_size // settings.method_settings.completions_per_prompt,
+            seed=settings.seed, subset_seed=evaluation.subset_seed, evaluation_batch_size=evaluation.batch_size,
+            val_prompts=evaluation.val_prompts, test_prompts=evaluation.test_prompts, clean_html=data.clean_html,
+            max_sentences=prompt.max_sentences, max_chars=prompt.max_chars, max_tokens=prompt.max_tokens,
+        )  # fmt: skip
+
+
+def objects(found: Inputs, *, judge: bool, check: Callable[[dict[str, Any]], None] | None = None) -> Objects:
+    """The second phase: load the base LM (pretraining it if the model group says so), and train the reward head, both from the cache
     where they are there.
 
     Args:
+        judge: train the independent judge.
         check: is given the fingerprints of base LM and reviews before anything is made with both, and may raise.
 
     Raises:
         ValueError: any of it cannot be had; the message says what to do.
     """
-    corpus, splits = splits_of(cfg)
-    base = _base(cfg, corpus, accelerator)
+    settings = found.settings
+    splits, base = found.splits, _base(found)
     if check is not None:
-        check({"base LM": base.fingerprint, "reviews": {**splits.fingerprints, "unused": fingerprint(splits.unused)}})
-    policy = Policy(base, seed=cfg.seed, checkpointing=cfg.hardware.activation_checkpointing, **cfg.model.lora)
-    RolloutSettings(**cfg.rollout).check(policy.vocab_size)
-    reward, report = build(cfg.reward, base, policy, splits, clean_html=cfg.data.clean_html)
+        check(found.fingerprints(base))
+    lora = settings.model.lora
+    policy = Policy(
+        base, r=lora.r, alpha=lora.alpha, dropout=lora.dropout, target_modules=lora.target_modules, seed=settings.seed,
+        checkpointing=settings.hardware.activation_checkpointing,
+    )  # fmt: skip
+    settings.rollout.check(policy.vocab_size)
+    reward, report = build(settings.reward, base, policy, splits, clean_html=settings.data.clean_html)
     log.info("reward head: %s", _shown(report))
-    found = train_judge(splits.unused, clean_html=cfg.data.clean_html) if judge else None
-    if found is not None:
-        log.info("independent judge: %s", _shown(found.report))
-    return Prepared(splits, base, policy, reward, report, found)
+    trained = train_judge(splits.unused, clean_html=settings.data.clean_html) if judge else None
+    if trained is not None:
+        log.info("independent judge: %s", _shown(trained.report))
+    return Objects(found, base, policy, reward, report, trained)
 
 
 def _shown(report: dict[str, Any]) -> str:
     return ", ".join(f"{key} {value:.3f}" for key, value in report.items() if isinstance(value, float))
 
 
-def splits_of(cfg: DictConfig) -> tuple[Corpus, Splits]:
-    """The reviews that a configuration names, whole and split."""
-    corpus = build(cfg.data.source).load()
-    keys = ("reward_rows", "policy_rows", "validation_rows", "order", "shuffle_seed", "drop_duplicates")
-    return corpus, make_splits(corpus, **{key: cfg.data[key] for key in keys})
-
-
-def _base(cfg: DictConfig, corpus: Corpus, accelerator: str) -> BaseLM:
-    path = cfg.model.path
-    if cfg.model.pretrain is not None:
-        path = str(pretrained_folder(corpus.unsupervised(), build(cfg.model.pretrain), accelerator=accelerator))
-    options = {"revision": cfg.model.revision, "trust_remote_code": cfg.model.trust_remote_code}
-    base = load_base(path, precision=cfg.hardware.precision, **options)
-    if accelerator == "cuda":
+def _base(found: Inputs) -> BaseLM:
+    settings = found.settings
+    model, path = settings.model, settings.model.path
+    if model.pretrain is not None:
+        path = str(pretrained_folder(found.corpus.unsupervised(), model.pretrain, accelerator=found.accelerator))
+    assert path is not None
+    base = load_base(path, precision=settings.hardware.precision, revision=model.revision, trust_remote_code=model.trust_remote_code)
+    if found.accelerator == "cuda":
         base.model.cuda()  # type: ignore[call-arg]
     return base
-
-
-def shared(cfg: DictConfig, prepared: Prepared) -> Shared:
-    """What the configuration gives to every method."""
-    optimizer: dict[str, Any] = {**cfg.optimizer, "betas": tuple(cfg.optimizer.betas)}
-    optimizer["optimizer"] = optimizer.pop("name")
-    keys = ("kl_reduction", "kl_in", "kl_estimator", "kl_alignment", "logprobs", "dropout_in_rollouts")
-    return Shared(
-        policy=prepared.policy, reward=prepared.reward, judge=prepared.judge, rollout=RolloutSettings(**cfg.rollout), seed=cfg.seed,
-        evaluation_seed=cfg.evaluation.seed, evaluation_rollout=evaluation_rollout(cfg),
-        grad_accumulation=cfg.hardware.grad_accumulation, kl_coef=cfg.kl_coef,
-        **{key: cfg.protocol[key] for key in keys}, **optimizer,
-    )  # fmt: skip
-
-
-def evaluation_rollout(cfg: DictConfig) -> RolloutSettings:
-    """How evaluation samples: the lengths and the cache of training, the evaluation's own decoding."""
-    lengths = {key: cfg.rollout[key] for key in ("max_new_tokens", "min_new_tokens", "cache") if key in cfg.rollout}
-    return RolloutSettings(**lengths, **cfg.evaluation.sampling)
-
-
-def completions_per_prompt(cfg: DictConfig) -> int:
-    """How often each prompt stands in an effective batch of the chosen method."""
-    return int(cfg.method.get("completions_per_prompt", 1))
-
-
-def data_module(cfg: DictConfig, prepared: Prepared) -> IMDBDataModule:
-    """Prompts of policy, validation and test."""
-    return IMDBDataModule(
-        prepared.splits, prepared.base.tokenizer, effective_batch_size=cfg.effective_batch_size // completions_per_prompt(cfg),
-        seed=cfg.seed, subset_seed=cfg.evaluation.subset_seed, evaluation_batch_size=cfg.evaluation.batch_size,
-        val_prompts=cfg.evaluation.val_prompts, test_prompts=cfg.evaluation.test_prompts,
-        clean_html=cfg.data.clean_html, **cfg.data.prompt,
-    )  # fmt: skip

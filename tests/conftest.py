@@ -10,15 +10,17 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, Qwen3ForCausalLM
 
 from grade_lightning.data.corpus import Splits, make_splits
-from grade_lightning.data.module import IMDBDataModule
+from grade_lightning.data.module import ReviewDataModule
 from grade_lightning.data.prompts import PromptBatch, collate, make_prompts
 from grade_lightning.data.synthetic import SyntheticSource
-from grade_lightning.methods.base import Shared
+from grade_lightning.methods.base import Context
 from grade_lightning.models.base import BaseLM, load_base
 from grade_lightning.models.policy import Policy
-from grade_lightning.models.pretraining import PretrainSettings, build_model, train_tokenizer
+from grade_lightning.models.pretraining import build_model, train_tokenizer
 from grade_lightning.rewards.classifier import ClassifierReward, RewardHead
-from grade_lightning.rollout.types import RolloutSettings
+from grade_lightning.settings.fields import fields_of
+from grade_lightning.settings.model import PretrainSettings
+from grade_lightning.settings.rollout import ProtocolSettings, RolloutSettings
 from grade_lightning.training.process import prepare_process
 
 prepare_process()
@@ -125,9 +127,12 @@ def make_batch(policy: Policy, texts: list[str] = TEXTS, *, step: int = 1) -> Pr
     return collate(prompts, policy.pad_id, rows=range(len(texts)), step=step)
 
 
-def make_shared(policy: Policy, reward: ClassifierReward, **options) -> Shared:
-    settings = RolloutSettings(max_new_tokens=options.pop("tokens", 8), min_new_tokens=options.pop("early", 2), top_k=options.pop("k", 24))
-    return Shared(policy, reward, settings, seed=0, **options)
+def make_context(policy: Policy, reward: ClassifierReward | None = None, *, kl_coef: float = 0.1, **options) -> Context:
+    """Lengths and candidates that suit the small models; other options are keys of the rollout or of the protocol."""
+    rollout = {"max_new_tokens": options.pop("tokens", 8), "min_new_tokens": options.pop("early", 2), "top_k": options.pop("k", 24)}
+    protocol = {name: options.pop(name) for name in list(options) if name in fields_of(ProtocolSettings) and name != "stop_at_eos"}
+    settings = RolloutSettings(**rollout, **options)
+    return Context(policy, reward or make_reward(policy), settings, kl_coef=kl_coef, protocol=ProtocolSettings(**protocol))
 
 
 @pytest.fixture
@@ -136,8 +141,8 @@ def policy64(model_folder) -> Policy:
 
 
 @pytest.fixture
-def data_module(splits, tokenizer) -> IMDBDataModule:
-    return IMDBDataModule(splits, tokenizer, effective_batch_size=4, seed=0, evaluation_batch_size=8)
+def data_module(splits, tokenizer) -> ReviewDataModule:
+    return ReviewDataModule(splits, tokenizer, effective_batch_size=4, seed=0, evaluation_batch_size=8)
 
 
 @pytest.fixture(scope="session")

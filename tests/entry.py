@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 
-from grade_lightning.compose import CONFIG_DIR
+from grade_lightning.compose import composed
 from grade_lightning.run import execute
 
 # The embedded default, made so small that everything from pretraining to the final test takes seconds.
@@ -28,13 +26,7 @@ SMALL_LM = [
 
 def compose_run(overrides: list[str], folder: Path | None = None) -> DictConfig:
     """What ``python -m grade_lightning.run OVERRIDES`` would see."""
-    with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
-        where = [] if folder is None else [f"run.dir={folder}"]
-        cfg = compose("config", [*overrides, *where], return_hydra_config=True)
-    HydraConfig.instance().set_config(cfg)
-    with open_dict(cfg):
-        del cfg["hydra"]
-    return cfg
+    return composed([*overrides, *([] if folder is None else [f"run.dir={folder}"])])
 
 
 def run_small(folder: Path, *overrides: str) -> dict[str, Any]:

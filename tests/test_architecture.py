@@ -1,14 +1,16 @@
 """The dependency rule: entries -> methods -> {rollout, models, data, evaluation} -> estimators."""
 
 import ast
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "grade_lightning"
-ENTRIES = {"run", "pretrain", "gradients", "report", "generate", "compose", "setup"}  # the last two: what entries share
+ENTRIES = {"run", "pretrain", "gradients", "report", "generate", "compose", "arguments", "build", "setup"}  # the last four: what entries share
 LAYERS = {"estimators": 0, "data": 1, "models": 1, "rollout": 1, "chain": 1, "rewards": 1, "evaluation": 1, "methods": 2}
+LIGHT = ("settings", "records", "reporting")  # read and checked without torch or Hydra
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -34,8 +36,18 @@ def test_imports_go_one_way(file):
     own = [name.split(".")[1] for name in names if name.startswith("grade_lightning.")]
     if parts[0] in LAYERS:
         assert all(LAYERS.get(name, 0) <= LAYERS[parts[0]] for name in own)
-        assert not set(own) & (ENTRIES | {"training", "records"})
+        bound = parts == ("methods", "__init__")  # names the LightningModules, and imports them when they are asked for
+        assert not set(own) & (ENTRIES | {"records"} | (set() if bound else {"training"}))
 
 
 def test_every_file_can_be_held_in_the_head():
     assert {str(file): n for file in FILES if (n := len(file.read_text().splitlines())) > 300} == {}
+
+
+@pytest.mark.parametrize("package", LIGHT)
+def test_what_must_be_light_is_light(package):
+    """Neither torch nor Hydra, directly or through others."""
+    modules = [f"grade_lightning.{package}.{file.stem}" for file in (PACKAGE / package).glob("*.py") if file.stem != "__init__"]
+    code = f"import sys\nfor name in {modules}: __import__(name)\nprint({{'torch', 'hydra', 'omegaconf'}} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "set()", done.stdout + done.stderr

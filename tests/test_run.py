@@ -147,10 +147,10 @@ def test_wandb_offline_writes_a_run_and_a_second_run_is_another(tmp_path, monkey
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["hardware=a100"], "hardware=cpu"),
+        (["hardware=a100", "effective_batch_size=16"], "hardware=cpu"),
         (["rollout.top_k=5000"], "top_k=5000 is above the vocabulary size 900"),
-        (["max_steps=0"], "max_steps must be at least 1"),
-        (["evaluation.test_prompts=0"], "evaluation.test=false"),
+        (["max_steps=0"], "max_steps=0 .command line.: it must be a whole number, at least 1"),
+        (["evaluation.test_prompts=0"], "at least 1, or null"),
         (["hardware.grad_accumulation=9"], "cannot split 4 completions"),
         (["data.policy_rows=4000"], "data.policy_rows"),
         (["data=parquet"], "needs data.path"),
@@ -164,7 +164,7 @@ def test_wandb_offline_writes_a_run_and_a_second_run_is_another(tmp_path, monkey
         (["method=ppo", "protocol.kl_alignment=shifted"], "leave it at correct"),
         (["optimizer.name=lion"], "adamw, sgd"),
         (["method=ppo", "optimizer.name=sgd"], "value head"),
-        (["method=ppo", "method.epochs=0"], "method.epochs must be at least 1"),
+        (["method=ppo", "method.epochs=0"], "method.epochs=0 .command line.: it must be a whole number, at least 1"),
     ],
 )
 @pytest.mark.skipif(torch.cuda.is_available(), reason="hardware=a100 is right on a machine with a GPU")
@@ -177,7 +177,7 @@ def test_errors_say_what_to_do(tmp_path, overrides, message):
 
 
 def test_bf16_on_a_cpu_without_it(monkeypatch, tmp_path):
-    monkeypatch.setattr("grade_lightning.checks.cpu_has_bf16", lambda: False)
+    monkeypatch.setattr("grade_lightning.training.machine.cpu_has_bf16", lambda: False)
     with pytest.raises(ValueError, match=r"hardware\.precision=fp32"):
         run_small(tmp_path / "run", "hardware.precision=bf16")
 
@@ -194,12 +194,12 @@ def test_unwritable_run_folder(tmp_path):
 
 
 def test_vocabulary_mismatch_names_both_sizes(policy64):
-    from tests.conftest import make_reward, make_shared
+    from tests.conftest import make_context, make_reward
 
     reward = make_reward(policy64)
     reward.vocab_size = 77
     with pytest.raises(ValueError, match=r"77 tokens .* 320"):
-        make_shared(policy64, reward).check()
+        make_context(policy64, reward).check()
 
 
 # launcher and hparams_search need a sweep: they have tests of their own.
@@ -329,7 +329,7 @@ def python(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 def test_help_explains_the_groups_from_any_folder(tmp_path):
     done = python("-m", "grade_lightning.run", "--help", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "grade, grade_ste" in next(line for line in done.stdout.splitlines() if line.startswith("method: "))
+    assert "grade, grade_ste" in next(line for line in done.stdout.splitlines() if line.startswith("  method: "))
     assert "what is maximised" in done.stdout
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -10,8 +11,9 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import PreTrainedTokenizerBase
 
-from grade_lightning.data.corpus import Reviews, Splits
+from grade_lightning.data.corpus import Reviews, Splits, make_splits
 from grade_lightning.data.prompts import Prompt, PromptBatch, collate, make_prompts
+from grade_lightning.data.sources import ParquetSource
 
 # Policy step (0 in evaluation), rows of the split, and the places under which they are reported.
 BatchIndex = tuple[int, Sequence[int], Sequence[int]]
@@ -71,8 +73,8 @@ class PolicyStepSampler(Sampler[BatchIndex]):
         yield step, rows_of_step(self.seed, step, self.batch_size, self.total).tolist(), range(self.batch_size)
 
 
-class IMDBDataModule(L.LightningDataModule):
-    """Prompts of the policy, validation and test splits.
+class ReviewDataModule(L.LightningDataModule):
+    """Prompts of the policy, validation and test splits, whatever the reviews are of.
 
     Args:
         splits: from :func:`grade_lightning.data.corpus.make_splits`.
@@ -143,3 +145,16 @@ class IMDBDataModule(L.LightningDataModule):
 
     def transfer_batch_to_device(self, batch: PromptBatch, device, dataloader_idx: int) -> PromptBatch:  # type: ignore[no-untyped-def]
         return batch.to(device)
+
+
+class IMDBDataModule(ReviewDataModule):
+    """Prompts of IMDB's reviews in the paper's four splits."""
+
+    @classmethod
+    def from_parquet(cls, folder: str | Path, tokenizer: PreTrainedTokenizerBase, **options: Any) -> IMDBDataModule:
+        """Of a folder with ``train*.parquet`` and ``test*.parquet``: 5,000 reward, 10,000 policy and 2,000 validation rows, all test rows.
+
+        Args:
+            **options: of :class:`ReviewDataModule`.
+        """
+        return cls(make_splits(ParquetSource(folder).load()), tokenizer, **options)

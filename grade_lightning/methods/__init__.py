@@ -1,9 +1,35 @@
-"""Methods: LightningModules that differ in how they estimate the gradient of the same objective."""
+"""Methods: plain torch objects that estimate the gradient of the same objective.
 
-from grade_lightning.methods.grade import GRADE
-from grade_lightning.methods.group import GRPO, RLOO
-from grade_lightning.methods.hybrid import Hybrid
-from grade_lightning.methods.ppo import PPO
-from grade_lightning.methods.reinforce import REINFORCE
+``GRADE``, ``GRPO``, ``Hybrid``, ``PPO``, ``REINFORCE`` and ``RLOO`` are LightningModules: each is the one module of
+:mod:`grade_lightning.training` around a plain method (``GradeGradient`` and its siblings).  They are imported when they are first asked
+for, so that the plain methods do not load Lightning.
+"""
 
-__all__ = ["GRADE", "GRPO", "PPO", "REINFORCE", "RLOO", "Hybrid"]
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from grade_lightning.methods.base import Context, Method, Totals
+from grade_lightning.methods.grade import GradeGradient
+from grade_lightning.methods.group import GRPOGradient, RLOOGradient
+from grade_lightning.methods.hybrid import HybridGradient
+from grade_lightning.methods.ppo import PPOGradient
+from grade_lightning.methods.reinforce import ReinforceGradient
+
+if TYPE_CHECKING:
+    from grade_lightning.training.bound import GRADE, GRPO, PPO, REINFORCE, RLOO, Hybrid
+
+_BOUND = ("GRADE", "GRPO", "PPO", "REINFORCE", "RLOO", "Hybrid")
+
+__all__ = [
+    "GRADE", "GRPO", "PPO", "REINFORCE", "RLOO", "Context", "GRPOGradient", "GradeGradient", "Hybrid", "HybridGradient", "Method",
+    "PPOGradient", "RLOOGradient", "ReinforceGradient", "Totals",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name in _BOUND:
+        from grade_lightning.training import bound
+
+        return getattr(bound, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,51 +12,29 @@ from grade_lightning.chain.direct import direct_gradient
 from grade_lightning.chain.divergence import kl_gradients
 from grade_lightning.chain.sequential import relax_sequentially
 from grade_lightning.estimators import AdaptiveTemperature, gumbel_softmax_weights
-from grade_lightning.methods.base import Method, Schedule, Shared, Totals
-from grade_lightning.methods.choices import check_kl
+from grade_lightning.methods.base import Context, Method, Schedule, Totals
 from grade_lightning.methods.meter import Meter
 from grade_lightning.models.policy import Policy
 from grade_lightning.rollout.sampling import Relaxation
 from grade_lightning.rollout.types import Rollout
+from grade_lightning.settings.methods import GradeSettings
 
 
-class GRADE(Method):
+class GradeGradient(Method):
     """L = -E[r] + beta KL(policy || reference) (eq. 16), differentiated through relaxed tokens.
 
     Args:
-        shared: see :class:`grade_lightning.methods.base.Shared`.
-        temperature: tau as a function of the number of policy steps already made.
-        straight_through: hard tokens forward, soft gradient backward (GRADE-STE); otherwise soft tokens are fed forward (GRADE).
-        relaxation: (logits, noise, tau, *, hard) -> one-hot weights with a gradient, of :mod:`grade_lightning.estimators`, instead of
-            straight-through Gumbel-softmax.
-        backprop: ``adjoint`` (parallel, exact to ``tol``) or ``sequential`` (token by token: the oracle).
-        tol, max_hops: of the adjoint, see :func:`grade_lightning.chain.adjoint.adjoint_backward`.
-        diagnostics_every: measure the soft - hard reward gap every so many steps; 0 = never.
+        context, settings, **values: see :class:`Method` and :class:`grade_lightning.settings.methods.GradeSettings`.  ``temperature`` is
+            tau as a function of the number of policy steps already made; ``relaxation`` a function (logits, noise, tau, *, hard) ->
+            one-hot weights with a gradient, of :mod:`grade_lightning.estimators`, in place of straight-through Gumbel-softmax.
     """
 
-    def __init__(
-        self,
-        shared: Shared,
-        *,
-        temperature: Schedule,
-        straight_through: bool = True,
-        relaxation: Callable[..., Tensor] | None = None,
-        backprop: str = "adjoint",
-        tol: float = 1e-3,
-        max_hops: int | None = None,
-        diagnostics_every: int = 10,
-    ):
-        super().__init__(shared)
-        if backprop not in ("adjoint", "sequential"):
-            raise ValueError(f"method.backprop={backprop} is unknown: use adjoint or sequential")
-        if backprop == "sequential" and max_hops is not None:
-            raise ValueError("method.max_hops truncates the adjoint: it needs method.backprop=adjoint")
-        check_kl(shared.kl_in, shared.kl_estimator, shared.kl_alignment, relaxed=True)
-        if relaxation is not None and not straight_through:
-            raise ValueError("method.relaxation replaces the straight-through gradient: it needs method.straight_through=true")
-        self.straight_through_weights = relaxation or gumbel_softmax_weights
-        self.temperature, self.straight_through, self.diagnostics_every = temperature, straight_through, diagnostics_every
-        self.backprop, self.tol, self.max_hops = backprop, tol, max_hops
+    Settings = GradeSettings
+
+    def __init__(self, context: Context, settings: GradeSettings | None = None, **values: Any):
+        super().__init__(context, settings, **values)
+        self.straight_through_weights = self.settings.relaxation or gumbel_softmax_weights
+        self.temperature: Schedule = self.settings.temperature
 
     def schedule_values(self, step: int) -> dict[str, float]:
         return {"tau": self.temperature(step - 1)}
@@ -76,36 +53,33 @@ class GRADE(Method):
         if isinstance(self.temperature, AdaptiveTemperature):
             self.temperature.observe(measured)
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if isinstance(self.temperature, AdaptiveTemperature):
-            checkpoint["temperature"] = self.temperature.state_dict()
+    def get_extra_state(self) -> dict[str, float]:
+        return self.temperature.state_dict() if isinstance(self.temperature, AdaptiveTemperature) else {}
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+    def set_extra_state(self, state: dict[str, float]) -> None:
         if isinstance(self.temperature, AdaptiveTemperature):
-            self.temperature.load_state_dict(checkpoint["temperature"])
+            self.temperature.load_state_dict(state)
 
     def relaxation(self, step: int) -> Relaxation | None:
-        return None if self.straight_through else self._relax(step, straight_through=False)
+        return None if self.settings.straight_through else self._relax(step, straight_through=False)
 
-    def update(self, rollouts: list[Rollout], totals: Totals, meter: Meter, step: int) -> None:
-        self.optimizers().zero_grad()  # type: ignore[union-attr]
+    def accumulate(self, rollouts: list[Rollout], totals: Totals, meter: Meter, step: int) -> None:
         for rollout in rollouts:
-            with self.policy.dropout(self.shared.seed, step, rollout.prompt.rows):
-                self.accumulate(rollout, totals, meter, step)
-        self.apply_gradients(meter, step)
+            with self.dropout(rollout, step):
+                self._accumulate(rollout, totals, meter, step)
 
-    def accumulate(self, rollout: Rollout, totals: Totals, meter: Meter, step: int) -> None:
-        """Add the gradient of one micro-batch."""
-        shared, tokens = self.shared, max(1, rollout.tokens)
-        kl_weight = shared.kl_in_loss * totals.kl_weight(shared.kl_reduction)
-        relax = self._relax(step, self.straight_through)
-        parallel = relax_in_parallel(self.policy, rollout, relax) if self.backprop == "adjoint" else None
+    def _accumulate(self, rollout: Rollout, totals: Totals, meter: Meter, step: int) -> None:
+        """Of one micro-batch."""
+        tokens, settings, protocol = max(1, rollout.tokens), self.settings, self.context.protocol
+        kl_weight = self.context.kl_in_loss * totals.kl_weight(protocol.kl_reduction)
+        relax = self._relax(step, settings.straight_through)
+        parallel = relax_in_parallel(self.policy, rollout, relax) if settings.backprop == "adjoint" else None
         relaxed = parallel.relaxed if parallel else relax_sequentially(self.policy, rollout, relax)
         direct = direct_gradient(self.policy, self.reward, rollout, relaxed, score_weight=-1.0 / totals.samples, kl_weight=kl_weight)
         # The direct gradient reaches the policy through the weights; the KL also through the policy's own states.
         objective = (relaxed.weights * direct.weights).sum() + kl_weight * (relaxed.hidden * direct.hidden).sum()
         if parallel:
-            report = adjoint_backward(self.policy, rollout, parallel, objective, tol=self.tol, max_hops=self.max_hops)
+            report = adjoint_backward(self.policy, rollout, parallel, objective, tol=settings.tol, max_hops=settings.max_hops)
             meter.update(
                 len(rollout),
                 hops=report.hops,
@@ -120,13 +94,13 @@ class GRADE(Method):
         meter.update(len(rollout), reward=scores.mean(), reward_uncertainty=(scores * (1 - scores)).mean())
         meter.update(tokens, kl=direct.kl.sum() / tokens)
         with torch.no_grad():
-            if shared.kl_alignment == "shifted":
+            if protocol.kl_alignment == "shifted":
                 pairs = int(rollout.mask[:, 1:].sum())
                 shifted = shifted_kl(self.policy, relaxed.hidden, direct.reference_hidden, rollout.mask)
                 meter.update(pairs, kl_shifted=shifted / max(1, pairs))
             soft = self._relax(step, straight_through=False)(relaxed.candidates, rollout.noise, rollout.hard)
             meter.update(tokens, largest_weight=(soft.amax(dim=-1) * rollout.mask).sum() / tokens)
-            if self.diagnostics_every and step % self.diagnostics_every == 0:
+            if settings.diagnostics_every and step % settings.diagnostics_every == 0:
                 meter.update(len(rollout), soft_hard_gap=self._soft_hard_gap(rollout, soft))
 
     def _soft_hard_gap(self, rollout: Rollout, soft: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Gradients before an optimizer step: clipped and measured, or taken out."""
+"""Gradients as one vector."""
 
 from __future__ import annotations
 
@@ -8,34 +8,6 @@ import torch
 from torch import Tensor, nn
 
 
-def clip_and_measure(weights: Iterable[nn.Parameter], max_norm: float | None) -> dict[str, float]:
-    """Clip the global gradient norm and say what it was.
-
-    Returns:
-        ``grad_norm``: global norm before clipping; ``grad_norm_tensor_mean`` and ``grad_norm_tensor_std``: mean and standard
-        deviation (ddof 0) of per-tensor norms across parameter tensors, the input of the paper's "Grad Var";
-        ``grad_clipped``: 1 if the gradient was clipped.
-
-    Raises:
-        FloatingPointError: the gradient is not finite.
-    """
-    gradients = [weight.grad for weight in weights if weight.grad is not None]
-    norms = torch.stack([gradient.norm() for gradient in gradients])
-    total = norms.norm()
-    if not torch.isfinite(total):
-        raise FloatingPointError(
-            "the gradient is not finite: lower optimizer.lr, raise the temperature, or use straight-through tokens (method=grade_ste)"
-        )
-    clipped = max_norm is not None and bool(total > max_norm)
-    if clipped and max_norm is not None:
-        for gradient in gradients:
-            gradient.mul_(max_norm / total)
-    return {
-        "grad_norm": float(total), "grad_norm_tensor_mean": float(norms.mean()),
-        "grad_norm_tensor_std": float(norms.std(correction=0)), "grad_clipped": float(clipped),
-    }  # fmt: skip
-
-
 def take_gradients(weights: Iterable[nn.Parameter]) -> list[Tensor]:
     """Each weight's gradient, zero where it has none; the weights are left without."""
     found = []
@@ -43,3 +15,15 @@ def take_gradients(weights: Iterable[nn.Parameter]) -> list[Tensor]:
         found.append(torch.zeros_like(weight) if weight.grad is None else weight.grad)
         weight.grad = None
     return found
+
+
+def take_gradient(weights: Iterable[nn.Parameter]) -> Tensor:
+    """All of them in a row.  -> [D]."""
+    return torch.cat([gradient.flatten() for gradient in take_gradients(weights)])
+
+
+def give_gradient(weights: Iterable[nn.Parameter], flat: Tensor) -> None:
+    """Make a vector [D] the weights' gradients."""
+    listed = list(weights)
+    for weight, part in zip(listed, flat.split([weight.numel() for weight in listed]), strict=True):
+        weight.grad = part.view_as(weight).clone()

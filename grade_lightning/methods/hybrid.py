@@ -9,18 +9,19 @@ import torch
 from torch import Tensor
 
 from grade_lightning.estimators import Moments, chunk_moments, hybrid_weights
-from grade_lightning.methods.base import Method, Schedule, Shared, Totals
+from grade_lightning.methods.base import Context, Method, Totals
 from grade_lightning.methods.distributed import world
-from grade_lightning.methods.grade import GRADE
-from grade_lightning.methods.gradients import take_gradients
-from grade_lightning.methods.group import RLOO
+from grade_lightning.methods.grade import GradeGradient
+from grade_lightning.methods.gradients import give_gradient, take_gradient
+from grade_lightning.methods.group import RLOOGradient
 from grade_lightning.methods.meter import Meter
 from grade_lightning.rollout.types import Rollout
+from grade_lightning.settings.methods import HybridSettings
 
-CHUNKS = 4  # of an effective batch: two halves of two
+CHUNKS = HybridSettings.chunks  # of an effective batch: two halves of two
 
 
-class Hybrid(Method):
+class HybridGradient(Method):
     """a RLOO + b straight-through, each half of the batch weighted by what the other half says of the two.
 
     A straight-through rollout samples hard tokens at temperature 1, so it is on-policy and serves both estimators.  Moments of the
@@ -30,87 +31,44 @@ class Hybrid(Method):
         moments, weight_of_moments: running sums, part of a checkpoint.
 
     Args:
-        shared: see :class:`Shared`.
-        temperature, backprop, tol, max_hops: of the straight-through parent, see :class:`GRADE`.
-        completions_per_prompt: of the RLOO parent.
-        min_cosine: safeguard of :func:`hybrid_weights`.
-        momentum: of the running moments, in policy steps; 0 = this step's other half alone.
+        context, settings, **values: see :class:`Method` and :class:`grade_lightning.settings.methods.HybridSettings`.
     """
 
+    Settings = HybridSettings
     moments: Tensor
     weight_of_moments: Tensor
 
-    def __init__(
-        self,
-        shared: Shared,
-        *,
-        temperature: Schedule,
-        completions_per_prompt: int = 4,
-        backprop: str = "adjoint",
-        tol: float = 1e-3,
-        max_hops: int | None = None,
-        min_cosine: float = 0.1,
-        momentum: float = 0.98,
-    ):
-        super().__init__(shared, completions_per_prompt=completions_per_prompt)
-        if not -1.0 <= min_cosine <= 1.0:
-            raise ValueError(f"method.min_cosine is a cosine, got {min_cosine}")
-        if not 0.0 <= momentum < 1.0:
-            raise ValueError(f"method.momentum must lie in [0, 1), got {momentum}")
+    def __init__(self, context: Context, settings: HybridSettings | None = None, **values: Any):
+        super().__init__(context, settings, **values)
         if world()[1] > 1:
             raise ValueError("method=hybrid weighs halves of one process' batch: run it in a single process")
-        self.min_cosine, self.momentum = min_cosine, momentum
-        # In a tuple: the parents share this method's policy and are no modules of it.
-        self._parents = (
-            RLOO(shared, completions_per_prompt=completions_per_prompt),
-            GRADE(shared, temperature=temperature, backprop=backprop, tol=tol, max_hops=max_hops, diagnostics_every=0),
-        )
+        own: HybridSettings = self.settings
+        self.unbiased = RLOOGradient(context, completions_per_prompt=own.completions_per_prompt)
+        relaxed = {key: getattr(own, key) for key in ("temperature", "backprop", "tol", "max_hops")}
+        self.biased = GradeGradient(context, diagnostics_every=0, **relaxed)
         self.register_buffer("moments", torch.zeros(2, 2, 2, dtype=torch.float64))  # signal, total: running sums
         self.register_buffer("weight_of_moments", torch.zeros((), dtype=torch.float64))
 
     def schedule_values(self, step: int) -> dict[str, float]:
-        return self._parents[1].schedule_values(step)
+        return self.biased.schedule_values(step)
 
     def observe(self, measured: dict[str, float]) -> None:
-        self._parents[1].observe(measured)
+        self.biased.observe(measured)
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._parents[1].on_save_checkpoint(checkpoint)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._parents[1].on_load_checkpoint(checkpoint)
-
-    def micro_batch_size(self, rows: int) -> int:
-        """At most the accumulation's, and no micro-batch lies in two chunks."""
-        chunk = rows // CHUNKS
-        if rows % (CHUNKS * self.completions_per_prompt):
-            raise ValueError(
-                f"method=hybrid halves its batch twice between prompts: effective_batch_size={rows} must be a multiple of "
-                f"{CHUNKS * self.completions_per_prompt} (4 x method.completions_per_prompt)"
-            )
-        most = min(super().micro_batch_size(rows), chunk)
-        return next(size for size in range(most, 0, -1) if chunk % size == 0)
-
-    def update(self, rollouts: list[Rollout], totals: Totals, meter: Meter, step: int) -> None:
-        policy_gradient, straight_through = self._parents
-        policy_gradient.reward = straight_through.reward = self.reward
-        self.optimizers().zero_grad()  # type: ignore[union-attr]
-        credited = policy_gradient.credit(rollouts, totals, meter)
-        each = len(rollouts) // CHUNKS
-        unbiased, biased, unused = [], [], Meter(self.device)
-        for chunk in range(CHUNKS):
-            for sampled, advantages in credited[chunk * each : (chunk + 1) * each]:
-                with self.policy.dropout(self.shared.seed, step, sampled.rollout.prompt.rows):
-                    policy_gradient.accumulate(sampled, advantages, totals, meter)
-            unbiased.append(self._take_gradient())
-            for rollout in rollouts[chunk * each : (chunk + 1) * each]:
-                with self.policy.dropout(self.shared.seed, step, rollout.prompt.rows):
-                    straight_through.accumulate(rollout, totals, unused, step)
-            biased.append(self._take_gradient())
+    def accumulate(self, rollouts: list[Rollout], totals: Totals, meter: Meter, step: int) -> None:
+        if len(rollouts) % CHUNKS:
+            raise ValueError(f"the hybrid weighs {CHUNKS} parts of a batch by each other: give it a multiple of {CHUNKS} micro-batches")
+        weights, each = list(self.policy.trainable().values()), len(rollouts) // CHUNKS
+        before = take_gradient(weights)
+        unbiased, biased, unused = [], [], Meter(self.policy.device)
+        for chunk in (rollouts[start : start + each] for start in range(0, len(rollouts), each)):
+            self.unbiased.accumulate(chunk, totals, meter, step)
+            unbiased.append(take_gradient(weights))
+            self.biased.accumulate(chunk, totals, unused, step)
+            biased.append(take_gradient(weights))
         found = unused.compute()
         meter.update(**{name: found[name] for name in ("hops", "first_ratio", "last_ratio", "residual", "largest_weight") if name in found})
-        self._give_gradient(self.combine(torch.stack(unbiased), torch.stack(biased), meter))
-        self.apply_gradients(meter, step)
+        give_gradient(weights, before + self.combine(torch.stack(unbiased), torch.stack(biased), meter))
 
     def combine(self, unbiased: Tensor, biased: Tensor, meter: Meter) -> Tensor:
         """The combined gradient of the batch from its chunks' shares.  [4, D], [4, D] -> [D]."""
@@ -119,26 +77,19 @@ class Hybrid(Method):
         total = torch.zeros_like(unbiased[0])
         for own, other in ((slice(0, half), found[1]), (slice(half, CHUNKS), found[0])):
             moments = self._with_history(other)
-            a, b = hybrid_weights(moments, CHUNKS, min_cosine=self.min_cosine)
+            a, b = hybrid_weights(moments, CHUNKS, min_cosine=self.settings.min_cosine)
             total += a * unbiased[own].sum(dim=0) + b * biased[own].sum(dim=0)
             cosine = moments.cosine
             meter.update(st_weight=b, pg_weight=a, fallback=float(b == 0.0), **({} if math.isnan(cosine) else {"gradient_cosine": cosine}))
         now = torch.stack([torch.stack([m.signal, m.total]) for m in found]).mean(dim=0)
-        self.moments = self.momentum * self.moments + (1 - self.momentum) * now
-        self.weight_of_moments = self.momentum * self.weight_of_moments + (1 - self.momentum)
+        momentum = self.settings.momentum
+        self.moments = momentum * self.moments + (1 - momentum) * now
+        self.weight_of_moments = momentum * self.weight_of_moments + (1 - momentum)
         return total
 
     def _with_history(self, moments: Moments) -> Moments:
         """Moments averaged with those of earlier steps."""
-        now, share = torch.stack([moments.signal, moments.total]), 1 - self.momentum
-        signal, total = (self.momentum * self.moments + share * now) / (self.momentum * self.weight_of_moments + share)
+        momentum = self.settings.momentum
+        now, share = torch.stack([moments.signal, moments.total]), 1 - momentum
+        signal, total = (momentum * self.moments + share * now) / (momentum * self.weight_of_moments + share)
         return Moments(signal, total)
-
-    def _take_gradient(self) -> Tensor:
-        return torch.cat([gradient.flatten() for gradient in take_gradients(self.policy.trainable().values())])
-
-    def _give_gradient(self, flat: Tensor) -> None:
-        for weight, part in zip(
-            self.policy.trainable().values(), flat.split([w.numel() for w in self.policy.trainable().values()]), strict=True
-        ):
-            weight.grad = part.view_as(weight).clone()

@@ -11,8 +11,7 @@ from torch import Tensor
 from grade_lightning.chain.logprobs import TokenStatistics, token_statistics
 from grade_lightning.chain.parallel import hard_hidden, read_frozen
 from grade_lightning.estimators import SAMPLED_KL, reinforce_loss, sampled_kl
-from grade_lightning.methods.base import Method, Shared, Totals
-from grade_lightning.methods.choices import check_kl
+from grade_lightning.methods.base import Method, Totals
 from grade_lightning.methods.distributed import gather_rows, my_rows
 from grade_lightning.methods.meter import Meter
 from grade_lightning.rollout.types import Rollout
@@ -39,10 +38,6 @@ class PolicyGradient(Method):
     Sampling and log-probabilities use the same distribution (``logprobs=matched``), so that the samples are on-policy.
     """
 
-    def __init__(self, shared: Shared, *, completions_per_prompt: int = 1):
-        super().__init__(shared, completions_per_prompt=completions_per_prompt)
-        check_kl(shared.kl_in, shared.kl_estimator, shared.kl_alignment, relaxed=False)
-
     def read(self, rollout: Rollout, meter: Meter) -> Sampled:
         """Score a micro-batch and measure the score."""
         scores, reference_hidden = read_frozen(self.policy, self.reward, rollout)
@@ -50,7 +45,7 @@ class PolicyGradient(Method):
         return Sampled(rollout, scores, reference_hidden)
 
     def statistics(self, sampled: Sampled, hidden: Tensor) -> TokenStatistics:
-        return token_statistics(self.policy, sampled.rollout, hidden, sampled.reference_hidden, logprobs=self.shared.logprobs)
+        return token_statistics(self.policy, sampled.rollout, hidden, sampled.reference_hidden, logprobs=self.context.protocol.logprobs)
 
     def measure(self, sampled: Sampled, found: TokenStatistics, meter: Meter) -> None:
         """KL and entropy in nats per real token."""
@@ -62,23 +57,23 @@ class PolicyGradient(Method):
 
     def kl_per_token(self, found: TokenStatistics, rollout: Rollout, totals: Totals) -> Tensor:
         """[B, T] terms of the chosen estimate whose sum over the effective batch is the KL term of the objective, before beta."""
-        shared = self.shared
-        if shared.kl_estimator == "k1_mean":
+        protocol = self.context.protocol
+        if protocol.kl_estimator == "k1_mean":
             share = rollout.mask.sum(dim=1, keepdim=True).clamp_min(1) * totals.samples
             return torch.where(rollout.mask, found.log_ratio / share, 0.0)
-        exact = shared.kl_estimator not in SAMPLED_KL
-        terms = found.kl if exact else torch.where(rollout.mask, sampled_kl(found.log_ratio, shared.kl_estimator), 0.0)
-        return terms * totals.kl_weight(shared.kl_reduction)
+        exact = protocol.kl_estimator not in SAMPLED_KL
+        terms = found.kl if exact else torch.where(rollout.mask, sampled_kl(found.log_ratio, protocol.kl_estimator), 0.0)
+        return terms * totals.kl_weight(protocol.kl_reduction)
 
     def kl_loss(self, found: TokenStatistics, rollout: Rollout, totals: Totals) -> Tensor:
         """beta KL where it belongs to the loss."""
-        return self.shared.kl_in_loss * self.kl_per_token(found, rollout, totals).sum()
+        return self.context.kl_in_loss * self.kl_per_token(found, rollout, totals).sum()
 
     def kl_penalty(self, found: TokenStatistics, rollout: Rollout, totals: Totals) -> Tensor:
         """[B, T] what the KL takes from each token's reward where it belongs to the reward, in units of the score."""
-        if self.shared.kl_in != "reward":
+        if self.context.protocol.kl_in != "reward":
             return torch.zeros_like(found.kl)
-        return self.shared.kl_coef * totals.samples * self.kl_per_token(found, rollout, totals).detach()
+        return self.context.kl_coef * totals.samples * self.kl_per_token(found, rollout, totals).detach()
 
 
 class SequencePolicyGradient(PolicyGradient):
@@ -92,18 +87,16 @@ class SequencePolicyGradient(PolicyGradient):
         """[B] what each completion's log-probability is divided by; None = nothing."""
         return None
 
-    def update(self, rollouts: list[Rollout], totals: Totals, meter: Meter, step: int) -> None:
-        self.optimizers().zero_grad()  # type: ignore[union-attr]
+    def accumulate(self, rollouts: list[Rollout], totals: Totals, meter: Meter, step: int) -> None:
         for sampled, advantages in self.credit(rollouts, totals, meter):
-            with self.policy.dropout(self.shared.seed, step, sampled.rollout.prompt.rows):
-                self.accumulate(sampled, advantages, totals, meter)
-        self.apply_gradients(meter, step)
+            with self.dropout(sampled.rollout, step):
+                self._accumulate(sampled, advantages, totals, meter)
 
     def credit(self, rollouts: list[Rollout], totals: Totals, meter: Meter) -> list[tuple[Sampled, Tensor]]:
         """Score the micro-batches and give each its rows of the effective batch's advantages."""
         micro = [self.read(rollout, meter) for rollout in rollouts]
         rewards = torch.cat([sampled.scores for sampled in micro])
-        if self.shared.kl_in == "reward":
+        if self.context.protocol.kl_in == "reward":
             rewards = rewards - torch.cat([self._penalty(sampled, totals) for sampled in micro])
         everywhere = gather_rows(rewards)
         credited = self.advantages(everywhere)
@@ -116,8 +109,8 @@ class SequencePolicyGradient(PolicyGradient):
         found = self.statistics(sampled, hard_hidden(self.policy, sampled.rollout))
         return self.kl_penalty(found, sampled.rollout, totals).sum(dim=1)
 
-    def accumulate(self, sampled: Sampled, advantages: Tensor, totals: Totals, meter: Meter) -> None:
-        """Add the gradient of one micro-batch."""
+    def _accumulate(self, sampled: Sampled, advantages: Tensor, totals: Totals, meter: Meter) -> None:
+        """Of one micro-batch."""
         rollout = sampled.rollout
         found = self.statistics(sampled, hard_hidden(self.policy, rollout))
         self.measure(sampled, found, meter)

@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import lightning as L
@@ -24,41 +24,12 @@ from grade_lightning.data.corpus import Reviews, fingerprint
 from grade_lightning.data.prompts import clean_html
 from grade_lightning.models.cache import make_once
 from grade_lightning.progress import StepProgressBar
+from grade_lightning.settings.model import PretrainSettings
 
 log = logging.getLogger(__name__)
 
 VERSION = 1  # of everything below that changes the weights; part of the cache key
 EOT, PAD = "<|endoftext|>", "<|pad|>"
-
-
-@dataclass(frozen=True)
-class PretrainSettings:
-    """Shape and recipe of a small base LM.
-
-    Attributes:
-        vocab_size, hidden_size, layers, heads, kv_heads, mlp_size: shape (head_dim = hidden_size / heads).
-        context: longest training sequence in tokens; positions up to four times as many are declared.
-        batch_tokens: about how many real tokens one optimizer step sees.
-        epochs: passes over the corpus.
-        lr, weight_decay, warmup: AdamW; the rate rises over the first ``warmup`` share of the steps, then falls linearly to 0.
-        validation_rows: reviews held out for perplexity.
-        seed: of initial weights and order.
-    """
-
-    vocab_size: int = 1400
-    hidden_size: int = 128
-    layers: int = 4
-    heads: int = 4
-    kv_heads: int = 2
-    mlp_size: int = 384
-    context: int = 128
-    batch_tokens: int = 2048
-    epochs: int = 1
-    lr: float = 3e-3
-    weight_decay: float = 0.01
-    warmup: float = 0.05
-    validation_rows: int = 400
-    seed: int = 0
 
 
 def train_tokenizer(texts: Iterator[str], vocab_size: int) -> PreTrainedTokenizerFast:

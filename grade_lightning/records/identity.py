@@ -42,10 +42,13 @@ def _without_folder(path: str) -> str:
 
 
 # Import paths that stand in configurations and have moved -> what earlier versions called them.
-MOVED = {
-    "grade_lightning.rewards.head_training.trained_classifier": "grade_lightning.models.reward_training.trained_classifier",
-    "grade_lightning.rewards.head_training.HeadSettings": "grade_lightning.models.reward_training.HeadSettings",
+MOVED = {"grade_lightning.rewards.head_training.trained_classifier": "grade_lightning.models.reward_training.trained_classifier"}
+_FORMER_TARGETS = {
+    ("reward", "head"): "grade_lightning.models.reward_training.HeadSettings",
+    ("model", "pretrain"): "grade_lightning.models.pretraining.PretrainSettings",
 }
+# Keys that earlier versions had under protocol for every method, and now the methods have that know them.
+_FORMER_PROTOCOL = {"gae_axis": "time", "terminal_reward": "last_token", "value_head_dtype": "fp32", "advantage_normalisation": "none"}
 
 
 def _with_former_paths(value: Any) -> Any:
@@ -56,6 +59,38 @@ def _with_former_paths(value: Any) -> Any:
     return MOVED.get(value, value) if isinstance(value, str) else value
 
 
+def _as_formerly_laid_out(plain: dict[str, Any]) -> dict[str, Any]:
+    """The same settings under the keys that earlier versions had them under, so that a run keeps its hash."""
+    found = dict(plain)
+    for (group, key), target in _FORMER_TARGETS.items():
+        inner = found.get(group)
+        if isinstance(inner, dict) and isinstance(inner.get(key), dict):
+            found[group] = {**inner, key: {"_target_": target, **inner[key]}}
+    protocol, method = found.get("protocol"), found.get("method")
+    if isinstance(protocol, dict) and isinstance(method, dict):
+        former = {key: method.get(key, protocol.get(key, default)) for key, default in _FORMER_PROTOCOL.items()}
+        if protocol.get("form") == "own" and "value_head_dtype" not in method:  # the released protocol said so to all methods
+            former["value_head_dtype"] = "bf16"
+        found["protocol"] = {**{key: value for key, value in protocol.items() if key != "form"}, **former}
+    return found
+
+
+def as_laid_out_now(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that an earlier version wrote, under the keys of this one."""
+    found = {key: dict(value) if isinstance(value, dict) else value for key, value in plain.items()}
+    for group, key in _FORMER_TARGETS:
+        inner = found.get(group)
+        if isinstance(inner, dict) and isinstance(inner.get(key), dict):
+            inner[key] = {name: value for name, value in inner[key].items() if name != "_target_"}
+    now = {former: target for target, former in MOVED.items()}
+    for value in found.values():
+        if isinstance(value, dict) and value.get("_target_") in now:
+            value["_target_"] = now[value["_target_"]]
+    if isinstance(found.get("protocol"), dict):
+        found["protocol"] = {key: value for key, value in found["protocol"].items() if key not in _FORMER_PROTOCOL}
+    return found
+
+
 def run_hash(resolved: Mapping[str, Any], *, without: tuple[str, ...] = ()) -> str:
     """A short hash of resolved settings without paths (and without the named root keys).
 
@@ -63,5 +98,5 @@ def run_hash(resolved: Mapping[str, Any], *, without: tuple[str, ...] = ()) -> s
         resolved: plain dictionaries, lists and scalars; a value that is missing reads ``???``.
     """
     plain = {key: value for key, value in resolved.items() if key not in NOT_IDENTITY + without}
-    plain = _without_folders(_with_former_paths(_with_changed(_without_added(plain))))
+    plain = _without_folders(_with_former_paths(_as_formerly_laid_out(_with_changed(_without_added(plain)))))
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]

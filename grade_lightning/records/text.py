@@ -1,4 +1,4 @@
-"""JSON as records hold it."""
+"""JSON and YAML as records hold them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 import math
 import re
 from typing import Any
+
+import yaml
 
 # A raw line break after the bracket: no bracket inside a string has one.
 _LIST_OF_SCALARS = re.compile(r"\[\n[^\[\]{}\"]*\]")
@@ -24,3 +26,8 @@ def finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def yaml_text(value: Any) -> str:
+    """YAML in the order of the values, one key a line."""
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=10_000)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, get_args
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -11,14 +11,13 @@ from torch import Tensor, nn
 
 from grade_lightning.estimators import SoftTokens
 from grade_lightning.models.policy import Policy
-
-SCOPES = ("full", "completion")
+from grade_lightning.settings.reward import Scope
 
 
 def check_scope(scope: str) -> None:
     """Raise ValueError for an unknown scope."""
-    if scope not in SCOPES:
-        raise ValueError(f"reward.scope={scope} is unknown: use one of {', '.join(SCOPES)}")
+    if scope not in get_args(Scope):
+        raise ValueError(f"reward.scope={scope} is unknown: use one of {', '.join(get_args(Scope))}")
 
 
 class Reward(Protocol):

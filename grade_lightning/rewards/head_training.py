@@ -6,7 +6,7 @@ import json
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -20,33 +20,14 @@ from grade_lightning.models.base import BaseLM, backbone
 from grade_lightning.models.cache import make_once
 from grade_lightning.models.policy import Policy, positions_of
 from grade_lightning.progress import bar
-from grade_lightning.rewards.classifier import ClassifierReward, RewardHead, check_scope, mean_pool
+from grade_lightning.rewards.classifier import ClassifierReward, RewardHead, mean_pool
+from grade_lightning.settings.reward import HeadSettings
 
 log = logging.getLogger(__name__)
 
 VERSION = 1  # of everything below that changes the head; part of the cache key
 OPENING_TOKENS = 96  # about what the policy writes: 32 prompt tokens and 64 new ones
 MINIMUM_ACCURACY = 0.6
-
-
-@dataclass(frozen=True)
-class HeadSettings:
-    """Recipe of the reward head.
-
-    Attributes:
-        lr, weight_decay, batch_size, epochs: AdamW (paper: 2e-5, 1 epoch).
-        text_tokens: reviews are cut to this many tokens for training (paper's code: 256).
-        heldout_rows: labelled rows, used by no split, on which accuracy is measured.
-        seed: of initial weights and order.
-    """
-
-    lr: float = 2e-5
-    weight_decay: float = 0.01
-    batch_size: int = 16
-    epochs: int = 1
-    text_tokens: int = 256
-    heldout_rows: int = 1000
-    seed: int = 0
 
 
 @torch.no_grad()
@@ -147,11 +128,7 @@ def trained_classifier(
         clean_html: as for prompts.
         head: recipe.
         scope: see :class:`ClassifierReward`.
-
-    Raises:
-        ValueError: an unknown scope, before anything is trained.
     """
-    check_scope(scope)
     with policy.reference():
         trained, report = reward_head(base, splits, head, clean=clean_html)
     return ClassifierReward(policy, trained, scope=scope), report

@@ -9,53 +9,9 @@ from torch import Tensor
 
 from grade_lightning.data.prompts import PromptBatch
 from grade_lightning.estimators import SoftTokens
+from grade_lightning.settings.rollout import RolloutSettings
 
-CONTEXTS = ("full", "last_token")
-CACHES = ("auto", "growing", "static")
-
-
-@dataclass(frozen=True)
-class RolloutSettings:
-    """How completions are sampled, in training and evaluation alike.
-
-    Attributes:
-        max_new_tokens: T, the longest completion.
-        min_new_tokens: before this many tokens the end of sequence is banned.
-        top_k: candidates a token is drawn from, and the support of log-probabilities (paper: 256).
-        top_p: of these, the fewest that hold this much probability; 1 = all.
-        sampling_temperature: logits are divided by it before a token is drawn (decoding; not the relaxation's tau).
-        context: what a token is drawn from: ``full``, or ``last_token``: each token after the first sees only the previous one.
-            That is what a transformers rollout does in train mode with gradient checkpointing, where the cache is dropped.
-        cache: of keys and values: ``growing``, ``static`` (written in place), or ``auto``: on CUDA static with each step a CUDA graph,
-            elsewhere growing.
-        stop_at_eos: False = an end of sequence is a token like any other and a completion always has T tokens.
-    """
-
-    max_new_tokens: int = 64
-    min_new_tokens: int = 8
-    top_k: int = 256
-    top_p: float = 1.0
-    sampling_temperature: float = 1.0
-    context: str = "full"
-    cache: str = "auto"
-    stop_at_eos: bool = True
-
-    def check(self, vocab_size: int) -> None:
-        """Raise ValueError where the settings cannot work with this vocabulary."""
-        if not 1 <= self.top_k <= vocab_size:
-            raise ValueError(f"rollout.top_k={self.top_k} must lie between 1 and the vocabulary size {vocab_size:,}: lower rollout.top_k")
-        if not 0 <= self.min_new_tokens <= self.max_new_tokens or self.max_new_tokens < 1:
-            raise ValueError(
-                f"rollout.min_new_tokens={self.min_new_tokens} must lie between 0 and max_new_tokens={self.max_new_tokens} (at least 1)"
-            )
-        if not 0.0 < self.top_p <= 1.0:
-            raise ValueError(f"rollout.top_p must lie in (0, 1], got {self.top_p}")
-        if self.sampling_temperature <= 0.0:
-            raise ValueError(f"rollout.sampling_temperature must be positive, got {self.sampling_temperature}")
-        if self.context not in CONTEXTS:
-            raise ValueError(f"rollout.context={self.context} is unknown: use one of {', '.join(CONTEXTS)}")
-        if self.cache not in CACHES:
-            raise ValueError(f"rollout.cache={self.cache} is unknown: use one of {', '.join(CACHES)}")
+__all__ = ["Rollout", "RolloutSettings"]
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 from typing import Any
@@ -12,16 +13,17 @@ from lightning.pytorch.callbacks import Callback
 
 from grade_lightning.data.prompts import PromptBatch
 from grade_lightning.estimators import Moments, chunk_moments, gumbel_noise
-from grade_lightning.methods import GRADE, RLOO
 from grade_lightning.methods.base import Method
+from grade_lightning.methods.group import RLOOGradient
 from grade_lightning.rollout.noise import keyed_generator
 from grade_lightning.study.units import UnitSampler
+from grade_lightning.training.module import MethodModule
 
 log = logging.getLogger(__name__)
 
 
 class GradientCosine(Callback):
-    """Every few policy steps, ``train/gradient_cosine``: the cosine between the mean gradients of GRADE and of RLOO.
+    """Every few policy steps, ``train/gradient_cosine``: the cosine between the mean gradients of a relaxed method and of RLOO.
 
     From fresh rollouts of some of the step's prompts, by inner products of different prompts, so that noise adds no bias; averaged
     with earlier measurements, since the policy gradient's noise is large.  Nothing is logged where noise hides the sign of a squared
@@ -40,10 +42,10 @@ class GradientCosine(Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: PromptBatch, batch_idx: int
     ) -> None:
-        assert isinstance(pl_module, Method)
-        if not isinstance(pl_module, GRADE) or batch.step % self.every or len(batch) < 2:
+        assert isinstance(pl_module, MethodModule)
+        if batch.step % self.every or len(batch) < 2:
             return
-        cosine = self.measure(pl_module, batch)
+        cosine = self.measure(pl_module.method, batch)
         if math.isnan(cosine):
             return
         pl_module.step_metrics["gradient_cosine"] = cosine
@@ -54,15 +56,20 @@ class GradientCosine(Callback):
                 batch.step, cosine,
             )  # fmt: skip
 
-    def measure(self, method: GRADE, batch: PromptBatch) -> float:
+    def measure(self, method: Method, batch: PromptBatch) -> float:
         """The running cosine; nan where noise leaves nothing to say."""
-        settings = method.shared.rollout
-        parents = UnitSampler(RLOO(method.shared, completions_per_prompt=self.completions)), UnitSampler(method, step=batch.step)
-        parents[0].method.reward = method.reward
+        context = method.context
+        settings = context.rollout
+        # A policy gradient knows no shifted KL, which is measured beside the gradient and no part of it.
+        plain = dataclasses.replace(context, protocol=dataclasses.replace(context.protocol, kl_alignment="correct"))
+        parents = (
+            UnitSampler(RLOOGradient(plain, completions_per_prompt=self.completions)),
+            UnitSampler(method, step=batch.step),
+        )
         found: list[list[torch.Tensor]] = [[], []]
         for row in range(min(self.prompts, len(batch))):
             prompt = batch[row : row + 1].repeat(self.completions)
-            generator = keyed_generator("gradient cosine", method.shared.seed, batch.step, row)
+            generator = keyed_generator("gradient cosine", context.seed, batch.step, row)
             noise = gumbel_noise((self.completions, settings.max_new_tokens, settings.top_k), generator=generator)
             for parent, gradients in zip(parents, found, strict=True):
                 gradients.append(parent.unit(prompt, noise).gradient)

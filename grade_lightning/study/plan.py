@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from grade_lightning.settings.describe import method_facts
+
 REFERENCE = "rloo"
-GROUPED = ("rloo", "grpo")  # methods that compare completions of the same prompt
 
 
 @dataclass
@@ -96,9 +97,10 @@ def overrides_of(spec: str, study: Study) -> list[str]:
     """Of a run's configuration."""
     name, options = parse_method(spec)
     found = [f"method={name}"]
-    if name in ("ppo", "hybrid"):
+    facts = method_facts(name)
+    if not facts.one_gradient:
         raise ValueError(f"{name} has no gradient of a single batch to measure; of the hybrid, rloo and grade_ste are the parents")
-    if name in GROUPED:
+    if facts.grouped:
         found.append(f"method.completions_per_prompt={study.group}")
     for key, value in options.items():
         if key == "tau":
@@ -113,7 +115,7 @@ def rollouts_of(spec: str, study: Study) -> int:
     name, options = parse_method(spec)
     own = options.get("rollouts")
     if own is None:
-        return study.rollouts if name in (*GROUPED, "reinforce") else study.relaxed_rollouts
+        return study.relaxed_rollouts if method_facts(name).relaxed else study.rollouts
     if not own.isdecimal() or not 1 <= int(own) <= study.rollouts:
         raise ValueError(f"{spec}: rollouts must lie between 1 and the study's rollouts={study.rollouts}")
     return int(own)
@@ -121,4 +123,4 @@ def rollouts_of(spec: str, study: Study) -> int:
 
 def group_of(spec: str, study: Study) -> int:
     """Completions of the same prompt in a batch of the method."""
-    return study.group if parse_method(spec)[0] in GROUPED else 1
+    return study.group if method_facts(parse_method(spec)[0]).grouped else 1

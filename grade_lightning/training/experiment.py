@@ -11,11 +11,12 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 
-from grade_lightning.data.module import IMDBDataModule
-from grade_lightning.methods.base import Method
+from grade_lightning.data.module import ReviewDataModule
 from grade_lightning.progress import StepProgressBar
 from grade_lightning.records.folder import EVALUATION_KEYS, RunFolder
+from grade_lightning.training.interrupt import Interrupt
 from grade_lightning.training.memory import peak
+from grade_lightning.training.module import MethodModule
 from grade_lightning.training.recorder import StepRecorder, save_adapter
 
 
@@ -24,7 +25,7 @@ class Experiment:
     """What one run needs.
 
     Attributes:
-        method, data, folder, loggers, callbacks: ready to use.
+        module, data, folder, loggers, callbacks: ready to use.
         description: identifies the run in ``results.json`` (method, seed, protocol, model, data, hash, ...).
         max_steps: policy steps.
         validate_every: policy steps between validations; step 0 and the last step are always validated.
@@ -32,13 +33,14 @@ class Experiment:
         samples: how many samples of ``initial`` and ``test`` are kept.
         checkpoint_every: policy steps between checkpoints.
         resume: go on from the folder's checkpoint.
+        interrupt: what Ctrl-C does.
         trainer_options: accelerator, devices and strategy of the Lightning trainer.
         seconds: wall time of the phases so far; the run adds its own.
         started: ``time.perf_counter()`` when the command began.
     """
 
-    method: Method
-    data: IMDBDataModule
+    module: MethodModule
+    data: ReviewDataModule
     folder: RunFolder
     description: dict[str, Any]
     max_steps: int
@@ -49,6 +51,7 @@ class Experiment:
     samples: int = 64
     checkpoint_every: int = 10
     resume: bool = False
+    interrupt: Interrupt = field(default_factory=Interrupt)
     trainer_options: dict[str, Any] = field(default_factory=lambda: {"accelerator": "cpu", "devices": 1})
     seconds: dict[str, float] = field(default_factory=dict)
     started: float = field(default_factory=time.perf_counter)
@@ -60,7 +63,7 @@ class Experiment:
             What ``results.json`` holds.
         """
         checkpoint = self.folder.checkpoint if self.resume else None
-        recorder = StepRecorder(self.folder, checkpoint_every=self.checkpoint_every)
+        recorder = StepRecorder(self.folder, checkpoint_every=self.checkpoint_every, interrupt=self.interrupt)
         callbacks: list[Callback] = [*self.callbacks, recorder]
         if self.folder.writes:
             callbacks.append(StepProgressBar("policy steps", self.max_steps))
@@ -71,13 +74,13 @@ class Experiment:
         )  # fmt: skip
         self.data.setup()
         if checkpoint is None:
-            self._timed("validation", lambda: trainer.validate(self.method, self.data, verbose=False))
-        self._timed("fit", lambda: trainer.fit(self.method, self.data, ckpt_path=checkpoint, weights_only=True))
+            self._timed("validation", lambda: trainer.validate(self.module, self.data, verbose=False))
+        self._timed("fit", lambda: trainer.fit(self.module, self.data, ckpt_path=checkpoint, weights_only=True))
         if recorder.validations[-1]["step"] != self.max_steps:
-            self._timed("validation", lambda: trainer.validate(self.method, self.data, verbose=False))
+            self._timed("validation", lambda: trainer.validate(self.module, self.data, verbose=False))
             recorder.add_to_last_row(self.loggers)
         if self.folder.writes:
-            save_adapter(self.method.policy, self.folder.path / "checkpoints" / "last")
+            save_adapter(self.module.policy, self.folder.path / "checkpoints" / "last")
         evaluations = self._timed("test", lambda: self._test(trainer)) if self.test else {}
         return self._finish(recorder, evaluations)
 
@@ -91,14 +94,14 @@ class Experiment:
     def _test(self, trainer: L.Trainer) -> dict[str, Any]:
         evaluations = {}
         for split, initial in (("initial", True), ("test", False)):
-            self.method.evaluate_initial = initial
-            trainer.test(self.method, self.data, verbose=False)
-            prompts = self.method.evaluated
+            self.module.evaluate_initial = initial
+            trainer.test(self.module, self.data, verbose=False)
+            prompts = self.module.evaluated
             self.folder.append_samples(split, 0 if initial else self.max_steps, [prompt.sample() for prompt in prompts[: self.samples]])
             measured = [p.measurements() for p in prompts]
             per_prompt = {"prompt_id": [p.key for p in prompts], **{name: [m[name] for m in measured] for name in measured[0]}}
-            evaluations[split] = {**self.method.last_evaluation, "per_prompt": per_prompt}
-        self.method.evaluate_initial = False
+            evaluations[split] = {**self.module.last_evaluation, "per_prompt": per_prompt}
+        self.module.evaluate_initial = False
         return evaluations
 
     def _finish(self, recorder: StepRecorder, evaluations: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger, WandbLogger
 
+from grade_lightning.settings.run import WandbSettings
+
 log = logging.getLogger(__name__)
 
 
@@ -18,11 +20,8 @@ def wandb_logger(
     name: str,
     run_id: str,
     config: Any,
-    project: str,
-    entity: str | None = None,
+    settings: WandbSettings,
     group: str | None = None,
-    mode: str | None = None,
-    init_timeout: int = 20,
 ) -> WandbLogger:
     """A logger that goes on offline where the server cannot be reached.
 
@@ -30,21 +29,22 @@ def wandb_logger(
         folder: of the run; the W&B files go there.
         name: of the run.
         run_id: the same when a run goes on after a stop.
-        config: resolved, logged as it is. project, entity, group: where it is shown.
-        mode: ``online``, ``offline`` or ``disabled``; None = online if logged in, otherwise offline.
-        init_timeout: seconds to wait for the server.
+        config: resolved, logged as it is.
+        settings: where the run is shown, whether online, how long to wait for the server.
+        group: runs of one group stand together.
     """
     import wandb
 
-    mode = mode or ("online" if wandb.api.api_key else "offline")
-    options: dict[str, Any] = {"project": project, "entity": entity, "group": group, "name": name, "id": run_id, "resume": "allow",
-                               "config": config, "dir": str(folder)}  # fmt: skip
-    settings = wandb.Settings(init_timeout=init_timeout, silent=True)
+    mode = settings.mode or ("online" if wandb.api.api_key else "offline")
+    options: dict[str, Any] = {
+        "project": settings.project, "entity": settings.entity, "group": group, "name": name, "id": run_id, "resume": "allow",
+        "config": config, "dir": str(folder), "settings": wandb.Settings(init_timeout=settings.init_timeout, silent=True),
+    }  # fmt: skip
     try:
-        run = wandb.init(mode=mode, settings=settings, **options)  # type: ignore[arg-type]
+        run = wandb.init(mode=mode, **options)  # type: ignore[arg-type]
     except (wandb.errors.CommError, wandb.errors.UsageError) as error:
         log.warning("Weights & Biases cannot be reached (%s): logging offline; upload later with `wandb sync`", error)
-        run = wandb.init(mode="offline", settings=settings, **options)
+        run = wandb.init(mode="offline", **options)
     if mode == "offline":
         log.info("Weights & Biases logs offline to %s; upload with `wandb sync`", folder / "wandb")
     run.define_metric("*", step_metric="step")

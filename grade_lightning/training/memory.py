@@ -12,6 +12,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
 from grade_lightning.chain.chunks import CHUNK_ELEMENTS
+from grade_lightning.settings.model import PretrainSettings
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +22,7 @@ GIB = 1 << 30
 
 @dataclass(frozen=True)
 class Shape:
-    """What the estimate needs of a model: sizes of its transformer and its number of weights."""
+    """What is asked of a model before it is loaded: sizes of its transformer, number of weights, positions (0 = not declared)."""
 
     weights: int
     vocab_size: int
@@ -29,6 +30,7 @@ class Shape:
     mlp_size: int
     layers: int
     kv_size: int
+    positions: int = 0
 
     @classmethod
     def of(cls, config: PreTrainedConfig) -> Shape:
@@ -40,7 +42,15 @@ class Shape:
         kv_heads = getattr(text, "num_key_value_heads", None) or heads
         head_size = getattr(text, "head_dim", None) or hidden // heads
         mlp = getattr(text, "intermediate_size", None) or 4 * hidden
-        return cls(sum(p.numel() for p in model.parameters()), text.vocab_size, hidden, mlp, text.num_hidden_layers, kv_heads * head_size)
+        weights, positions = sum(p.numel() for p in model.parameters()), getattr(text, "max_position_embeddings", None) or 0
+        return cls(weights, text.vocab_size, hidden, mlp, text.num_hidden_layers, kv_heads * head_size, positions)
+
+    @classmethod
+    def of_recipe(cls, settings: PretrainSettings) -> Shape:
+        """Of a model that is made here."""
+        from grade_lightning.models.pretraining import model_config
+
+        return cls.of(model_config(settings))
 
 
 @dataclass(frozen=True)
@@ -52,11 +62,14 @@ class Batch:
     new_tokens: int
 
 
-def estimate(shape: Shape, batch: Batch, *, precision: str, lora_rank: int, graphs: int, checkpointing: bool = False) -> dict[str, float]:
+def estimate(
+    shape: Shape, batch: Batch, *, precision: str, lora_rank: int, graphs: int, checkpointing: bool = False, recorded: int = 0
+) -> dict[str, float]:
     """Bytes by purpose; rough, meant to be within a factor of two.
 
     Args:
         checkpointing: only the inputs of layers are kept, and one layer whole.
+        recorded: candidates that the whole effective batch records: rows x tokens x top-k.
         graphs: passes whose activations are kept at once: 2 for relaxed methods (policy, frozen reward), 1 for policy gradients.
     """
     size, tokens = BYTES[precision], batch.rows * (batch.prompt_tokens + batch.new_tokens)
@@ -71,6 +84,7 @@ def estimate(shape: Shape, batch: Batch, *, precision: str, lora_rank: int, grap
         "KV cache": 2.0 * shape.layers * shape.kv_size * tokens * size,
         "activations": float(graphs * kept * tokens),
         "logits": 4.0 * 8 * logits,
+        "candidates": 24.0 * recorded,  # noise, ids, support, and one relaxed weight with its gradient
     }
 
 
@@ -89,13 +103,16 @@ def available(accelerator: str) -> int:
 
 def check_memory(
     shape: Shape, *, rows: int, accumulation: int, prompt_tokens: int, new_tokens: int, precision: str, lora_rank: int, graphs: int,
-    accelerator: str, checkpointing: bool = False,
+    accelerator: str, checkpointing: bool = False, top_k: int = 0,
 ) -> None:  # fmt: skip
     """Print the estimate; raise ValueError with the setting that would fit where it exceeds what is free."""
 
     def needed(parts: int) -> dict[str, float]:
         batch = Batch(-(-rows // parts), prompt_tokens, new_tokens)
-        return estimate(shape, batch, precision=precision, lora_rank=lora_rank, graphs=graphs, checkpointing=checkpointing)
+        return estimate(
+            shape, batch, precision=precision, lora_rank=lora_rank, graphs=graphs, checkpointing=checkpointing,
+            recorded=rows * new_tokens * top_k,
+        )  # fmt: skip
 
     free, parts = available(accelerator), needed(accumulation)
     total = sum(parts.values())

@@ -12,9 +12,11 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 
-from grade_lightning.methods.base import Method
+from grade_lightning.methods.distributed import sum_over_processes
 from grade_lightning.models.policy import Policy
 from grade_lightning.records.folder import RunFolder, metrics_row, validation_cells
+from grade_lightning.training.interrupt import Interrupt
+from grade_lightning.training.module import MethodModule
 
 
 def save_adapter(policy: Policy, folder: Path) -> None:
@@ -35,11 +37,13 @@ class StepRecorder(Callback):
     Args:
         folder: of the run.
         samples: validation samples kept of each validation.
-        checkpoint_every: policy steps between checkpoints.
+        checkpoint_every: policy steps between checkpoints; the last step leaves one too.
+        interrupt: what Ctrl-C does.
     """
 
-    def __init__(self, folder: RunFolder, *, samples: int = 16, checkpoint_every: int = 10):
+    def __init__(self, folder: RunFolder, *, samples: int = 16, checkpoint_every: int = 10, interrupt: Interrupt | None = None):
         self.folder, self.samples, self.checkpoint_every = folder, samples, checkpoint_every
+        self.interrupt = interrupt or Interrupt()
         self.validations: list[dict[str, Any]] = []
         self._fresh: dict[str, Any] | None = None
         self._step = 0  # of the last checkpoint
@@ -51,30 +55,31 @@ class StepRecorder(Callback):
         return max(self.validations, key=lambda validation: validation["reward_mean"])
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+        self.interrupt.begin_step()
         self._started = time.perf_counter()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        assert isinstance(pl_module, Method)
+        assert isinstance(pl_module, MethodModule)
         pl_module.step_metrics["seconds"] = time.perf_counter() - self._started
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        assert isinstance(pl_module, Method)
+        assert isinstance(pl_module, MethodModule)
         step = trainer.current_epoch + 1 if trainer.state.fn == "fit" else trainer.current_epoch
         self.record_validation(pl_module, step)
 
-    def record_validation(self, method: Method, step: int) -> None:
-        """Take over the method's last evaluation as the validation of ``step``."""
-        per_prompt = {"prompt_id": [p.key for p in method.evaluated], "reward": [p.reward for p in method.evaluated]}
-        self._fresh = {"step": step, **method.last_evaluation, "per_prompt": per_prompt}
+    def record_validation(self, module: MethodModule, step: int) -> None:
+        """Take over the module's last evaluation as the validation of ``step``."""
+        per_prompt = {"prompt_id": [p.key for p in module.evaluated], "reward": [p.reward for p in module.evaluated]}
+        self._fresh = {"step": step, **module.last_evaluation, "per_prompt": per_prompt}
         self.validations.append(self._fresh)
-        self.folder.append_samples("validation", step, [prompt.sample() for prompt in method.evaluated[: self.samples]])
+        self.folder.append_samples("validation", step, [prompt.sample() for prompt in module.evaluated[: self.samples]])
         if not self.folder.writes:
             return
         checkpoints = self.folder.path / "checkpoints"
         checkpoints.mkdir(exist_ok=True)
-        save_adapter(method.policy, checkpoints / "last")
+        save_adapter(module.policy, checkpoints / "last")
         if self.best is self._fresh:
-            save_adapter(method.policy, checkpoints / "best")
+            save_adapter(module.policy, checkpoints / "best")
 
     def add_to_last_row(self, loggers: Sequence[Logger]) -> None:
         """The last step's validation, where it came after its row was written."""
@@ -84,15 +89,19 @@ class StepRecorder(Callback):
             logger.log_metrics(cells, step=step)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        assert isinstance(pl_module, Method)
+        assert isinstance(pl_module, MethodModule)
         step = trainer.current_epoch + 1
         fresh = self._fresh if self._fresh is not None and self._fresh["step"] == step else None
         row = metrics_row(step, pl_module.step_metrics, fresh)
         self.folder.append_metrics(row)
         for logger in trainer.loggers:
             logger.log_metrics({name: value for name, value in row.items() if value != ""}, step=step)
-        if step % self.checkpoint_every == 0:
+        wanted = sum_over_processes(float(self.interrupt.wanted)) > 0
+        if step % self.checkpoint_every == 0 or step == trainer.max_epochs or wanted:
             self._save_checkpoint(trainer, step)
+        self.interrupt.end_step()
+        if wanted:
+            self.interrupt.stop()
 
     # -- going on after a kill -----------------------------------------------------------------------------------------
 

@@ -30,7 +30,7 @@ def prefix_recomputation(method, rollout: Rollout, tau: float, straight_through:
         out = policy.lm(inputs_embeds=fed, attention_mask=mask.long(), position_ids=positions).logits[:, -1]
         logits.append(out)
         candidates = out.clone()
-        if t < method.shared.rollout.min_new_tokens:
+        if t < method.context.rollout.min_new_tokens:
             candidates[:, list(policy.eos_ids)] = -torch.inf
         candidates = candidates.gather(-1, rollout.indices[:, t])
         weights = gumbel_softmax_weights(candidates, rollout.noise[:, t], tau, hard=rollout.hard[:, t], straight_through=straight_through)
@@ -45,7 +45,7 @@ def prefix_recomputation(method, rollout: Rollout, tau: float, straight_through:
     width = prompt.ids.shape[1]
     kl = exact_kl(torch.stack(logits, 1), out.logits[:, width - 1 : -1], rollout.mask)
     pooled = (out.hidden_states[-1] * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-    scores = torch.softmax(method.reward.head(pooled), -1)[:, 1]
+    scores = torch.softmax(method.context.reward.head(pooled), -1)[:, 1]
     return -scores.mean() + BETA * kl.sum() / rollout.mask.sum()
 
 
@@ -201,21 +201,21 @@ def test_checkpointing_changes_nothing_but_memory(request, folder, straight_thro
 
 
 def test_checkpointed_policy_gradient(model_folder):
-    from grade_lightning.methods import PPO
-    from tests.methods.harness import shared_of
+    from grade_lightning.methods import PPOGradient
+    from tests.methods.harness import make_module
 
     found = []
     for checkpointing in (False, True):
         _, policy = make_policy(model_folder, checkpointing=checkpointing)
-        found.append(gradient(PPO(shared_of(policy, kl_coef=BETA)), make_batch(policy)))
+        found.append(gradient(make_module(PPOGradient, policy, {}, kl_coef=BETA), make_batch(policy)))
     assert relative_error(found[1], found[0]) < ROUNDING
 
 
 @pytest.mark.parametrize("folder", ["model_folder", "untied_folder", "gpt2_folder"])
 def test_kl_gradients_are_those_of_autograd(request, folder, monkeypatch):
     """The gradients written out by hand, in several chunks, against the exact KL differentiated whole."""
+    from grade_lightning.chain import chunks
     from grade_lightning.chain.divergence import kl_gradients
-    from grade_lightning.rollout import chunks
 
     _, policy = make_policy(request.getfixturevalue(folder))
     generator = torch.Generator().manual_seed(0)
@@ -286,7 +286,7 @@ def test_memory_does_not_grow_with_terms_or_vocabulary_times_time(model_folder):
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            relax_in_parallel(policy, rollout, method._relax(1, True))
+            relax_in_parallel(policy, rollout, method.method._relax(1, True))
         assert largest == 0
         saved[tokens] = total
     assert saved[32] < 2.5 * saved[16]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from grade_lightning.data.module import IMDBDataModule, rows_of_step
+from grade_lightning.data.module import ReviewDataModule, rows_of_step
 from grade_lightning.data.prompts import clean_html, collate, make_prompts, opening
 
 
@@ -65,7 +65,7 @@ def test_training_batches_follow_the_step_not_the_iterator(data_module):
 
 def test_evaluation_subset_is_fixed_and_seeded(splits, tokenizer):
     def keys(seed):
-        module = IMDBDataModule(splits, tokenizer, effective_batch_size=4, seed=9, val_prompts=7, subset_seed=seed)
+        module = ReviewDataModule(splits, tokenizer, effective_batch_size=4, seed=9, val_prompts=7, subset_seed=seed)
         module.setup()
         return [prompt.key for prompt in module.prompts["validation"]]
 

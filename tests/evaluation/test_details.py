@@ -9,14 +9,14 @@ import torch
 
 from grade_lightning.evaluation.diversity import distinct_n, repeated_n
 from grade_lightning.evaluation.evaluator import evaluate_batch, summarise
-from tests.conftest import make_batch, make_policy, make_reward, make_shared
+from tests.conftest import make_batch, make_context, make_policy, make_reward
 
 
 @pytest.fixture
 def evaluated(model_folder):
     _, policy = make_policy(model_folder)
     reward = make_reward(policy)
-    settings = make_shared(policy, reward, tokens=12).rollout
+    settings = make_context(policy, reward, tokens=12).rollout
     batch = make_batch(policy)
     found = evaluate_batch(policy, reward, batch, settings, seed=3, detailed=True, judge=lambda texts: [len(t) / 1000 for t in texts])
     return policy, reward, batch, found
@@ -60,7 +60,7 @@ def test_diversity_by_hand():
 
 def test_details_do_not_depend_on_the_batch(evaluated):
     policy, reward, batch, found = evaluated
-    settings = make_shared(policy, reward, tokens=12).rollout
+    settings = make_context(policy, reward, tokens=12).rollout
     one = evaluate_batch(policy, reward, batch[1:2], settings, seed=3, detailed=True)
     for name in ("perplexity", "completion_reward", "distinct_2"):
         assert one[0].details[name] == pytest.approx(found[1].details[name], rel=1e-9)

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from grade_lightning.data.module import IMDBDataModule
+from grade_lightning.data.module import ReviewDataModule
 from grade_lightning.data.prompts import PromptBatch
 from grade_lightning.estimators import SoftTokens
-from grade_lightning.methods.base import Method
 from grade_lightning.models.policy import Policy
 from grade_lightning.records.folder import RunFolder
 from grade_lightning.training.experiment import Experiment
+from grade_lightning.training.module import MethodModule
 from tests.conftest import make_batch, make_policy
 from tests.methods.harness import gradient, train_steps
 
@@ -43,20 +43,20 @@ class MethodSuite(abc.ABC):
     task_batch, task_tokens, task_threshold = 4, 8, 0.95
 
     @abc.abstractmethod
-    def make(self, policy: Policy, **shared) -> Method:
-        """The method under test; ``shared`` are fields of ``Shared``."""
+    def make(self, policy: Policy, **options) -> MethodModule:
+        """The method under test; ``options`` as :func:`tests.methods.harness.make_module` takes them."""
 
     def test_gradient_reaches_exactly_the_trainable_weights(self, model_folder, data_module):
         _, policy = make_policy(model_folder, precision="fp32")
         before = {name: weight.detach().clone() for name, weight in policy.named_parameters()}
         method = self.make(policy, lr=1e-2)
-        head = [weight.clone() for weight in method.reward.parameters()]
+        head = [weight.clone() for weight in method.method.reward.parameters()]
         train_steps(method, data_module, 1)
         changed = {name for name, weight in policy.named_parameters() if not torch.equal(weight, before[name])}
         trainable = {name for name, weight in policy.named_parameters() if weight.requires_grad}
         assert changed == trainable
         assert all("lora_" in name for name in trainable)
-        assert all(torch.equal(a, b) for a, b in zip(head, method.reward.parameters(), strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(head, method.method.reward.parameters(), strict=True))
 
     def test_kl_is_zero_at_the_first_step(self, model_folder, data_module):
         _, policy = make_policy(model_folder, precision="fp32", perturb=0)
@@ -112,10 +112,9 @@ class MethodSuite(abc.ABC):
         does, cannot fail it; the policy gradients, on batches of 16, end between 0.80 and 0.997 from six seeds each, and start at 0.5.
         """
         _, policy = make_policy(model_folder, precision="fp32", perturb=0)
-        method = self.make(policy, lr=2e-2, kl_coef=0.0, tokens=self.task_tokens)
-        method.reward = EvenTokens(policy.vocab_size)
-        prompts = self.task_batch // method.completions_per_prompt
-        data = IMDBDataModule(splits, tokenizer, effective_batch_size=prompts, seed=0, evaluation_batch_size=8)
+        method = self.make(policy, lr=2e-2, kl_coef=0.0, tokens=self.task_tokens, reward=EvenTokens(policy.vocab_size))
+        prompts = self.task_batch // method.method.completions_per_prompt
+        data = ReviewDataModule(splits, tokenizer, effective_batch_size=prompts, seed=0, evaluation_batch_size=8)
         measured = train_steps(method, data, 60)
         assert measured[0]["reward"] < 0.7
         assert sum(row["reward"] for row in measured[-5:]) / 5 > self.task_threshold

@@ -10,25 +10,25 @@ from tests.methods.suite import MethodSuite
 
 
 class TestGradeSTE(MethodSuite):
-    def make(self, policy, **shared):
-        return make_grade(policy, straight_through=True, **shared)
+    def make(self, policy, **options):
+        return make_grade(policy, straight_through=True, **options)
 
 
 class TestGrade(MethodSuite):
-    def make(self, policy, **shared):
-        return make_grade(policy, straight_through=False, **shared)
+    def make(self, policy, **options):
+        return make_grade(policy, straight_through=False, **options)
 
 
 @pytest.mark.slow
 class TestGumbelRao(MethodSuite):
-    def make(self, policy, **shared):
-        return make_grade(policy, relaxation=gumbel_rao_weights, **shared)
+    def make(self, policy, **options):
+        return make_grade(policy, relaxation=gumbel_rao_weights, **options)
 
 
 @pytest.mark.slow
 class TestSequentialGradeSTE(MethodSuite):
-    def make(self, policy, **shared):
-        return make_grade(policy, backprop="sequential", **shared)
+    def make(self, policy, **options):
+        return make_grade(policy, backprop="sequential", **options)
 
 
 @pytest.mark.parametrize("weights", [decoupled_st_weights, reinmax_weights, gumbel_rao_weights])
@@ -47,9 +47,12 @@ def test_completion_scope_scores_the_completion_alone(policy64):
     assert (gradient(full, batch) - gradient(alone, batch)).norm() > 1e-6
     other = make_batch(policy64, ["Quinn plays a tired detective.", "It was.", "A comedy.", "Granted, the script is dull."])
     rollout = alone.sample_effective_batch(batch)[0]
-    ids, mask = rollout.completion_ids, rollout.mask
-    assert torch.equal(alone.reward.score(batch.ids, batch.mask, ids, mask), alone.reward.score(other.ids, other.mask, ids, mask))
-    assert not torch.allclose(full.reward.score(batch.ids, batch.mask, ids, mask), full.reward.score(other.ids, other.mask, ids, mask))
+
+    def scores(module, prompt):
+        return module.context.reward.score(prompt.ids, prompt.mask, rollout.completion_ids, rollout.mask)
+
+    assert torch.equal(scores(alone, batch), scores(alone, other))
+    assert not torch.allclose(scores(full, batch), scores(full, other))
 
 
 @pytest.mark.parametrize("straight_through", [True, False])
@@ -80,8 +83,8 @@ def test_straight_through_forward_is_hard(policy64):
 
     method, batch, meter = make_grade(policy64), make_batch(policy64), Meter()
     rollout = method.sample_effective_batch(batch)[0]
-    method.accumulate(rollout, Totals(4, rollout.tokens), meter, 1)
-    hard = method.reward.score(batch.ids, batch.mask, rollout.completion_ids, rollout.mask).mean()
+    method.method.accumulate([rollout], Totals(4, rollout.tokens), meter, 1)
+    hard = method.context.reward.score(batch.ids, batch.mask, rollout.completion_ids, rollout.mask).mean()
     assert meter.compute()["reward"] == pytest.approx(float(hard), abs=1e-6)
 
 
@@ -94,7 +97,7 @@ def test_gradient_clipping_reports_the_norm_before(model_folder, data_module):
     assert (free["grad_clipped"], clipped["grad_clipped"]) == (0.0, 1.0)
 
 
-@pytest.mark.parametrize(("options", "message"), [({"backprop": "magic"}, "adjoint or sequential"),
+@pytest.mark.parametrize(("options", "message"), [({"backprop": "magic"}, "one of adjoint, sequential"),
                                                   ({"backprop": "sequential", "max_hops": 1}, "max_hops")])  # fmt: skip
 def test_bad_options_are_refused(policy64, options, message):
     with pytest.raises(ValueError, match=message):

@@ -5,23 +5,24 @@ from __future__ import annotations
 import pytest
 import torch
 
-from grade_lightning.methods import GRADE, RLOO, Hybrid
+from grade_lightning.methods import HybridGradient, RLOOGradient
 from grade_lightning.methods.meter import Meter
 from tests.conftest import make_batch, make_policy
-from tests.methods.harness import gradient, shared_of
+from tests.methods.harness import gradient, make_grade, make_module
 from tests.methods.suite import MethodSuite
 
 
-def make(policy, **shared):
-    options = {name: shared.pop(name) for name in ("min_cosine", "momentum") if name in shared}
-    return Hybrid(shared_of(policy, **shared), temperature=lambda step: 1.0, completions_per_prompt=2, tol=1e-12, **options)
+def make(policy, **options):
+    own = {name: options.pop(name) for name in ("min_cosine", "momentum") if name in options}
+    settings = {"temperature": lambda step: 1.0, "completions_per_prompt": 2, "tol": 1e-12, **own}
+    return make_module(HybridGradient, policy, settings, **options)
 
 
 class TestHybrid(MethodSuite):
     task_batch, task_threshold = 16, 0.9
 
-    def make(self, policy, **shared):
-        return make(policy, **shared)
+    def make(self, policy, **options):
+        return make(policy, **options)
 
     @pytest.mark.slow
     def test_learns_a_solvable_task(self, model_folder, splits, tokenizer):
@@ -30,8 +31,8 @@ class TestHybrid(MethodSuite):
 
 def parents(policy):
     """The same rollouts' gradients by the parents themselves."""
-    rloo = RLOO(shared_of(policy, kl_coef=0.3), completions_per_prompt=2)
-    ste = GRADE(shared_of(policy, kl_coef=0.3), temperature=lambda step: 1.0, tol=1e-12)
+    rloo = make_module(RLOOGradient, policy, {"completions_per_prompt": 2}, kl_coef=0.3)
+    ste = make_grade(policy, kl_coef=0.3)
     batch = make_batch(policy)
     return gradient(rloo, batch), gradient(ste, batch.repeat(2))
 
@@ -53,7 +54,7 @@ def test_weights_combine_the_parents(policy64, monkeypatch):
 
 def test_no_sample_weighs_itself(policy64):
     """Changing the second half's gradients changes the first half's weights and not the second's."""
-    method = make(policy64, momentum=0.0)
+    method = make(policy64, momentum=0.0).method
     generator = torch.Generator().manual_seed(0)
     mean = torch.randn(50, generator=generator)
     noise = torch.randn(2, 4, 50, generator=generator)
@@ -82,9 +83,13 @@ def test_no_sample_weighs_itself(policy64):
 def test_history_is_kept_in_checkpoints(policy64):
     method = make(policy64)
     generator = torch.Generator().manual_seed(0)
-    method.combine(torch.randn(4, 9, generator=generator), torch.randn(4, 9, generator=generator), Meter())
-    assert {"moments", "weight_of_moments"} <= method.state_dict().keys()
-    assert not any(name.startswith("_parents") for name in method.state_dict())
+    method.method.combine(torch.randn(4, 9, generator=generator), torch.randn(4, 9, generator=generator), Meter())
+    kept = method.state_dict()
+    assert {"method.moments", "method.weight_of_moments"} <= kept.keys()
+    assert float(kept["method.weight_of_moments"]) > 0
+    assert sum(weight.numel() for name, weight in kept.items() if name.startswith("policy.")) == sum(
+        weight.numel() for weight in policy64.trainable().values()
+    )
 
 
 def test_batch_must_be_halved_twice(model_folder):

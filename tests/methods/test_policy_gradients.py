@@ -2,8 +2,8 @@
 
 import pytest
 
-from grade_lightning.methods import GRPO, PPO, REINFORCE, RLOO
-from tests.methods.harness import shared_of
+from grade_lightning.methods import GRPOGradient, PPOGradient, ReinforceGradient, RLOOGradient
+from tests.methods.harness import make_module
 from tests.methods.suite import MethodSuite
 
 
@@ -12,26 +12,26 @@ class PolicyGradientSuite(MethodSuite):
 
 
 class TestReinforce(PolicyGradientSuite):
-    def make(self, policy, **shared):
-        return REINFORCE(shared_of(policy, **shared))
+    def make(self, policy, **options):
+        return make_module(ReinforceGradient, policy, {}, **options)
 
 
 class TestPPO(PolicyGradientSuite):
-    def make(self, policy, **shared):
-        return PPO(shared_of(policy, **shared), value_lr=1e-2)
+    def make(self, policy, **options):
+        return make_module(PPOGradient, policy, {"value_lr": 1e-2}, **options)
 
 
 class TestRLOO(PolicyGradientSuite):
-    def make(self, policy, **shared):
-        return RLOO(shared_of(policy, **shared), completions_per_prompt=2)
+    def make(self, policy, **options):
+        return make_module(RLOOGradient, policy, {"completions_per_prompt": 2}, **options)
 
 
 class TestGRPO(PolicyGradientSuite):
-    def make(self, policy, **shared):
-        return GRPO(shared_of(policy, **shared), completions_per_prompt=2)
+    def make(self, policy, **options):
+        return make_module(GRPOGradient, policy, {"completions_per_prompt": 2}, **options)
 
 
 @pytest.mark.slow
 class TestDrGRPO(PolicyGradientSuite):
-    def make(self, policy, **shared):
-        return GRPO(shared_of(policy, **shared), completions_per_prompt=2, variant="dr_grpo")
+    def make(self, policy, **options):
+        return make_module(GRPOGradient, policy, {"completions_per_prompt": 2, "variant": "dr_grpo"}, **options)

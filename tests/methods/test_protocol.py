@@ -8,30 +8,26 @@ from transformers import TopPLogitsWarper
 
 from grade_lightning.chain.parallel import hard_hidden
 from grade_lightning.estimators import sampled_kl
-from grade_lightning.methods import GRADE, PPO, REINFORCE
+from grade_lightning.methods import PPOGradient, ReinforceGradient
 from grade_lightning.methods.base import Totals
 from grade_lightning.methods.meter import Meter
 from grade_lightning.rollout.sampling import nucleus
 from tests.conftest import make_batch, make_policy
-from tests.methods.harness import gradient, make_grade, shared_of, train_steps
+from tests.methods.harness import gradient, make_grade, make_module, one_update, rollouts_of, totals_of, train_steps
 
 
-def with_rollout(method, **settings):
-    method.shared = dataclasses.replace(method.shared, rollout=dataclasses.replace(method.shared.rollout, **settings))
-    return method
+def ppo(policy, options=None, **settings):
+    return make_module(PPOGradient, policy, settings, **(options or {}))
 
 
-def ppo(policy, shared=None, **settings):
-    return PPO(shared_of(policy, **(shared or {})), **settings)
+def reinforce(policy, settings=None, **options):
+    return make_module(ReinforceGradient, policy, settings or {}, **options)
 
 
-def experience_of(method, batch):
+def experience_of(module, batch):
     """What PPO fixes over its epochs, for one whole batch."""
-    rollouts, meter = method.sample_effective_batch(batch), Meter()
-    totals = Totals(len(batch), sum(rollout.tokens for rollout in rollouts))
-    experience = [method._experience(method.read(rollout, meter), totals, meter) for rollout in rollouts]
-    method._credit(experience, meter)
-    return experience
+    rollouts = rollouts_of(module, batch)
+    return module.method.experience(rollouts, totals_of(rollouts), Meter())
 
 
 def short_rows(policy, monkeypatch):
@@ -63,30 +59,28 @@ def test_terminal_reward_on_the_last_column_is_lost_by_rows_that_ended_early(pol
 def test_bf16_value_head_at_a_small_rate_hardly_moves(policy64):
     changed = {}
     for dtype in ("fp32", "bf16"):
-        method = ppo(policy64, value_head_dtype=dtype, value_lr=1e-5)
-        before = method.value_head.weight.detach().clone()
-        optimizer = method.configure_optimizers()
-        method.optimizers = lambda optimizer=optimizer: optimizer
-        batch = make_batch(policy64)
-        rollouts = method.sample_effective_batch(batch)
-        method.update(rollouts, Totals(4, sum(r.tokens for r in rollouts)), Meter(), 1)
-        changed[dtype] = float((method.value_head.weight != before).float().mean())
+        module = ppo(policy64, value_head_dtype=dtype, value_lr=1e-5)
+        head = module.method.value_head
+        before = head.weight.detach().clone()
+        one_update(module, make_batch(policy64))
+        changed[dtype] = float((head.weight != before).float().mean())
     assert changed["fp32"] > 0.95
     assert changed["bf16"] < 0.5
 
 
 def test_normalising_over_a_batch_of_two_leaves_only_a_sign(policy64):
-    method = REINFORCE(shared_of(policy64), advantage_normalisation="batch")
+    method = reinforce(policy64, {"advantage_normalisation": "batch"}).method
     for pair in ([0.1, 0.9], [0.5, 0.4], [0.0, 1.0]):  # nearer ones would show the epsilon that guards against equal scores
         assert method.advantages(torch.tensor(pair, dtype=torch.float64)).abs().tolist() == pytest.approx([2**-0.5] * 2, rel=1e-6)
-    with pytest.raises(ValueError, match="none or batch"):
-        REINFORCE(shared_of(policy64), advantage_normalisation="group")
+    with pytest.raises(ValueError, match="one of none, batch"):
+        reinforce(policy64, {"advantage_normalisation": "group"})
 
 
 def test_baseline_is_used_before_it_is_updated(policy64):
-    method = REINFORCE(shared_of(policy64), baseline_momentum=0.9)
-    method.last_evaluation = {"reward_mean": 0.4}
-    method.on_fit_start()
+    module = reinforce(policy64, {"baseline_momentum": 0.9})
+    module.last_evaluation = {"reward_mean": 0.4}
+    module.on_fit_start()
+    method = module.method
     assert method.advantages(torch.tensor([0.5, 0.7])).tolist() == pytest.approx([0.1, 0.3])
     assert float(method.baseline) == pytest.approx(0.9 * 0.4 + 0.1 * 0.6)
 
@@ -101,7 +95,7 @@ def test_shifted_kl_is_above_zero_for_equal_models(model_folder, data_module):
 def test_without_stop_at_eos_a_completion_goes_on(policy64, monkeypatch):
     short_rows(policy64, monkeypatch)
     batch = make_batch(policy64, step=2)
-    stopping, going_on = (with_rollout(make_grade(policy64), stop_at_eos=stop).sample_effective_batch(batch)[0] for stop in (True, False))
+    stopping, going_on = (make_grade(policy64, stop_at_eos=stop).sample_effective_batch(batch)[0] for stop in (True, False))
     assert not stopping.mask.all()
     assert going_on.mask.all()
     assert torch.isin(going_on.completion_ids, torch.tensor(policy64.eos_ids)).any(dim=1).any()
@@ -112,10 +106,10 @@ def test_last_token_context_is_what_transformers_does_in_train_mode(folder, requ
     """The accident itself: gradient checkpointing and train mode make ``generate`` drop its cache.  Greedy, unpadded, no dropout."""
     _, policy = make_policy(request.getfixturevalue(folder))
     batch = make_batch(policy)[:1]
-    method = with_rollout(make_grade(policy, tokens=8, early=0), context="last_token", stop_at_eos=False)
+    method = make_grade(policy, tokens=8, early=0, context="last_token", stop_at_eos=False)
     from grade_lightning.rollout.sampling import sample
 
-    settings = method.shared.rollout
+    settings = method.context.rollout
     ours = sample(policy, batch, torch.zeros(1, 8, settings.top_k, dtype=torch.float64), settings).completion_ids[0]
     full = sample(
         policy, batch, torch.zeros(1, 8, settings.top_k, dtype=torch.float64), dataclasses.replace(settings, context="full")
@@ -150,8 +144,8 @@ def test_nucleus_is_the_one_of_transformers():
 
 def test_matched_logprobs_are_those_of_the_sampler(policy64):
     """Exponentiated they sum to 1 over what could be drawn, and the full ones do not."""
-    method = with_rollout(REINFORCE(shared_of(policy64)), top_p=0.8, sampling_temperature=0.6)
-    rollout = method.sample_effective_batch(make_batch(policy64))[0]
+    module = reinforce(policy64, top_p=0.8, sampling_temperature=0.6)
+    method, rollout = module.method, module.sample_effective_batch(make_batch(policy64))[0]
     sampled = method.read(rollout, Meter())
     hidden = hard_hidden(policy64, rollout)
     logits = policy64.logits(hidden)
@@ -162,19 +156,18 @@ def test_matched_logprobs_are_those_of_the_sampler(policy64):
     assert torch.allclose(matched.logprobs[rollout.mask], drawn[rollout.mask])
     distribution = torch.distributions.Categorical(logits=by_hand)
     assert torch.allclose(matched.entropy[rollout.mask], distribution.entropy()[rollout.mask])
-    method.shared = dataclasses.replace(method.shared, logprobs="full")
-    full = method.statistics(sampled, hidden).logprobs
+    full = reinforce(policy64, top_p=0.8, sampling_temperature=0.6, logprobs="full").method.statistics(sampled, hidden).logprobs
     plain = torch.log_softmax(logits, -1).gather(-1, rollout.completion_ids[..., None])[..., 0]
     assert torch.allclose(full[rollout.mask], plain[rollout.mask])
     assert not torch.allclose(full[rollout.mask], drawn[rollout.mask])
 
 
-@pytest.mark.parametrize("make", [REINFORCE, PPO])
+@pytest.mark.parametrize("make", [ReinforceGradient, PPOGradient])
 def test_kl_enters_where_it_is_told_to(policy64, make):
     batch = make_batch(policy64)
 
-    def found(**shared):
-        return gradient(make(shared_of(policy64, **shared)), batch)
+    def found(**options):
+        return gradient(make_module(make, policy64, {}, **options), batch)
 
     without = found(kl_coef=0.0)
     assert torch.equal(found(kl_coef=0.5, kl_in="none"), without)
@@ -188,18 +181,18 @@ def test_kl_enters_where_it_is_told_to(policy64, make):
 def test_kl_in_the_reward_needs_the_log_ratio(policy64, estimator):
     """The exact KL of a token's own step is a constant given its prefix: as a reward it has no gradient there."""
     with pytest.raises(ValueError, match="kl_estimator=k1"):
-        REINFORCE(shared_of(policy64, kl_in="reward", kl_estimator=estimator))
+        reinforce(policy64, kl_in="reward", kl_estimator=estimator)
 
 
 def test_shifted_kl_is_refused_where_nothing_measures_it(policy64):
     with pytest.raises(ValueError, match="leave it at correct"):
-        REINFORCE(shared_of(policy64, kl_alignment="shifted"))
+        reinforce(policy64, kl_alignment="shifted")
 
 
 @pytest.mark.parametrize("estimator", ["k1", "k1_mean"])
 def test_kl_in_the_reward_by_each_estimate(policy64, estimator):
-    method = REINFORCE(shared_of(policy64, kl_coef=0.5, kl_in="reward", kl_estimator=estimator, kl_reduction="sequence"))
-    rollout = method.sample_effective_batch(make_batch(policy64))[0]
+    module = reinforce(policy64, kl_coef=0.5, kl_in="reward", kl_estimator=estimator, kl_reduction="sequence")
+    method, rollout = module.method, module.sample_effective_batch(make_batch(policy64))[0]
     sampled = method.read(rollout, Meter())
     found = method.statistics(sampled, hard_hidden(policy64, rollout))
     penalty = method.kl_penalty(found, rollout, Totals(4, rollout.tokens)).sum(1)
@@ -212,9 +205,9 @@ def test_kl_in_the_reward_by_each_estimate(policy64, estimator):
 
 def test_grade_refuses_a_kl_it_cannot_differentiate(policy64):
     for options in ({"kl_in": "reward"}, {"kl_estimator": "k3"}):
-        with pytest.raises(ValueError, match="kl_estimator=exact"):
+        with pytest.raises(ValueError, match="differentiates the exact KL"):
             make_grade(policy64, **options)
-    with pytest.raises(ValueError, match="loss, reward, none"):
+    with pytest.raises(ValueError, match="one of loss, reward, none"):
         make_grade(policy64, kl_in="both")
 
 
@@ -226,10 +219,9 @@ def test_dropout_in_rollouts_changes_what_is_sampled(model_folder):
 
 
 def test_completion_scope_trains_on_the_completion_and_evaluates_with_the_prompt(policy64):
-    method = make_grade(policy64, scope="completion")
-    assert isinstance(method, GRADE)
-    assert method.reward.scope == "completion"
-    assert method.reward.scoped("full").scope == "full"
+    reward = make_grade(policy64, scope="completion").context.reward
+    assert reward.scope == "completion"
+    assert reward.scoped("full").scope == "full"
 
 
 def test_target_kl_ends_the_epochs(model_folder, data_module):

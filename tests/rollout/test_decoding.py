@@ -48,7 +48,7 @@ def test_soft_rollouts_from_both_caches(policy64):
 
 
 def test_unknown_and_impossible_caches(policy64, monkeypatch):
-    with pytest.raises(ValueError, match=r"rollout.cache=paged is unknown: use one of auto, growing, static"):
+    with pytest.raises(ValueError, match="cache=paged: it must be one of auto, growing, static"):
         replace(SETTINGS, cache="paged").check(320)
     monkeypatch.setattr(StaticDecoder, "fits", staticmethod(lambda policy: False))
     batch = make_batch(policy64)

@@ -11,7 +11,7 @@ from grade_lightning.models.policy import Policy
 from grade_lightning.rollout.noise import evaluation_noise, training_noise
 from grade_lightning.rollout.sampling import sample
 from grade_lightning.rollout.types import RolloutSettings
-from tests.conftest import TEXTS, make_batch, make_policy, make_shared
+from tests.conftest import TEXTS, make_batch, make_context, make_policy
 
 SETTINGS = RolloutSettings(max_new_tokens=10, min_new_tokens=3, top_k=24)
 
@@ -115,13 +115,13 @@ def test_noise_is_keyed_by_step_and_prompt_not_by_batch():
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"k": 999}, "top_k=999 must lie between 1 and the vocabulary size 320"), ({"early": 9}, "min_new_tokens=9")],
+    [({"k": 999}, "top_k=999 is above the vocabulary size 320"), ({"early": 9}, "min_new_tokens=9")],
 )
 def test_impossible_settings_are_refused(policy64, settings, message):
     from tests.conftest import make_reward
 
     with pytest.raises(ValueError, match=message):
-        make_shared(policy64, make_reward(policy64), **settings).check()
+        make_context(policy64, make_reward(policy64), **settings).check()
 
 
 def test_texts_have_different_lengths(tokenizer):

@@ -37,11 +37,10 @@ class Letters(nn.Module):
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_sign_of_the_cosine(model_folder, sign, caplog):
     _, policy = make_policy(model_folder)
-    method = make_grade(policy, kl_coef=0.0)
-    method.reward = Letters(policy.vocab_size, sign)
+    method = make_grade(policy, kl_coef=0.0, reward=Letters(policy.vocab_size, sign))
     alarm = GradientCosine(1, prompts=4, completions=8)
     for step in range(1, 9):
-        cosine = alarm.measure(method, make_batch(policy, step=step))
+        cosine = alarm.measure(method.method, make_batch(policy, step=step))
     assert cosine * sign > 0.5
     method.step_metrics = {}
     alarm.on_train_batch_end(None, method, None, make_batch(policy, step=9), 0)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from grade_lightning.gradients import main, overrides_of, parse, rollouts_of
-from grade_lightning.methods import GRADE, PPO, REINFORCE, RLOO
+from grade_lightning.methods import PPOGradient, ReinforceGradient, RLOOGradient
 from grade_lightning.records.text import json_text
 from grade_lightning.rollout.noise import training_noise
 from grade_lightning.study.output import _crossover, for_json
@@ -18,7 +18,7 @@ from grade_lightning.study.store import UnitStore
 from grade_lightning.study.units import Unit, UnitSampler
 from tests.conftest import make_batch, make_policy
 from tests.entry import SMALL, SMALL_LM
-from tests.methods.harness import gradient, make_grade, shared_of
+from tests.methods.harness import gradient, make_grade, make_module
 
 
 def test_sketch_keeps_inner_products():
@@ -38,13 +38,13 @@ def test_a_unit_is_the_gradient_of_its_batch(make, model_folder):
     _, policy = make_policy(model_folder)
     method = {
         "grade_ste": lambda: make_grade(policy), "grade": lambda: make_grade(policy, straight_through=False),
-        "rloo": lambda: RLOO(shared_of(policy), completions_per_prompt=4), "reinforce": lambda: REINFORCE(shared_of(policy)),
+        "rloo": lambda: make_module(RLOOGradient, policy, {}), "reinforce": lambda: make_module(ReinforceGradient, policy, {}),
     }[make]()  # fmt: skip
     batch = make_batch(policy)[:1]
     expected = gradient(method, batch if make == "rloo" else batch.repeat(4))
-    settings = method.shared.rollout
+    settings = method.context.rollout
     noise = training_noise(0, 1, 4, settings.max_new_tokens, settings.top_k)
-    sampler = UnitSampler(method, baseline=None)
+    sampler = UnitSampler(method.method, baseline=None)
     found = sampler.unit(batch.repeat(4), noise)
     assert (found.gradient - expected).norm() < 1e-10 * expected.norm()
     norms = [float(part.norm()) for part in found.gradient.split([w.numel() for w in policy.trainable().values()])]
@@ -54,8 +54,8 @@ def test_a_unit_is_the_gradient_of_its_batch(make, model_folder):
 
 def test_reinforce_keeps_its_baseline(model_folder):
     _, policy = make_policy(model_folder)
-    sampler = UnitSampler(REINFORCE(shared_of(policy)), baseline=0.25)
-    settings = sampler.method.shared.rollout
+    sampler = UnitSampler(make_module(ReinforceGradient, policy, {}).method, baseline=0.25)
+    settings = sampler.method.context.rollout
     noise = training_noise(0, 1, 2, settings.max_new_tokens, settings.top_k)
     first, again = (sampler.unit(make_batch(policy)[:2], noise).gradient for _ in range(2))
     torch.testing.assert_close(first, again)
@@ -64,8 +64,8 @@ def test_reinforce_keeps_its_baseline(model_folder):
 def test_ppo_has_no_single_gradient(model_folder):
     _, policy = make_policy(model_folder)
     with pytest.raises(ValueError, match="several updates"):
-        UnitSampler(PPO(shared_of(policy)))
-    assert UnitSampler(GRADE(shared_of(policy), temperature=lambda step: 1.0))
+        UnitSampler(make_module(PPOGradient, policy, {}).method)
+    assert UnitSampler(make_grade(policy).method)
 
 
 def test_store_goes_on_and_refuses_other_settings(tmp_path):

@@ -1,0 +1,194 @@
+"""The settings in words: what ``--help`` and the documentation's table of keys are made from."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic_core import PydanticUndefined
+
+from grade_lightning.settings.fields import fields_of, is_component
+from grade_lightning.settings.methods import MethodSettings
+from grade_lightning.settings.parse import KNOWN, locate
+from grade_lightning.settings.root import PretrainingSettings, Settings
+from grade_lightning.settings.types import nested, type_text
+
+
+@dataclass(frozen=True)
+class FieldDescription:
+    """One key: dotted name, what it may be, what it is if nothing says otherwise, what it decides."""
+
+    key: str
+    type: str
+    default: str
+    doc: str
+
+
+@dataclass(frozen=True)
+class GroupDescription:
+    """A group of keys.
+
+    Attributes:
+        name: such as ``rollout``; ``""`` for keys that belong to no group.
+        option: the choices of the group that have these keys, such as ``ppo`` of ``method``; None where all have them.
+        doc: what it is.
+        fields: its keys.
+    """
+
+    name: str
+    option: str | None
+    doc: str
+    fields: list[FieldDescription]
+
+
+def _default(info: Any) -> str:
+    if info.default is PydanticUndefined:
+        return "must be given"
+    if info.default is None:
+        return "null"
+    return str(info.default).lower() if isinstance(info.default, bool) else str(info.default)
+
+
+def _fields(group: type, prefix: str) -> list[FieldDescription]:
+    return [
+        FieldDescription(f"{prefix}{name}", type_text(info), _default(info), info.description or "")
+        for name, info in fields_of(group).items()
+        if not is_component(info) and nested(info.annotation) is None
+    ]
+
+
+def _groups(group: type, prefix: str, doc: str) -> Iterator[GroupDescription]:
+    yield GroupDescription(prefix.rstrip("."), None, doc, _fields(group, prefix))
+    for name, info in fields_of(group).items():
+        inner = nested(info.annotation)
+        if inner is not None:
+            yield from _groups(inner, f"{prefix}{name}.", info.description or "")
+
+
+def _targets(conf: Path, group: str, key: str | None) -> dict[str, list[str]]:
+    """Import path -> the options of a group that name it, in themselves or in what they inherit."""
+
+    def read(option: str) -> dict[str, Any]:
+        values = yaml.safe_load((conf / group / f"{option}.yaml").read_text()) or {}
+        inherited = [str(base).split("@")[0] for base in values.get("defaults", []) if isinstance(base, str) and base != "_self_"]
+        merged: dict[str, Any] = {}
+        for base in inherited:
+            if (conf / group / f"{base}.yaml").exists():
+                merged |= read(base)
+        return merged | values
+
+    found: dict[str, list[str]] = {}
+    for file in sorted((conf / group).glob("[!_]*.yaml")):
+        values = read(file.stem)
+        inner = values if key is None else values.get(key)
+        if isinstance(inner, dict) and "_target_" in inner:
+            found.setdefault(inner["_target_"], []).append(file.stem)
+    return found
+
+
+def method_facts(option: str) -> type[MethodSettings]:
+    """The settings class, with its facts, of an option of the group method.
+
+    Raises:
+        ValueError: there is no such method.
+    """
+    for target, options in _targets(config_folder(), "method", None).items():
+        if option in options:
+            return KNOWN[target] if target in KNOWN else locate(target).Settings
+    raise ValueError(f"method={option} is unknown: use one of the options that `python -m grade_lightning.run --help` lists")
+
+
+def describe(conf: str | Path | None = None) -> list[GroupDescription]:
+    """Every key of every group, options of the polymorphic groups apart.
+
+    Args:
+        conf: the folder of the YAML files, for the options' names; the checkout's or the package's if None.
+    """
+    folder = Path(conf) if conf is not None else config_folder()
+    found = list(_groups(Settings, "", "A run"))
+    for group, key in (("method", None), ("method", "relaxation"), ("temperature", None), ("reward", None), ("data", "source")):
+        prefix = f"{group}." if key is None else f"{group}.{key}."
+        seen: set[type] = set()
+        targets = _targets(folder, group, key)
+        for target in targets:
+            settings = KNOWN.get(target)
+            if settings is None or settings in seen:
+                continue
+            seen.add(settings)
+            options = [option for other, names in targets.items() if KNOWN.get(other) is settings for option in names]
+            for described in _groups(settings, prefix, (settings.__doc__ or "").strip()):
+                if described.fields:
+                    found.append(GroupDescription(described.name, ", ".join(options), described.doc, described.fields))
+    return found
+
+
+def config_folder() -> Path:
+    """Where the YAML files are: in an installed package its own copy, in a checkout the folder beside it."""
+    package = Path(__file__).resolve().parents[1]
+    return package / "conf" if (package / "conf").is_dir() else package.parent / "conf"
+
+
+_GROUPS = {
+    "model": "base language model and its learning rates",
+    "data": "where reviews come from, their splits and prompts",
+    "reward": "what is maximised",
+    "method": "what is compared",
+    "temperature": "tau over the policy steps, for methods with relaxed tokens",
+    "protocol": "which decisions are followed: a fair comparison, the paper's text, its code",
+    "hardware": "device, precision, gradient accumulation",
+    "evaluation": "how many prompts are evaluated, and when",
+    "logger": "metrics.csv is always written; this adds others",
+    "experiment": "whole experiments in one word",
+    "hparams_search": "with -m: search learning rates (Optuna)",
+    "launcher": "with -m: run in parallel processes or on Slurm",
+}
+
+
+def _entry(item: FieldDescription) -> list[str]:
+    text = f"{item.key}: {item.doc} ({item.type}) [{item.default}]"
+    return textwrap.wrap(text, 110, initial_indent="  ", subsequent_indent="      ")
+
+
+def help_text() -> str:
+    """What ``python -m grade_lightning.run --help`` prints."""
+    folder, lines = config_folder(), [_HEAD, "Groups: choose with group=option", ""]
+    for group, doc in _GROUPS.items():
+        options = ", ".join(file.stem for file in sorted((folder / group).glob("[!_]*.yaml")))
+        lines += textwrap.wrap(f"{group}: {options}", 110, initial_indent="  ", subsequent_indent="      ")
+        lines.append(f"      {doc}")
+    lines += ["", "Keys: change with key=value; [default of the settings, which a group may change]"]
+    for described in describe(folder):
+        if described.fields:
+            head = described.name or "of no group"
+            lines += ["", f"{head}{f' ({described.option})' if described.option else ''}: {described.doc}"]
+        for item in described.fields:
+            lines += textwrap.wrap(
+                f"{item.key}: {item.doc} ({item.type}) [{item.default}]", 110, initial_indent="  ", subsequent_indent="      "
+            )
+    return "\n".join([*lines, "", _TAIL])
+
+
+def pretraining_help() -> str:
+    """What ``python -m grade_lightning.pretrain --help`` prints."""
+    lines = ["Pretrain a small base LM on a corpus' unsupervised reviews.", "",
+             "  python -m grade_lightning.pretrain data=parquet data.path=FOLDER pretrain=imdb out=FOLDER"]  # fmt: skip
+    for described in _groups(PretrainingSettings, "", "keys"):
+        lines += ["", f"{described.name}: {described.doc}".lstrip(": ")]
+        for item in described.fields:
+            lines += textwrap.wrap(
+                f"{item.key}: {item.doc} ({item.type}) [{item.default}]", 110, initial_indent="  ", subsequent_indent="      "
+            )
+    return "\n".join(lines)
+
+
+_HEAD = """GRADE-Lightning: train a language model by backpropagating a reward through its own generations.
+
+  python -m grade_lightning.run method=grade_ste
+  python -m grade_lightning.run method=grade_ste data=parquet data.path=FOLDER model=local model.path=FOLDER
+  python -m grade_lightning.run -m method=grade,grade_ste seed=1,2
+"""
+_TAIL = "Show the composed configuration of a command without running it: add --cfg job (--resolve fills in references)."

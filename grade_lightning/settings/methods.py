@@ -1,0 +1,151 @@
+"""What each method can be told, and what the rest of the suite must know of it without importing it."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import model_validator
+
+from grade_lightning.settings.fields import Bool, Float, Int, component, key, settings
+
+
+@settings
+class MethodSettings:
+    """Base of the methods' settings: facts that checks and studies need before anything heavy is imported.
+
+    Attributes:
+        relaxed: the method differentiates through relaxed tokens: it has a temperature and the exact KL as part of its loss.
+        one_gradient: a policy step is one gradient of one batch, so that a gradient study can measure it.
+        clipped_extras: the method trains weights of its own beside the adapters, which plain SGD with tiny steps would not move.
+        chunks: equal parts, each of whole prompts, that the method cuts an effective batch into.
+        grouped: completions of the same prompt are compared with each other.
+        completions_per_prompt: how often each prompt stands in an effective batch.
+    """
+
+    relaxed: ClassVar[bool] = False
+    one_gradient: ClassVar[bool] = True
+    clipped_extras: ClassVar[bool] = False
+    chunks: ClassVar[int] = 1
+    grouped: ClassVar[bool] = False
+    completions_per_prompt: ClassVar[int] = 1
+
+
+Backprop = Literal["adjoint", "sequential"]
+
+
+@settings
+class RelaxedSettings(MethodSettings):
+    """What all methods with relaxed tokens share."""
+
+    relaxed: ClassVar[bool] = True
+
+    temperature: Any = component("tau over the policy steps; the group temperature decides")
+    backprop: Backprop = key("adjoint (parallel, exact to tol), or sequential (token by token)", default="adjoint")
+    tol: Float = key("of the adjoint series, a completion: size of the first term left out relative to the sum", default=1e-3, gt=0, lt=1)
+    max_hops: Int | None = key(
+        "hops of the adjoint from a token to an earlier one; null = as many as it takes, fewer = truncated backpropagation through time, "
+        "0 = tokens that were fed are constants", default=None, ge=0,
+    )  # fmt: skip
+
+    @model_validator(mode="after")
+    def _truncation(self) -> RelaxedSettings:
+        if self.backprop == "sequential" and self.max_hops is not None:
+            raise ValueError("max_hops truncates the adjoint: it needs backprop=adjoint")
+        return self
+
+
+@settings
+class GradeSettings(RelaxedSettings):
+    """GRADE and GRADE-STE: backpropagation of the reward through the generated tokens (eq. 7 to 16)."""
+
+    straight_through: Bool = key("hard tokens forward and a soft gradient backward (GRADE-STE); false: soft tokens both ways", default=True)
+    relaxation: Any = component("straight-through gradient; null = Gumbel-softmax", default=None)
+    diagnostics_every: Int = key("policy steps between measurements of the soft - hard reward gap; 0 = never", default=10, ge=0)
+
+    @model_validator(mode="after")
+    def _soft(self) -> GradeSettings:
+        if self.relaxation is not None and not self.straight_through:
+            raise ValueError("relaxation replaces the straight-through gradient: it needs straight_through=true")
+        return self
+
+
+@settings
+class ReinforceSettings(MethodSettings):
+    """REINFORCE with a moving-average baseline (eq. 5)."""
+
+    baseline_momentum: Float = key("b <- momentum b + (1 - momentum) mean reward", default=0.9, ge=0, lt=1)
+    advantage_normalisation: Literal["none", "batch"] = key(
+        "batch: zero mean and unit standard deviation (ddof 1) over the effective batch, which leaves the baseline without effect",
+        default="none",
+    )
+
+
+@settings
+class GroupSettings(MethodSettings):
+    """Methods that compare several completions of the same prompt."""
+
+    grouped: ClassVar[bool] = True
+
+    completions_per_prompt: Int = key("effective_batch_size / this many prompts in one policy step", default=4, ge=2)  # type: ignore[misc]  # a fact of the class where it cannot be chosen
+
+
+@settings
+class RLOOSettings(GroupSettings):
+    """REINFORCE leave-one-out: the prompt's other completions are the baseline (2402.14740)."""
+
+
+@settings
+class GRPOSettings(GroupSettings):
+    """Group-relative policy optimisation (2402.03300)."""
+
+    variant: Literal["grpo", "dr_grpo"] = key("dr_grpo: without the division by standard deviation and length (2503.20783)", default="grpo")
+
+
+@settings
+class HybridSettings(RelaxedSettings):
+    """RLOO and straight-through gradients of the same rollouts, weights cross-fitted between the halves of the batch."""
+
+    chunks: ClassVar[int] = 4
+    grouped: ClassVar[bool] = True
+    one_gradient: ClassVar[bool] = False
+
+    completions_per_prompt: Int = key("effective_batch_size must be a multiple of 4 x this", default=4, ge=2)  # type: ignore[misc]  # a fact of the class where it cannot be chosen
+    min_cosine: Float = key("below this agreement of the two directions the step is RLOO's alone", default=0.1, ge=-1, le=1)
+    momentum: Float = key("of the running second moments, in policy steps; 0 = this step's other half alone", default=0.98, ge=0, lt=1)
+
+
+@settings
+class PPOSettings(MethodSettings):
+    """PPO with a value head (eq. 6, Table 3)."""
+
+    one_gradient: ClassVar[bool] = False
+    clipped_extras: ClassVar[bool] = True
+
+    epochs: Int = key("updates from one batch of rollouts", default=4, ge=1, le=10_000)
+    cliprange: Float = key("of the probability ratio", default=0.2, gt=0)
+    gamma: Float = key("discount a token", default=0.99, ge=0, le=1)
+    lam: Float = key("of the generalised advantage estimate", default=0.95, ge=0, le=1)
+    vf_coef: Float = key("weight of the value loss", default=0.5, ge=0)
+    entropy_coef: Float = key("weight of the entropy", default=0.01, ge=0)
+    value_lr: Float | None = key("learning rate of the value head; null = the policy's", default=1e-3, gt=0, le=1e6)
+    value_cliprange: Float | None = key("values stay this near the old ones; null = not clipped", default=None, gt=0)
+    whiten_advantages: Bool = key("zero mean and unit variance over the real tokens of the effective batch", default=True)
+    target_kl: Float | None = key("no further update once approximate KL to the old policy exceeds it; null = never", default=None, gt=0)
+    gae_axis: Literal["time", "batch"] = key("batch: the recursion runs over the rows of the batch (an error to study)", default="time")
+    terminal_reward: Literal["last_token", "last_column"] = key(
+        "on the last real token; last_column: on the last column, padding included, so that a row that ended early gets none",
+        default="last_token",
+    )
+    value_head_dtype: Literal["fp32", "bf16"] = key(
+        "fp32, starting at 0; or bf16, starting at random, where small updates are lost to rounding", default="fp32"
+    )
+
+
+METHODS: dict[str, type] = {
+    "grade_lightning.methods.GRADE": GradeSettings,
+    "grade_lightning.methods.REINFORCE": ReinforceSettings,
+    "grade_lightning.methods.RLOO": RLOOSettings,
+    "grade_lightning.methods.GRPO": GRPOSettings,
+    "grade_lightning.methods.PPO": PPOSettings,
+    "grade_lightning.methods.Hybrid": HybridSettings,
+}

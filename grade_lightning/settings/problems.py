@@ -1,0 +1,106 @@
+"""What is wrong with settings, in words."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from grade_lightning.settings.fields import fields_of
+from grade_lightning.settings.types import nested, type_text
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One setting that cannot be used.
+
+    Attributes:
+        key: dotted. reason: what is wrong and what to do. shown: the value as it was given; None where none was.
+    """
+
+    key: str
+    reason: str
+    shown: str | None = None
+
+
+class SettingsError(ValueError):
+    """All settings of a run that cannot be used; its message is meant for the user."""
+
+    def __init__(self, problems: Sequence[Problem], origin: Callable[[str], str | None] = lambda key: None):
+        self.problems = list(problems)
+        lines = []
+        for problem in self.problems:
+            where = origin(problem.key)
+            given = problem.key if problem.shown is None else f"{problem.key}={problem.shown}"
+            lines.append(f"{given}{f' ({where})' if where else ''}: {problem.reason}")
+        head = "" if len(lines) == 1 else f"{len(lines)} settings cannot be used:\n  "
+        super().__init__(head + "\n  ".join(lines))
+
+
+def known_keys(group: type, prefix: str = "") -> Iterator[str]:
+    """Dotted keys of a group and of the groups inside it."""
+    for name, info in fields_of(group).items():
+        yield f"{prefix}{name}"
+        inner = nested(info.annotation)
+        if inner is not None:
+            yield from known_keys(inner, f"{prefix}{name}.")
+
+
+def nearest(key: str, candidates: Sequence[str]) -> str:
+    """The known key that is spelled most like this one: of the same group if one is near, else of any, else of the same group."""
+    group, last = key.rpartition(".")[0], key.rpartition(".")[2]
+    beside = {c.rpartition(".")[2]: c for c in candidates if c.rpartition(".")[0] == group}
+    ends = {c.rpartition(".")[2]: c for c in candidates}
+    for options, cutoff in ((beside, 0.6), (ends, 0.75), (beside, 0.0), (ends, 0.0)):
+        found = difflib.get_close_matches(last, options, n=1, cutoff=cutoff)
+        if found:
+            return options[found[0]]
+    return candidates[0]
+
+
+def problem_of(prefix: str, group: type, value: Mapping[str, Any], detail: ErrorDetails, elsewhere: Sequence[str] = ()) -> Problem:
+    """pydantic's error as ours: the deepest known key, and what its field allows."""
+    path, info, rest = [], None, list(detail["loc"])
+    inner: type | None = group
+    while rest and inner is not None:
+        name = str(rest.pop(0))
+        path.append(name)
+        info = fields_of(inner).get(name)
+        inner = nested(info.annotation) if info is not None else None
+        while inner is not None and rest and str(rest[0]) not in fields_of(inner) and str(rest[0]) == inner.__name__:
+            rest.pop(0)  # pydantic names the member of a union
+    key = prefix + ".".join(path)
+    if detail["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        guess = nearest(key, [*elsewhere, *(f"{prefix}{name}" for name in known_keys(group))])
+        return Problem(key, f"there is no such setting: did you mean {guess}?", shown(detail["input"]))
+    if detail["type"].startswith("missing"):
+        return Problem(key, "it is missing and must be given")
+    if detail["type"] == "value_error":
+        return Problem(key or prefix.rstrip("."), str(detail["ctx"]["error"]))
+    return Problem(key, f"it must be {type_text(info)}" if info is not None else detail["msg"], shown(select(value, ".".join(path))))
+
+
+def shown(value: Any) -> str:
+    text = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def select(resolved: Mapping[str, Any], key: str) -> Any:
+    value: Any = resolved
+    for name in key.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
+def in_words(group: type, values: Mapping[str, Any], error: ValidationError) -> SettingsError:
+    """The error of a settings group that was made in Python."""
+    return SettingsError([problem_of("", group, values, detail) for detail in error.errors()])
+
+
+def refuse(key: str, reason: str) -> NoReturn:
+    """Raise a :class:`SettingsError` of one setting that only this machine or its files show to be wrong."""
+    raise SettingsError([Problem(key, reason)])

@@ -1,0 +1,117 @@
+"""Which settings go together: each rule names the key that is at fault and says what would work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from grade_lightning.settings.fields import fields_of
+from grade_lightning.settings.rollout import ProtocolSettings
+from grade_lightning.settings.root import Settings
+
+Fault = tuple[str, str]  # key, what is wrong and what to do
+
+
+def kl_faults(protocol: ProtocolSettings, *, relaxed: bool) -> Iterator[Fault]:
+    """What a method cannot do with the KL.
+
+    Args:
+        relaxed: the method differentiates through relaxed tokens.
+    """
+    if relaxed and protocol.kl_in == "reward":
+        yield "protocol.kl_in", "this method differentiates the exact KL as part of its loss: use loss or none"
+    if relaxed and protocol.kl_estimator != "exact":
+        yield "protocol.kl_estimator", "this method differentiates the exact KL: use exact"
+    if not relaxed and protocol.kl_alignment == "shifted":
+        yield "protocol.kl_alignment", "the shifted KL is measured by relaxed methods alone: leave it at correct"
+    if not relaxed and protocol.kl_in == "reward" and protocol.kl_estimator not in ("k1", "k1_mean"):
+        yield (
+            "protocol.kl_in",
+            (
+                f"with protocol.kl_estimator={protocol.kl_estimator} a reward has not the gradient of the KL: it credits a token "
+                "with its own KL only through log p - log q of that token. Add protocol.kl_estimator=k1, or use protocol.kl_in=loss"
+            ),
+        )
+
+
+def _kl(s: Settings) -> Iterator[Fault]:
+    yield from kl_faults(s.protocol, relaxed=s.method_settings.relaxed)
+
+
+def _form(s: Settings) -> Iterator[Fault]:
+    if s.protocol.form == "none":
+        yield (
+            "protocol.form",
+            (
+                f"the protocol {s.names.protocol} says what to do for grade, grade_ste and its straight-through variants, ppo "
+                f"and reinforce, and not for {s.names.method}: choose one of these methods, or protocol=controlled or paper"
+            ),
+        )
+
+
+def _batch(s: Settings) -> Iterator[Fault]:
+    size, method = s.effective_batch_size, s.method_settings
+    whole = method.chunks * method.completions_per_prompt
+    if size % whole:
+        parts = f"{method.chunks} parts of " if method.chunks > 1 else ""
+        yield (
+            "effective_batch_size",
+            (
+                f"this method needs {parts}whole groups of {method.completions_per_prompt} completions a prompt: "
+                f"make it a multiple of {whole}"
+            ),
+        )
+    if s.hardware.grad_accumulation > size:
+        yield "hardware.grad_accumulation", f"it cannot split {size} completions: lower it, or raise effective_batch_size"
+    batch_normalised = getattr(method, "advantage_normalisation", "none") == "batch"
+    if batch_normalised and size < 2:
+        yield "effective_batch_size", "one completion has no standard deviation: raise it, or use method.advantage_normalisation=none"
+
+
+def _optimizer(s: Settings) -> Iterator[Fault]:
+    if s.optimizer.name != "adamw" and s.method_settings.clipped_extras:
+        yield "optimizer.name", "PPO's value head would be trained with the policy's clipped steps, that is not at all: use adamw"
+
+
+def _watch(s: Settings) -> Iterator[Fault]:
+    method = s.method_settings
+    if s.evaluation.gradient_cosine_every and not (method.relaxed and method.one_gradient):
+        yield "evaluation.gradient_cosine_every", "it watches GRADE's gradient: leave it at 0 for other methods"
+
+
+def _vocabulary(s: Settings) -> Iterator[Fault]:
+    pretrain = s.model.pretrain
+    if pretrain is None:
+        return
+    for name, top_k in (("rollout.top_k", s.rollout.top_k), ("evaluation.sampling.top_k", s.evaluation.sampling.top_k)):
+        if top_k > pretrain.vocab_size:
+            yield name, f"top_k={top_k} is above the vocabulary size {pretrain.vocab_size:,}: lower it"
+
+
+def _positions(s: Settings) -> Iterator[Fault]:
+    pretrain = s.model.pretrain
+    longest = s.data.prompt.max_tokens + s.max_new_tokens
+    if pretrain is not None and longest > 4 * pretrain.context:
+        yield (
+            "max_new_tokens",
+            (
+                f"prompt and completion of {longest:,} tokens exceed the {4 * pretrain.context:,} positions of the model: lower it, "
+                "or raise model.pretrain.context"
+            ),
+        )
+    if pretrain is not None and getattr(s.reward.settings, "head", None) and s.reward.settings.head.text_tokens > 4 * pretrain.context:
+        yield "reward.head.text_tokens", f"the model has {4 * pretrain.context:,} positions: lower it"
+
+
+def _source(s: Settings) -> Iterator[Fault]:
+    takes = fields_of(type(s.data.source.settings))
+    for name in ("path", "revision"):
+        if getattr(s.data, name) is not None and takes and name not in takes:
+            yield f"data.{name}", f"data={s.names.data} reads nothing from there: leave it out, or choose data=parquet, aclimdb or hub"
+
+
+RULES: tuple[Callable[[Settings], Iterator[Fault]], ...] = (_form, _kl, _batch, _optimizer, _watch, _vocabulary, _positions, _source)
+
+
+def faults(settings: Settings) -> list[Fault]:
+    """Every broken rule."""
+    return [fault for rule in RULES for fault in rule(settings)]

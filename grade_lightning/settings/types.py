@@ -1,0 +1,73 @@
+"""Field types in words."""
+
+from __future__ import annotations
+
+import types
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+
+from grade_lightning.settings.fields import fields_of
+
+_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+
+
+def _members(annotation: Any) -> tuple[Any, ...]:
+    """The members of a union; the annotation itself where it is none."""
+    return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+
+
+def nested(annotation: Any) -> type | None:
+    """The settings group that a field holds, if it holds one."""
+    for member in _members(annotation):
+        if isinstance(member, type) and fields_of(member):
+            return member
+    return None
+
+
+def _plain(annotation: Any) -> tuple[str, list[Any]]:
+    """Words for a type, and the bounds that are part of it."""
+    if get_origin(annotation) is Annotated:
+        inner, *metadata = get_args(annotation)
+        words, bounds = _plain(inner)
+        return words, [*bounds, *metadata]
+    if get_origin(annotation) is Literal:
+        return "one of " + ", ".join(map(str, get_args(annotation))), []
+    if get_origin(annotation) is list:
+        words, bounds = _plain(get_args(annotation)[0])
+        return f"a list, each {words}{_bounds(bounds)}", []
+    if isinstance(annotation, type) and fields_of(annotation):
+        return f"a group ({', '.join(fields_of(annotation))})", []
+    return _NAMES.get(annotation, "a component"), []
+
+
+def _bounds(metadata: list[Any]) -> str:
+    """Limits in words: ", at least 1 and at most 9"; "" without any."""
+    names = ("ge", "gt", "le", "lt", "pattern", "min_length", "max_length")
+    parts = [part for item in metadata for part in (item.metadata if isinstance(item, FieldInfo) else [item])]
+    found = {name: value for part in parts for name in names if (value := getattr(part, name, None)) is not None}
+    low = f"at least {found['ge']:,g}" if "ge" in found else f"above {found['gt']:,g}" if "gt" in found else ""
+    high = f"at most {found['le']:,.10g}" if "le" in found else f"below {found['lt']:,g}" if "lt" in found else ""
+    if low or high:
+        return ", " + " and ".join(part for part in (low, high) if part)
+    return " of letters, digits, dots, dashes and underscores" if "pattern" in found else ""
+
+
+def _length(metadata: list[Any]) -> str:
+    """Limits of a list's length in words."""
+    low, high = ([value for item in metadata if (value := getattr(item, name, None)) is not None] for name in ("min_length", "max_length"))
+    if low and high and low == high:
+        return f" of {low[0]}"
+    return " that is not empty" if low else ""
+
+
+def type_text(info: FieldInfo) -> str:
+    """What a field allows, in words: "a whole number, at least 1, or null"."""
+    members = _members(info.annotation)
+    kind = next(member for member in members if member is not type(None))
+    words, own = _plain(kind)
+    if get_origin(kind) is list:
+        text = words.replace("a list", f"a list{_length(info.metadata)}", 1)
+    else:
+        text = words.replace("a number", "a finite number") + _bounds([*own, *info.metadata])
+    return f"{text}, or null" if type(None) in members else text

@@ -1,0 +1,68 @@
+"""What this machine can do, asked before anything heavy is read."""
+
+from __future__ import annotations
+
+import torch
+
+from grade_lightning.settings import Settings
+from grade_lightning.settings.problems import refuse
+from grade_lightning.training.memory import Shape, check_memory, shape_of_model
+from grade_lightning.training.strategy import process_of_torchrun
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this CPU computes in bf16 rather than emulating it."""
+    supported = [getattr(torch.cpu, name, lambda: False) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
+    arm = getattr(torch.backends.cpu, "get_cpu_capability", lambda: "")().startswith("SVE")
+    return arm or any(bool(check()) for check in supported)
+
+
+def check_device(accelerator: str, precision: str) -> None:
+    """Raise ValueError where this machine cannot do what the hardware group says."""
+    if accelerator == "cuda" and not torch.cuda.is_available():
+        refuse("hardware.accelerator", "it needs a CUDA GPU and torch sees none: use hardware=cpu, or install a CUDA build of torch")
+    if accelerator == "cuda" and precision == "bf16" and not torch.cuda.is_bf16_supported():
+        refuse("hardware.precision", "this GPU has no bf16: add hardware.precision=fp32")
+    if accelerator == "cpu" and precision == "bf16" and not cpu_has_bf16():
+        refuse("hardware.precision", "this CPU has no bf16 arithmetic and would emulate it slowly: add hardware.precision=fp32")
+
+
+def check_machine(settings: Settings, accelerator: str) -> None:
+    """Raise ValueError for hardware that is not there, and for processes that were started and have nothing to do."""
+    check_device(accelerator, settings.hardware.precision)
+    processes = process_of_torchrun()[1]
+    if processes == 1:
+        return
+    if not settings.hardware.distributed:
+        refuse("hardware.distributed", f"{processes} processes were started, and this hardware group uses one: add hardware=ddp")
+    if settings.effective_batch_size < processes:
+        refuse("effective_batch_size", f"it cannot be split over {processes} processes: raise it or start fewer")
+    if settings.method_settings.chunks > 1:
+        refuse("method", "it weighs parts of one process' batch by each other: run it in a single process")
+    if settings.evaluation.gradient_cosine_every:
+        refuse("evaluation.gradient_cosine_every", "it works in a single process: leave it at 0 with hardware=ddp")
+
+
+def check_shape(settings: Settings, accelerator: str) -> None:
+    """Raise ValueError where vocabulary, positions or size of the model do not suit the settings; where its configuration cannot be had
+    now, loading the model will say why."""
+    hardware, model, processes = settings.hardware, settings.model, process_of_torchrun()[1]
+    if model.pretrain is not None:
+        shape: Shape | None = Shape.of_recipe(model.pretrain)
+    else:
+        assert model.path is not None
+        shape = shape_of_model(model.path, revision=model.revision, trust_remote_code=model.trust_remote_code)
+    if shape is None:
+        return
+    settings.rollout.check(shape.vocab_size)
+    if settings.evaluation.sampling.top_k > shape.vocab_size:
+        refuse("evaluation.sampling.top_k", f"it is above the vocabulary size {shape.vocab_size:,}: lower it")
+    longest = settings.data.prompt.max_tokens + settings.max_new_tokens
+    if shape.positions and longest > shape.positions:
+        refuse("max_new_tokens", f"prompt and completion of {longest:,} tokens exceed the model's {shape.positions:,} positions: lower it")
+    check_memory(
+        shape, rows=-(-settings.effective_batch_size // processes), accumulation=hardware.grad_accumulation,
+        prompt_tokens=settings.data.prompt.max_tokens, new_tokens=settings.max_new_tokens, precision=hardware.precision,
+        lora_rank=model.lora.r, graphs=2 if settings.method_settings.relaxed else 1, top_k=settings.rollout.top_k,
+        accelerator=accelerator, checkpointing=hardware.activation_checkpointing,
+    )  # fmt: skip

@@ -1,0 +1,219 @@
+"""The one LightningModule: it samples, lets a method add its gradient, steps, and evaluates."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from grade_lightning.data.prompts import PromptBatch
+from grade_lightning.evaluation.evaluator import EvaluatedPrompt, JudgeFunction, evaluate_batch, summarise
+from grade_lightning.methods.base import Context, Method, Totals
+from grade_lightning.methods.distributed import gather_objects, my_rows, sum_gradients, sum_over_processes, world
+from grade_lightning.methods.meter import Meter
+from grade_lightning.rollout.noise import training_noise
+from grade_lightning.rollout.sampling import sample
+from grade_lightning.rollout.types import Rollout
+from grade_lightning.settings.methods import MethodSettings
+from grade_lightning.settings.rollout import RolloutSettings
+from grade_lightning.settings.run import OptimizerSettings
+from grade_lightning.training.optimizer import clip_and_measure, optimizer_of
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a method is trained and evaluated, whichever it is.
+
+    Attributes:
+        optimizer: of the adapters.
+        grad_accumulation: micro-batches an effective batch is split into; changes memory, not the update.
+        evaluation_seed: of evaluation noise.
+        evaluation_rollout: how evaluation samples; as training if None.
+        judge: P(positive) of texts by a model that no reward saw; part of the test's details.
+    """
+
+    optimizer: OptimizerSettings = field(default_factory=lambda: OptimizerSettings(lr=1e-5))
+    grad_accumulation: int = 1
+    evaluation_seed: int = 0
+    evaluation_rollout: RolloutSettings | None = None
+    judge: JudgeFunction | None = None
+
+
+class MethodModule(L.LightningModule):
+    """Trains any method.
+
+    One ``training_step`` is one policy step: one effective batch, however many micro-batches or optimizer steps it takes.
+
+    Args:
+        method: adds the gradients.
+        plan: optimizer, accumulation and evaluation; the defaults if None.
+    """
+
+    def __init__(self, method: Method, plan: Plan | None = None):
+        super().__init__()
+        self.automatic_optimization = False
+        self.strict_loading = False
+        self.method, self.policy, self.plan = method, method.policy, plan or Plan()
+        self._scored_by = method.reward if isinstance(method.reward, nn.Module) else None  # moves to a device with this module
+        if self.plan.evaluation_rollout is not None:
+            self.plan.evaluation_rollout.check(self.policy.vocab_size)
+        self.evaluate_initial = False  # test the reference instead of the policy
+        self.step_metrics: dict[str, float] = {}
+        self.evaluated: list[EvaluatedPrompt] = []
+        self.last_evaluation: dict[str, Any] = {}
+
+    @property
+    def context(self) -> Context:
+        return self.method.context
+
+    # -- training ------------------------------------------------------------------------------------------------------
+
+    def on_fit_start(self) -> None:
+        self.method.begin(self.last_evaluation.get("reward_mean"))
+
+    def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
+        step, meter = batch.step, Meter(self.device)
+        batch = batch.repeat(self.method.completions_per_prompt)
+        rollouts = self.sample_effective_batch(batch)
+        totals = Totals(len(batch), int(sum_over_processes(sum(rollout.tokens for rollout in rollouts))))
+        eos = torch.tensor(self.policy.eos_ids, device=self.device)
+        for rollout in rollouts:
+            ended = (torch.isin(rollout.completion_ids, eos) & rollout.mask).any(dim=1)
+            meter.update(len(rollout), length=rollout.tokens / len(rollout), eos_rate=ended.float().mean())
+        self.update(rollouts, totals, meter, step)
+        measured = meter.compute()
+        measured["loss"] = -measured["reward"] + self._kl_term(measured["kl"], totals)
+        self.method.observe(measured)
+        optimizer = self.plan.optimizer
+        scheduled = {"lr": optimizer.lr * optimizer.factor(step), **self.method.schedule_values(step)}
+        self.step_metrics = {**measured, "tokens": totals.tokens, **scheduled}
+        shown: dict[str, Any] = {name: self.step_metrics[name] for name in ("reward", "kl", "tau") if name in self.step_metrics}
+        self.log_dict(shown, prog_bar=True, logger=False)
+
+    def _kl_term(self, kl_per_token: float, totals: Totals) -> float:
+        """beta KL as the objective reduces it, wherever it enters; 0 where it does not."""
+        context = self.context
+        if context.protocol.kl_in == "none":
+            return 0.0
+        return context.kl_coef * kl_per_token * totals.tokens * totals.kl_weight(context.protocol.kl_reduction)
+
+    def sample_effective_batch(self, batch: PromptBatch) -> list[Rollout]:
+        """This process' part of the effective batch as micro-batches.
+
+        Noise comes from (seed, step) for the whole effective batch and is cut to fit.
+        """
+        settings = self.context.rollout
+        noise = training_noise(self.context.seed, batch.step, len(batch), settings.max_new_tokens, settings.top_k)
+        mine = my_rows(len(batch))
+        batch, noise = batch[mine], noise[mine]
+        size = self._micro_batch_size(len(batch))
+        return [self._sample(batch[i : i + size], noise[i : i + size]) for i in range(0, len(batch), size)]
+
+    def _micro_batch_size(self, rows: int) -> int:
+        """Rows of a micro-batch: at most the accumulation's, and none lies in two of the parts that the method cuts its batch into."""
+        facts: MethodSettings = self.method.settings
+        whole = facts.chunks * facts.completions_per_prompt
+        if facts.chunks > 1 and rows % whole:
+            raise ValueError(
+                f"this method cuts its batch into {facts.chunks} parts: effective_batch_size={rows} must be a multiple of {whole}"
+            )
+        most = -(-rows // self.plan.grad_accumulation)
+        if facts.chunks == 1:
+            return most
+        part = rows // facts.chunks
+        return next(size for size in range(min(most, part), 0, -1) if part % size == 0)
+
+    def _sample(self, batch: PromptBatch, noise: Tensor) -> Rollout:
+        context, soft = self.context, self.method.relaxation(batch.step)
+        dropout = self.policy.dropout(context.seed, batch.step, batch.rows) if context.protocol.dropout_in_rollouts else nullcontext()
+        with dropout:
+            return sample(self.policy, batch, noise, context.rollout, soft=soft)
+
+    def update(self, rollouts: list[Rollout], totals: Totals, meter: Meter, step: int) -> None:
+        """Change the weights once, from the micro-batches of one effective batch."""
+        optimizer = self.optimizers()
+        optimizer.zero_grad()  # type: ignore[union-attr]
+        self.method.update(rollouts, totals, meter, step, lambda taken: self.apply_gradients(optimizer, taken, step))
+
+    def apply_gradients(self, optimizer: Any, meter: Meter, step: int) -> None:
+        """Clip, measure and make one optimizer step at this policy step's learning rate; the gradients are gone afterwards."""
+        settings = self.plan.optimizer
+        sum_gradients(weight for group in optimizer.param_groups for weight in group["params"])
+        meter.update(**clip_and_measure(self.policy.trainable().values(), settings.max_grad_norm))
+        for group in optimizer.param_groups:
+            group["lr"] = group.setdefault("initial_lr", group["lr"]) * settings.factor(step)
+        for group in optimizer.param_groups[1:]:
+            clip_and_measure(group["params"], settings.max_grad_norm)  # weights of the method's own are clipped on their own
+        optimizer.step()
+        optimizer.zero_grad()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return optimizer_of(self.method, self.plan.optimizer)
+
+    # -- evaluation ----------------------------------------------------------------------------------------------------
+
+    def _evaluation_step(self, batch: PromptBatch, batch_idx: int, *, detailed: bool = False) -> None:
+        rank, processes = world()
+        if batch_idx % processes != rank:
+            return
+        plan = self.plan
+        # Prompt and completion are evaluated together, whatever training scores, so that runs stay comparable.
+        settings, reward = plan.evaluation_rollout or self.context.rollout, self.method.reward.scoped("full")
+        self.evaluated += evaluate_batch(
+            self.policy, reward, batch, settings, seed=plan.evaluation_seed, initial=self.evaluate_initial,
+            detailed=detailed, judge=plan.judge,
+        )  # fmt: skip
+
+    def _evaluation_end(self) -> None:
+        self.evaluated = sorted((p for part in gather_objects(self.evaluated) for p in part), key=lambda prompt: prompt.row)
+        self.last_evaluation = summarise(self.evaluated)
+
+    def on_validation_epoch_start(self) -> None:
+        self.evaluated = []
+
+    def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
+        self._evaluation_step(batch, batch_idx)
+
+    def on_validation_epoch_end(self) -> None:
+        self._evaluation_end()
+
+    def on_test_epoch_start(self) -> None:
+        self.evaluated = []
+
+    def test_step(self, batch: PromptBatch, batch_idx: int) -> None:
+        self._evaluation_step(batch, batch_idx, detailed=True)
+
+    def on_test_epoch_end(self) -> None:
+        self._evaluation_end()
+
+    # -- checkpoints ---------------------------------------------------------------------------------------------------
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        """The adapters and what the method keeps: the frozen base never goes into a checkpoint."""
+        trained = {name for name, weight in self.named_parameters() if weight.requires_grad}
+        whole = super().state_dict(*args, **kwargs)
+        return {name: value for name, value in whole.items() if name in trained or name.startswith("method.")}
+
+
+class BoundModule(MethodModule):
+    """A method as a LightningModule in one step.
+
+    Args:
+        context: policy, reward, sampling and objective.
+        plan: optimizer, accumulation and evaluation; the defaults if None.
+        settings, **values: of the method.
+    """
+
+    Gradient: ClassVar[type[Method]]
+    Settings: ClassVar[type[MethodSettings]]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.Settings = cls.Gradient.Settings
+
+    def __init__(self, context: Context, plan: Plan | None = None, settings: Any = None, **values: Any):
+        super().__init__(self.Gradient(context, settings, **values), plan)
