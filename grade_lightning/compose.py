@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def _no_groups(cfg: DictConfig, group: type = Settings, prefix: str = "") -> Ite
     """Groups of settings that were given a single value: what refers to their keys cannot be resolved."""
     for name, info in fields_of(group).items():
         inner = nested(info.annotation)
-        node = cfg._get_node(name) if isinstance(cfg, DictConfig) and name in cfg else None
+        node = cfg._get_node(name, validate_access=False)
         if inner is None or not isinstance(node, Node):
             continue
         if isinstance(node, DictConfig) and not node._is_none():
@@ -126,39 +127,36 @@ class _Origins:
 
     def __init__(self, overrides: Sequence[str]):
         self.overrides = overrides
-        self._files: list[tuple[str, str, Mapping[str, Any]]] | None = None
 
     def of(self, key: str) -> str | None:
         """A place in words; None where it cannot be told."""
         given = {override.split("=", 1)[0].lstrip("+~") for override in self.overrides}
         if any(key == name or key.startswith(f"{name}.") for name in given if "/" not in name and not self._is_group(name)):
             return "command line"
-        found = [path for path, package, values in self._list() if _has(values, package, key)]
+        found = [path for path, package, values in _files(tuple(self.overrides)) if _has(values, package, key)]
         return f"conf/{found[-1]}.yaml" if found else None
 
     @staticmethod
     def _is_group(name: str) -> bool:
         return Path(CONFIG_DIR, name).is_dir()
 
-    def _list(self) -> list[tuple[str, str, Mapping[str, Any]]]:
-        """(file, package, values) in order of composition."""
-        if self._files is None:
-            if GlobalHydra.instance().is_initialized():
-                self._files = self._read(GlobalHydra.instance().config_loader())
-            else:
-                with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
-                    self._files = self._read(GlobalHydra.instance().config_loader())
-        return self._files
 
-    def _read(self, loader: ConfigLoader) -> list[tuple[str, str, Mapping[str, Any]]]:
-        listed = loader.compute_defaults_list("config", list(self.overrides), RunMode.RUN)
-        found = []
-        for default in listed.defaults:
-            file = Path(CONFIG_DIR, f"{default.config_path}.yaml")
-            if default.config_path and file.exists():
-                values = yaml.safe_load(file.read_text()) or {}
-                found.append((default.config_path, default.package or "", values))
-        return found
+@lru_cache(maxsize=8)
+def _files(overrides: tuple[str, ...]) -> list[tuple[str, str, Mapping[str, Any]]]:
+    """(file, package, values) of a composition, in order."""
+    if GlobalHydra.instance().is_initialized():
+        return _read(GlobalHydra.instance().config_loader(), overrides)
+    with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
+        return _read(GlobalHydra.instance().config_loader(), overrides)
+
+
+def _read(loader: ConfigLoader, overrides: tuple[str, ...]) -> list[tuple[str, str, Mapping[str, Any]]]:
+    found = []
+    for default in loader.compute_defaults_list("config", list(overrides), RunMode.RUN).defaults:
+        file = Path(CONFIG_DIR, f"{default.config_path}.yaml")
+        if default.config_path and file.exists():
+            found.append((default.config_path, default.package or "", yaml.safe_load(file.read_text()) or {}))
+    return found
 
 
 def _has(values: Mapping[str, Any], package: str, key: str) -> bool:

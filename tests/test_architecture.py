@@ -8,7 +8,17 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "grade_lightning"
-ENTRIES = {"run", "pretrain", "gradients", "report", "generate", "compose", "arguments", "build", "setup"}  # the last four: what entries share
+ENTRIES = {
+    "run",
+    "pretrain",
+    "gradients",
+    "report",
+    "generate",
+    "compose",
+    "arguments",
+    "build",
+    "setup",
+}  # the last four: what entries share
 LAYERS = {"estimators": 0, "data": 1, "models": 1, "rollout": 1, "chain": 1, "rewards": 1, "evaluation": 1, "methods": 2}
 LIGHT = ("settings", "records", "reporting")  # read and checked without torch or Hydra
 FILES = sorted(PACKAGE.rglob("*.py"))

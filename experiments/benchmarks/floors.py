@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from experiments.benchmarks.setting import PROMPT_TOKENS, Setting, config_of
-from grade_lightning.methods.ppo import PPOSettings
+from grade_lightning.settings.methods import PPOSettings
 from grade_lightning.training.memory import Batch, Shape, estimate
 
 LORA_RANK = 16  # Policy's default

@@ -17,37 +17,39 @@ from peft.tuners.lora import LoraLayer
 from experiments.benchmarks.recompute import recompute_backward
 from experiments.benchmarks.serve import serve
 from experiments.benchmarks.setting import Setting, load, prompts
-from grade_lightning.methods import GRADE, PPO, REINFORCE, RLOO
-from grade_lightning.methods.base import Method, Shared, Totals
+from grade_lightning.methods import Context, GradeGradient, Method, PPOGradient, ReinforceGradient, RLOOGradient, Totals
 from grade_lightning.methods.meter import Meter
 from grade_lightning.models.policy import Policy
 from grade_lightning.rollout.noise import training_noise
+from grade_lightning.settings.run import OptimizerSettings
+from grade_lightning.training.module import MethodModule, Plan
 from grade_lightning.training.process import prepare_process
 
 Update = Callable[[], dict[str, float]]
 
 
-def _shared(setting: Setting, policy: Any, reward: Any) -> Shared:
-    return Shared(policy, reward, setting.rollout(), seed=0, kl_coef=setting.kl_coef, lr=1e-4)
+def _context(setting: Setting, policy: Any, reward: Any) -> Context:
+    return Context(policy, reward, setting.rollout(), seed=0, kl_coef=setting.kl_coef)
 
 
-def _grade(setting: Setting, policy: Any, reward: Any, **options: Any) -> GRADE:
-    return GRADE(
-        _shared(setting, policy, reward), temperature=lambda step: setting.tau, straight_through=setting.straight_through,
+def _grade(setting: Setting, policy: Any, reward: Any, **options: Any) -> GradeGradient:
+    return GradeGradient(
+        _context(setting, policy, reward), temperature=lambda step: setting.tau, straight_through=setting.straight_through,
         diagnostics_every=0, **options,
     )  # fmt: skip
 
 
 def method_update(method: Method, batch: Any) -> Update:
     """Sampling, gradient and optimizer step, without a trainer."""
-    optimizer = method.configure_optimizers()
-    method.optimizers = lambda *_: optimizer  # type: ignore[method-assign,assignment]
+    module = MethodModule(method, Plan(OptimizerSettings(lr=1e-4)))
+    optimizer = module.configure_optimizers()
     batch = batch.repeat(method.completions_per_prompt)
 
     def update() -> dict[str, float]:
         meter = Meter(method.policy.device)
-        rollouts = method.sample_effective_batch(batch)
-        method.update(rollouts, Totals(len(batch), sum(r.tokens for r in rollouts)), meter, 1)
+        rollouts = module.sample_effective_batch(batch)
+        totals = Totals(len(batch), sum(r.tokens for r in rollouts))
+        method.update(rollouts, totals, meter, 1, lambda taken: module.apply_gradients(optimizer, taken, 1))
         return meter.compute()
 
     return update
@@ -87,9 +89,9 @@ def make(case: str, setting: Setting) -> Update:
     methods: dict[str, Callable[[], Method]] = {
         "adjoint": lambda: _grade(setting, policy, reward, tol=setting.tol, max_hops=setting.max_hops),
         "sequential": lambda: _grade(setting, policy, reward, backprop="sequential"),
-        "reinforce": lambda: REINFORCE(_shared(setting, policy, reward)),
-        "ppo": lambda: PPO(_shared(setting, policy, reward)),
-        "rloo": lambda: RLOO(_shared(setting, policy, reward), completions_per_prompt=group),
+        "reinforce": lambda: ReinforceGradient(_context(setting, policy, reward)),
+        "ppo": lambda: PPOGradient(_context(setting, policy, reward)),
+        "rloo": lambda: RLOOGradient(_context(setting, policy, reward), completions_per_prompt=group),
     }
     return method_update(methods[case](), batch)
 

@@ -13,9 +13,10 @@ from grade_lightning.data.prompts import PromptBatch, collate, make_prompts
 from grade_lightning.data.synthetic import SyntheticSource
 from grade_lightning.models.base import BaseLM, load_base
 from grade_lightning.models.policy import Policy
-from grade_lightning.models.pretraining import PretrainSettings, model_config, train_tokenizer
+from grade_lightning.models.pretraining import model_config, train_tokenizer
 from grade_lightning.rewards.classifier import ClassifierReward, RewardHead
-from grade_lightning.rollout.types import RolloutSettings
+from grade_lightning.settings.model import PretrainSettings
+from grade_lightning.settings.rollout import RolloutSettings
 
 PROMPT_TOKENS = 32
 
