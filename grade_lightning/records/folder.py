@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from grade_lightning.records.files import write_atomically
 from grade_lightning.records.text import finite, json_text
 
 TRAIN_COLUMNS = (
@@ -51,9 +52,7 @@ class RunFolder:
         """Write a whole file so that a reader never sees half of it."""
         if not self.writes:
             return
-        partial = self.path / f".{name}.partial"
-        partial.write_text(text)
-        partial.replace(self.path / name)
+        write_atomically(self.path / name, text)
 
     def write_json(self, name: str, value: Any) -> None:
         self.write_text(name, json_text(value))
