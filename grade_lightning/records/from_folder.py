@@ -34,7 +34,9 @@ def read_folder(folder: Path, part: str, name: str, *, without_paths: Callable[[
         samples = (folder / "samples.jsonl").read_text().split("\n")
         return Record(part, name, config, environment, results, metrics, _few([json.loads(line) for line in samples if line]))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"{folder} cannot be kept as a record ({error}): let the run finish, or remove the folder to run it again") from error
+        raise ValueError(
+            f"{folder} cannot be kept as a record ({error}): let the run finish, or remove the folder to run it again"
+        ) from error
 
 
 def metric_columns(text: str) -> dict[str, list[float | None]]:
