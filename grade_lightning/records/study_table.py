@@ -72,7 +72,7 @@ def is_table(path: Path) -> bool:
     return KIND in (pq.read_schema(path).metadata or {})
 
 
-def keys(path: Path) -> set[tuple[str, str]]:
+def run_keys(path: Path) -> set[tuple[str, str]]:
     """(part, name) of every run; empty where there is no file yet."""
     if not path.exists():
         return set()
