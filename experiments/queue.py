@@ -84,6 +84,10 @@ class Queue:
             text = text.replace(path, self.hidden[path])
         return text
 
+    def command(self, cell: Cell, folder: Path) -> list[str]:
+        """What makes a cell's run in a folder."""
+        return [sys.executable, "-m", "grade_lightning.run", *self.common, *self.paths, *cell.overrides, f"run.dir={folder}"]
+
     def run_all(self, cells: list[Cell], jobs: int) -> None:
         """Run what has no record yet, ``jobs`` at once."""
         with ThreadPoolExecutor(jobs) as pool:
@@ -95,9 +99,8 @@ class Queue:
             return
         folder, start = self.work / cell.part / cell.name, time.perf_counter()
         folder.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "grade_lightning.run", *self.common, *self.paths, *cell.overrides, f"run.dir={folder}"]
         with (folder / "output.log").open("a") as log:
-            code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False, env=self.environment)
+            code = subprocess.run(self.command(cell, folder), stdout=log, stderr=subprocess.STDOUT, check=False, env=self.environment)
         if code.returncode:
             print(f"{cell.part}/{cell.name} failed, see {folder / 'output.log'}", flush=True)
             return
