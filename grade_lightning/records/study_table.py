@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 KIND = b"grade_lightning.runs"  # key of the schema's metadata that tells such a file from other Parquet files
+FACTS = ("method", "protocol", "model", "data", "seed", "steps")  # of results.json, copied into columns
 TEXTS = ("config", "environment", "results", "samples")
-FACTS = ("method", "protocol", "model", "data")
 COMMON = {
     "part": "part of the study; with name the key of the run", "name": "name of the run within its part", "method": "results.method",
     "seed": "results.seed", "protocol": "results.protocol", "model": "results.model", "data": "results.data",
@@ -180,7 +180,7 @@ def _common(record: Record, results: dict[str, Any]) -> dict[str, Any]:
     test = record.results.get("test") or {}
     texts = {"config": record.config, "environment": record.environment, "results": results, "samples": record.samples}
     return {
-        "part": record.part, "name": record.name, **{key: record.results.get(key) for key in (*FACTS, "seed", "steps")},
+        "part": record.part, "name": record.name, **{key: record.results.get(key) for key in FACTS},
         "test_reward": test.get("reward_mean"), "test_kl": test.get("kl_mean"), "git_revision": record.environment.get("git_revision"),
         **{key: json.dumps(value, ensure_ascii=False, allow_nan=False) for key, value in texts.items()},
     }  # fmt: skip

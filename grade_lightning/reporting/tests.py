@@ -25,10 +25,6 @@ class Interval(NamedTuple):
             return f"{self.mean:.3f}"
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
-    @property
-    def excludes_zero(self) -> bool:
-        return self.low > 0 or self.high < 0
-
 
 def mean_interval(values: Sequence[float], *, resamples: int = 9999, seed: int = 0) -> Interval:
     """Mean with a bias-corrected and accelerated bootstrap interval (Efron 1987); a point where all values are equal.

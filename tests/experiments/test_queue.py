@@ -7,30 +7,30 @@ from pathlib import Path
 
 from experiments.queue import Cell, Queue
 from grade_lightning.records.study_table import read_table, run_keys
+from tests.reporting.test_report import write_run
 
 RUN = """
-import json, sys
+import json, shutil, sys
 from pathlib import Path
-from tests.reporting.test_report import write_run
-folder, name = Path(sys.argv[1]), sys.argv[2]
+made, folder, name = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 if name == "fails":
     sys.exit(1)
-made = write_run(folder / "made", "grade", 1, validation=[{"step": 0, "reward_mean": 0.4, "kl_mean": 0.0}])
-environment = {"command": ["python", *sys.argv[3:]], "git_revision": "abc"}
-(made / "environment.json").write_text(json.dumps(environment))
+shutil.copytree(made, folder, dirs_exist_ok=True)
+(folder / "environment.json").write_text(json.dumps({"command": ["python", *sys.argv[4:]], "git_revision": "abc"}))
 if name == "broken":
-    (made / "metrics.csv").unlink()
-for file in made.iterdir():
-    file.rename(folder / file.name)
+    (folder / "metrics.csv").unlink()
 """
 
 
 class SmallQueue(Queue):
     def command(self, cell, folder):
-        return [sys.executable, "-c", RUN, str(folder), cell.name, *self.common, *self.paths, *cell.overrides]
+        made = self.work.parent / "made" / "grade-1"
+        return [sys.executable, "-c", RUN, str(made), str(folder), cell.name, *self.common, *self.paths, *cell.overrides]
 
 
 def queue(tmp_path: Path) -> SmallQueue:
+    if not (tmp_path / "made").exists():
+        write_run(tmp_path / "made", "grade", 1, validation=[{"step": 0, "reward_mean": 0.4, "kl_mean": 0.0}])
     return SmallQueue(("max_steps=3",), str(tmp_path / "data"), str(tmp_path / "model"), tmp_path / "work")
 
 
