@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments.gradient_quality.study import curve_runs
 from grade_lightning.records.from_folder import read_folder
 from grade_lightning.records.leaves import read_leaves
 from grade_lightning.records.study_table import write_table
@@ -27,6 +28,12 @@ def test_committed_tables_are_made_from_the_committed_records(part):
     committed = sorted((IMDB_SMALL / "report" / part).glob("*.md"))
     assert committed
     for file in committed:
+        assert made[file.stem].markdown() == file.read_text(), file
+
+
+def test_committed_tables_of_runs_of_two_studies():
+    made = tables(group(curve_runs()))
+    for file in sorted((EXPERIMENTS / "gradient_quality" / "report").glob("*.md")):
         assert made[file.stem].markdown() == file.read_text(), file
 
 
