@@ -1,6 +1,6 @@
 """A resumable queue of runs: a cell with results is skipped, one that was interrupted goes on from its checkpoint.
 
-Finished runs are copied, without weights and without paths, to where their records are kept.
+Finished runs are added, without weights and without paths, to the table file of their study.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -16,10 +15,12 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
+
+from grade_lightning.records.from_folder import read_folder
+from grade_lightning.records.study_table import add, read_table, run_keys
 
 REPOSITORY = Path(__file__).parents[1]
-KEPT = ("config.yaml", "environment.json", "metrics.csv", "results.json", "samples.jsonl")
+OUTPUTS = REPOSITORY / "outputs"  # what is derived from records; git ignores it
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Cell:
     """One run of a study.
 
     Attributes:
-        records: where the study keeps its runs. part, name: folders below. overrides: of the run's configuration.
+        records: the study's table file. part, name: of the run in it. overrides: of the run's configuration.
     """
 
     records: Path
@@ -36,13 +37,9 @@ class Cell:
     overrides: tuple[str, ...]
 
     @property
-    def record(self) -> Path:
-        return self.records / self.part / self.name
-
-    @property
     def finished(self) -> bool:
-        """Whether it has a record with results."""
-        return (self.record / "results.json").exists()
+        """Whether its run is in the table."""
+        return (self.part, self.name) in run_keys(self.records)
 
 
 def study_arguments(description: str, name: str, parts: Sequence[str]) -> argparse.Namespace:
@@ -54,7 +51,6 @@ def study_arguments(description: str, name: str, parts: Sequence[str]) -> argpar
     parser.add_argument("--work", type=Path, default=Path("multirun") / name, help="where runs are made")
     parser.add_argument("--jobs", type=int, default=2, help="runs at once, one thread each")
     parser.add_argument("--parts", nargs="+", choices=parts, default=list(parts))
-    parser.add_argument("--commit", action="store_true", help="commit each finished run")
     chosen = parser.parse_args()
     if not chosen.report and not (chosen.data and chosen.model):
         parser.error("--data and --model name what the study runs on (or --report alone)")
@@ -68,15 +64,14 @@ class Queue:
         common: overrides of all runs.
         data, model: folders; records have IMDB_FOLDER and LM_FOLDER in their place.
         work: where runs are made.
-        commit: commit each record by itself.
     """
 
-    def __init__(self, common: tuple[str, ...], data: str, model: str, work: Path, *, commit: bool):
+    def __init__(self, common: tuple[str, ...], data: str, model: str, work: Path):
         self.common = common
         data, model, work = (str(Path(path).expanduser().resolve()) for path in (data, model, work))
         self.paths = (f"data.path={data}", f"model.path={model}")
         self.hidden = {data: "IMDB_FOLDER", model: "LM_FOLDER", work: "multirun", str(REPOSITORY): "."}
-        self.work, self.commit, self._git = Path(work), commit, Lock()
+        self.work = Path(work)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -89,6 +84,10 @@ class Queue:
             text = text.replace(path, self.hidden[path])
         return text
 
+    def command(self, cell: Cell, folder: Path) -> list[str]:
+        """What makes a cell's run in a folder."""
+        return [sys.executable, "-m", "grade_lightning.run", *self.common, *self.paths, *cell.overrides, f"run.dir={folder}"]
+
     def run_all(self, cells: list[Cell], jobs: int) -> None:
         """Run what has no record yet, ``jobs`` at once."""
         with ThreadPoolExecutor(jobs) as pool:
@@ -100,38 +99,25 @@ class Queue:
             return
         folder, start = self.work / cell.part / cell.name, time.perf_counter()
         folder.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "grade_lightning.run", *self.common, *self.paths, *cell.overrides, f"run.dir={folder}"]
         with (folder / "output.log").open("a") as log:
-            code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False, env=self.environment)
+            code = subprocess.run(self.command(cell, folder), stdout=log, stderr=subprocess.STDOUT, check=False, env=self.environment)
         if code.returncode:
             print(f"{cell.part}/{cell.name} failed, see {folder / 'output.log'}", flush=True)
             return
-        self._keep(cell, folder)
+        try:
+            add(cell.records, read_folder(folder, cell.part, cell.name, without_paths=self.without_paths))
+        except (OSError, ValueError) as error:  # the other cells go on; the folder stays, so that nothing is lost
+            print(f"{cell.part}/{cell.name} is finished but was not kept ({error}): run the study again to keep it", flush=True)
+            return
         last = json.loads((folder / "results.json").read_text())["validation"][-1]
         seconds = time.perf_counter() - start
         print(f"{cell.part}/{cell.name}: validation {last['reward_mean']:.3f} at KL {last['kl_mean']:.2f}, {seconds:.0f} s", flush=True)
 
     def _check(self, cell: Cell) -> None:
         """Say so where a record was made by other settings than the cell's."""
-        command = json.loads((cell.record / "environment.json").read_text())["command"]
+        (record,) = read_table(cell.records, part=cell.part, name=cell.name)
+        command = record.environment["command"]
         missing = [override for override in (*self.common, *cell.overrides) if override not in command]
         if missing:
-            print(f"{cell.part}/{cell.name}: its record was made without {', '.join(missing)}; remove it to run the cell again", flush=True)
-
-    def _keep(self, cell: Cell, folder: Path) -> None:
-        partial = cell.record.with_name(f".{cell.record.name}")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        for name in KEPT:
-            if (folder / name).exists():
-                text = (folder / name).read_text()
-                (partial / name).write_text(self.without_paths(text) if name in ("config.yaml", "environment.json") else text)
-        shutil.rmtree(cell.record, ignore_errors=True)
-        partial.rename(cell.record)
-        if self.commit:
-            where, message = str(cell.record), f"Study: {cell.record.relative_to(REPOSITORY)}"
-            with self._git:
-                for command in (["git", "add", where], ["git", "commit", "-q", "-m", message, "--", where]):
-                    if subprocess.run(command, cwd=REPOSITORY, check=False).returncode:
-                        print(f"not committed: {where}", flush=True)
-                        break
+            without = ", ".join(missing)
+            print(f"{cell.part}/{cell.name}: its record was made without {without}; give the cell another name to run it anew", flush=True)

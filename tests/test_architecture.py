@@ -50,6 +50,42 @@ def test_imports_go_one_way(file):
         assert not set(own) & (ENTRIES | {"records"} | (set() if bound else {"training"}))
 
 
+LIGHT = """
+import importlib, pkgutil, sys
+for name in sys.argv[1:]:
+    package = importlib.import_module(name)
+    for module in pkgutil.walk_packages(package.__path__, name + "."):
+        importlib.import_module(module.name)
+print(*sorted({name.split(".")[0] for name in sys.modules}))
+"""
+
+
+def imported(code: str, *arguments: str) -> set[str]:
+    """Packages that a fresh process has imported after running the code, which prints them last."""
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True, cwd=PACKAGE.parent)
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def test_records_and_reporting_import_neither_torch_nor_hydra():
+    found = imported(LIGHT, "grade_lightning.records", "grade_lightning.reporting")
+    assert {"grade_lightning", "matplotlib", "scipy"} <= found
+    assert not found & {"torch", "hydra", "omegaconf", "lightning", "transformers"}
+    assert not imported(LIGHT, "grade_lightning.records") & {"matplotlib", "scipy", "pandas", "pyarrow", "yaml"}
+
+
+def test_report_says_how_it_is_called_before_it_imports_what_it_draws_with():
+    code = """
+import sys
+from grade_lightning.report import main
+try:
+    main(["--help"])
+except SystemExit as end:
+    assert end.code == 0
+print(*sys.modules)
+"""
+    assert not imported(code) & {"scipy", "matplotlib", "numpy", "pyarrow", "torch"}
+
+
 def test_every_file_can_be_held_in_the_head():
     assert {str(file): n for file in FILES if (n := len(file.read_text().splitlines())) > 300} == {}
 

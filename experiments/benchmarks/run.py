@@ -15,6 +15,7 @@ import matplotlib
 from experiments.benchmarks.floors import PAPER_STEPS, fractions, peaks, table1_hours
 from experiments.benchmarks.setting import Setting, model_folder
 from experiments.benchmarks.turns import ratio, summary, take_turns
+from grade_lightning.records.files import write_atomically
 from grade_lightning.training.environment import environment
 
 matplotlib.use("Agg")
@@ -200,9 +201,8 @@ def write(
         "ratios": {name: spread[name]["median"] if name in spread else None for name in RATIOS}, "spread": spread,
         "medians": medians, "floors": fractions(medians, settings, *speed), "table1_hours": table1_hours(medians),
     }  # fmt: skip
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "latest.json").write_text(json.dumps(result, indent=1) + "\n")
-    (out / "latest.md").write_text(markdown(result))
+    write_atomically(out / "latest.json", json.dumps(result, indent=1) + "\n")
+    write_atomically(out / "latest.md", markdown(result))
     plot(result, out / "latest.png")
     return result
 

@@ -20,7 +20,6 @@ COLOURS = {
 
 def _save(figure: Any, out: Path, name: str) -> None:
     figure.savefig(out / f"{name}.png", dpi=140)
-    figure.savefig(out / f"{name}.pdf", metadata={"CreationDate": None})
     plt.close(figure)
 
 

@@ -1,9 +1,11 @@
-"""The whole laboratory: ``python -m experiments.estimator_lab.run``, some minutes on one core; writes beside this file."""
+"""The whole laboratory: ``python -m experiments.estimator_lab.run``, some minutes on one core; writes beside this file.
+
+``--report`` computes nothing and draws the figures from the committed ``results.parquet``.
+"""
 
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from experiments.estimator_lab import figures
 from experiments.estimator_lab.one_step import REWARDS, crossover, policy_gradient, relaxed, truth
 from experiments.estimator_lab.quality import alignment, policy_gradient_qualities, relaxed_qualities
 from experiments.estimator_lab.sequence import make_toy
+from grade_lightning.records.leaves import read_leaves, write_leaves
 from grade_lightning.training.environment import environment
 
 HERE = Path(__file__).parent
@@ -85,14 +88,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=5, help="random policies of each kind")
     parser.add_argument("--out", type=Path, default=HERE)
+    parser.add_argument("--report", action="store_true", help="compute nothing: draw the figures of the results in --out")
     chosen = parser.parse_args()
+    if chosen.report:
+        figures.draw(read_leaves(chosen.out / "results.parquet")["results"], chosen.out)
+        return
     torch.set_num_threads(1)
     found = {
         "environment": environment(), "one_step": one_step(), "temperature": by_temperature(chosen.seeds),
         "length": by_length(chosen.seeds), "hybrid": hybrids(chosen.seeds),
     }  # fmt: skip
-    chosen.out.mkdir(parents=True, exist_ok=True)
-    (chosen.out / "results.json").write_text(json.dumps(found) + "\n")
+    write_leaves(chosen.out / "results.parquet", {"results": found})
     figures.draw(found, chosen.out)
 
 

@@ -1,8 +1,9 @@
 """Two estimators of a gradient study against each other, on the same draws of its prompts.
 
-``python -m experiments.gradient_quality.paired STUDY FIRST SECOND`` (STUDY: its ``out`` folder with the units, the others as named in
-``methods=``) prints, for FIRST relative to SECOND, the ratio of their NVR a rollout, the ratio of rho_16 and the difference of their
-cosines, with 95% bootstrap intervals over prompts.  Both see the same completions, so most of the noise cancels.
+``python -m experiments.gradient_quality.paired STUDY FIRST SECOND [RECORD]`` (STUDY: its ``out`` folder with the units, the others as
+named in ``methods=``) prints, for FIRST relative to SECOND, the ratio of their NVR a rollout, the ratio of rho_16 and the difference of
+their cosines, with 95% bootstrap intervals over prompts.  Both see the same completions, so most of the noise cancels.  With RECORD,
+such as no_hop_over_all/initial, the numbers are kept under that name in ``gradients.parquet``.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from grade_lightning.records.leaves import add_leaves
 from grade_lightning.records.text import json_text
 from grade_lightning.study.moments import Inner, Units, bootstrap
 from grade_lightning.study.plan import folder_of
@@ -43,4 +45,7 @@ def paired(study: Path, first: str, second: str, *, group: int = 4) -> dict[str,
 
 
 if __name__ == "__main__":
-    print(json_text(paired(Path(sys.argv[1]), *sys.argv[2:4])))
+    found = paired(Path(sys.argv[1]), *sys.argv[2:4])
+    print(json_text(found))
+    for record in sys.argv[4:]:
+        add_leaves(Path(__file__).parent / "gradients.parquet", record, found)

@@ -6,34 +6,36 @@
 4. sgd: the same training by normalised gradients alone, steps of equal length without Adam: does the better gradient then get further?
 5. alarm: how often ``evaluation.gradient_cosine_every`` warns at these checkpoints, where nothing is wrong and where the sign is.
 
-Resumable, like the gradient study itself; ``--report`` rebuilds the curves' report from the committed records.
+Resumable, like the gradient study itself.  Runs are kept in ``runs.parquet``, all else in ``gradients.parquet``, beside this file;
+``--report`` makes everything that is derived from them.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from experiments.gradient_quality.alarm import alarm_rates
 from experiments.imdb_small.study import COMMON, RATES, SEEDS, at_best, best_rate
 from experiments.imdb_small.study import RECORDS as IMDB_SMALL
-from experiments.queue import Cell, Queue, study_arguments
-from grade_lightning.records.text import json_text
-from grade_lightning.report import report
+from experiments.queue import OUTPUTS, Cell, Queue, study_arguments
+from experiments.reports import refresh
+from grade_lightning.records.files import write_atomically
+from grade_lightning.records.leaves import add_leaves, read_leaves
+from grade_lightning.records.study_table import run_keys
+from grade_lightning.records.text import finite
 from grade_lightning.study.plan import folder_of
 from grade_lightning.training.environment import environment
 
 HERE = Path(__file__).parent
-RECORDS = HERE / "runs"
-CHECKPOINTS = HERE / "checkpoints"
-ALARM = HERE / "alarm"
+RECORDS = HERE / "runs.parquet"
+GRADIENTS = HERE / "gradients.parquet"  # checkpoints/NAME, alarm/NAME and no_hop_over_all/NAME, by paired.py
 MIDWAY = ("rloo", "grade_ste")
 FIRST = ("rloo", "grade_ste:tau=2:rollouts=16", "grade_ste:tau=1")
 REST = (
@@ -116,51 +118,70 @@ def _gradients(folder: Path, name: str, queue: Queue, methods: Sequence[str], sa
 
 def watch(name: str, queue: Queue) -> None:
     """The alarm's rates at one checkpoint."""
-    folder, record = queue.work / "alarm" / name, ALARM / f"{name}.json"
-    if record.exists() or not _gradients(folder, name, queue, ("rloo", *WATCHED), WATCH):
+    folder, record = queue.work / "alarm" / name, f"alarm/{name}"
+    if record in read_leaves(GRADIENTS) or not _gradients(folder, name, queue, ("rloo", *WATCHED), WATCH):
         return
     rates = {spec: alarm_rates(folder / "rloo", folder / folder_of(spec)) for spec in WATCHED}
     cosines = {spec: found["numbers"]["cosine"] for spec, found in json.loads((folder / "results.json").read_text())["estimators"].items()}
-    ALARM.mkdir(exist_ok=True)
-    text = json_text({"rates": rates, "cosines": cosines, "samples": WATCH, "environment": environment()})
-    record.write_text(queue.without_paths(text))
+    found = finite({"rates": rates, "cosines": cosines, "samples": WATCH, "environment": environment()})
+    add_leaves(GRADIENTS, record, json.loads(queue.without_paths(json.dumps(found))))
 
 
 def measure(name: str, queue: Queue) -> None:
-    """The gradient study at one checkpoint, the decisive methods first, then all; its results beside this file."""
-    folder, record = queue.work / "checkpoints" / name, CHECKPOINTS / name
-    if (record / "results.json").exists():
+    """The gradient study at one checkpoint, the decisive methods first, then all."""
+    folder, record = queue.work / "checkpoints" / name, f"checkpoints/{name}"
+    if record in read_leaves(GRADIENTS):
         return
     for methods in (FIRST, FIRST + REST):
         if not _gradients(folder, name, queue, methods, SAMPLES):
             return
-    record.mkdir(parents=True, exist_ok=True)
-    for file in ("rho.png", "rho.pdf", "table.md"):
-        shutil.copy(folder / file, record / file)
-    (record / "results.json").write_text(queue.without_paths((folder / "results.json").read_text()))
+    add_leaves(GRADIENTS, record, json.loads(queue.without_paths((folder / "results.json").read_text())))
+    show_checkpoint(name)
 
 
-def write_report() -> int:
-    """Training curves of these estimators beside those of imdb_small, from the records alone."""
-    with tempfile.TemporaryDirectory() as together:
-        for record in (RECORDS / "curves").glob("*"):
-            shutil.copytree(record, Path(together) / record.name)
-        for method in COMPARED:
-            for record in (IMDB_SMALL / "controlled").glob(f"{method}-seed*"):
-                shutil.copytree(record, Path(together) / record.name.replace("grade_ste-", "grade_ste-annealed-"))
-        missing = [f"{cell.part}/{cell.name}" for cell in (*curves(), *sgd()) if not cell.finished]
-        for warning in report(Path(together), HERE / "report"):
-            print(warning, file=sys.stderr)
-    print(HERE / "report" / "report.html")
-    print("not run: " + (", ".join(missing) or "nothing"))
+def show_checkpoint(name: str) -> None:
+    """Table and figure of a checkpoint's gradients, from the records alone."""
+    from grade_lightning.study.output import figure, from_json, table
+
+    found, out = from_json(read_leaves(GRADIENTS)[f"checkpoints/{name}"]), OUTPUTS / "gradient_quality" / "checkpoints" / name
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(out / "table.md", table(found).markdown())
+    figure(found, out)
+    refresh(out, HERE / "checkpoints" / name, ("table.md", "rho.png"))
+
+
+def curve_runs() -> list[Any]:
+    """Runs of these estimators and those of imdb_small that they are compared with."""
+    from grade_lightning.reporting.read import read_runs
+
+    others = read_runs(IMDB_SMALL, part="controlled")[0]
+    for run in others:
+        run.folder = run.folder.with_name(run.folder.name.replace("grade_ste-", "grade_ste-annealed-"))
+    found = [*read_runs(RECORDS, part="curves")[0], *(run for run in others if run.method in COMPARED)]
+    return sorted(found, key=lambda run: (run.method, run.seed, run.folder.name))
+
+
+def show_all() -> int:
+    """Training curves beside those of imdb_small, and what the gradients are like, from the records alone."""
+    from grade_lightning.reporting.output import write_report
+
+    for name in ("initial", *MIDWAY):
+        show_checkpoint(name)
+    runs, out = curve_runs(), OUTPUTS / "gradient_quality" / "curves"
+    for warning in write_report(runs, [run.folder.name for run in runs], out, title="curves"):
+        print(warning, file=sys.stderr)
+    refresh(out, HERE / "report", ("table1.md", "table2.md", "quality.md", "frontier.png"))
+    print(out / "report.html")
+    have = run_keys(RECORDS)
+    print("not run: " + (", ".join(f"{c.part}/{c.name}" for c in (*curves(), *sgd()) if (c.part, c.name) not in have) or "nothing"))
     return 0
 
 
 def main() -> int:
     chosen = study_arguments(__doc__ or "", "gradient_quality", PARTS)
     if chosen.report:
-        return write_report()
-    queue = Queue(COMMON, chosen.data, chosen.model, chosen.work, commit=chosen.commit)
+        return show_all()
+    queue = Queue(COMMON, chosen.data, chosen.model, chosen.work)
     if "checkpoints" in chosen.parts:
         queue.run_all(midway(), chosen.jobs)
         with ThreadPoolExecutor(chosen.jobs) as pool:

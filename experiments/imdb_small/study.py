@@ -2,23 +2,24 @@
 
 Parts run in order, so that whatever is reached is whole: a learning-rate sweep of equal size for each method, five methods with five
 seeds at their best rate, the paper's protocol changed one key at a time into the released one, and temperatures.  A cell that has
-results is skipped; a cell that was interrupted goes on from its checkpoint.  Finished runs are copied, without weights and without
-paths, to ``runs/`` beside this file.
+results is skipped; a cell that was interrupted goes on from its checkpoint.  Finished runs are added, without weights and without
+paths, to ``runs.parquet`` beside this file; ``--report`` makes everything that is derived from it.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
-from experiments.queue import Cell, Queue, study_arguments
-from grade_lightning.report import report
+from experiments.queue import OUTPUTS, Cell, Queue, study_arguments
+from experiments.reports import refresh, samples_text
+from grade_lightning.records.files import write_atomically
+from grade_lightning.records.study_table import read_table, run_keys
 
 HERE = Path(__file__).parent
-RECORDS = HERE / "runs"
+RECORDS = HERE / "runs.parquet"
 METHODS = ("grade", "grade_ste", "ppo", "reinforce", "rloo")
 RATES = ("3e-4", "1e-3", "3e-3")
 SEEDS = (1, 2, 3, 4, 5)
@@ -45,6 +46,13 @@ TEMPERATURES = {
 }
 
 
+# What the README shows of each part's report.  The last part is no longer run: the methods at one rate, from before the sweep.
+TABLES = ("table1.md", "table2.md", "quality.md")
+SHOWN: dict[str, tuple[str, ...]] = {
+    "rates": ("table1.md",), "controlled": (*TABLES, "frontier.png"), "protocols": TABLES, "temperatures": ("table1.md",),
+    "one_rate": ("table1.md",),
+}  # fmt: skip
+
 _cell = partial(Cell, RECORDS)
 
 
@@ -54,11 +62,17 @@ def rates() -> list[Cell]:
     return [_cell("rates", f"{m}-{r}", (f"method={m}", f"optimizer.lr={r}", *options)) for m in METHODS for r in RATES]
 
 
+@cache
 def best_rate(method: str, records: Path = RECORDS) -> str:
-    """The rate with the highest validation reward - beta KL after the last step: what every method maximises."""
+    """The rate with the highest validation reward - beta KL after the last step: what every method maximises.
+
+    Raises:
+        LookupError: the sweep is not complete.
+    """
+    swept = {record.name: record for record in read_table(records, part="rates")} if records.exists() else {}
 
     def objective(rate: str) -> float:
-        last = json.loads((records / "rates" / f"{method}-{rate}" / "results.json").read_text())["validation"][-1]
+        last = swept[f"{method}-{rate}"].results["validation"][-1]
         return float(last["reward_mean"]) - KL_COEF * float(last["kl_mean"])
 
     return max(RATES, key=objective)
@@ -98,22 +112,29 @@ PARTS: dict[str, Callable[[], list[Cell]]] = {
 
 def not_run() -> list[str]:
     """Cells without a record, by the name of their part where the part cannot be listed before another one is finished."""
-    missing = []
+    missing, have = [], run_keys(RECORDS)
     for name, cells in PARTS.items():
         try:
-            missing += [f"{cell.part}/{cell.name}" for cell in cells() if not cell.finished]
-        except FileNotFoundError:
+            missing += [f"{cell.part}/{cell.name}" for cell in cells() if (cell.part, cell.name) not in have]
+        except LookupError:
             missing.append(f"{name} (all of it: it needs the sweep's best rates)")
     return missing
 
 
 def write_reports() -> int:
     """A report of each part that has records, from the records alone."""
-    for part in PARTS:
-        if any((RECORDS / part).glob("*/results.json")):
-            for warning in report(RECORDS / part, HERE / "report" / part):
+    from grade_lightning.reporting.output import report
+
+    have = {part for part, _ in run_keys(RECORDS)}
+    for part, shown in SHOWN.items():
+        if part in have:
+            out = OUTPUTS / "imdb_small" / part
+            for warning in report(RECORDS, out, part=part):
                 print(f"{part}: {warning}", file=sys.stderr)
-            print(f"{part}: {HERE / 'report' / part / 'report.html'}")
+            refresh(out, HERE / "report" / part, shown)
+            print(f"{part}: {out / 'report.html'}")
+    first = [record for record in read_table(RECORDS, part="controlled") if record.name.endswith("-seed1")]
+    write_atomically(HERE / "samples.md", samples_text(first))
     print("not run: " + (", ".join(not_run()) or "nothing"))
     return 0
 
@@ -122,12 +143,12 @@ def main() -> int:
     chosen = study_arguments(__doc__ or "", "imdb_small", list(PARTS))
     if chosen.report:
         return write_reports()
-    queue = Queue(COMMON, chosen.data, chosen.model, chosen.work, commit=chosen.commit)
+    queue = Queue(COMMON, chosen.data, chosen.model, chosen.work)
     for part in chosen.parts:
         try:
             cells = PARTS[part]()
-        except FileNotFoundError as error:
-            print(f"{part}: not run, because the sweep of rates is not complete ({error})")
+        except LookupError as error:
+            print(f"{part}: not run, because the sweep of rates is not complete ({error} is missing)")
             continue
         queue.run_all(cells, chosen.jobs)
     missing = not_run()

@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from grade_lightning.records.files import write_atomically
 from grade_lightning.records.text import finite, json_text
 
 TRAIN_COLUMNS = (
@@ -51,9 +52,7 @@ class RunFolder:
         """Write a whole file so that a reader never sees half of it."""
         if not self.writes:
             return
-        partial = self.path / f".{name}.partial"
-        partial.write_text(text)
-        partial.replace(self.path / name)
+        write_atomically(self.path / name, text)
 
     def write_json(self, name: str, value: Any) -> None:
         self.write_text(name, json_text(value))
@@ -69,11 +68,7 @@ class RunFolder:
         if new:
             rows = list(csv.DictReader(io.StringIO(old)))
             columns = columns + new
-            text = io.StringIO()
-            writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-            writer.writeheader()
-            writer.writerows([*rows, dict(row)])
-            self.write_text("metrics.csv", text.getvalue())
+            self.write_text("metrics.csv", _csv_text(columns, [*rows, dict(row)]))
             return
         line = io.StringIO()
         csv.DictWriter(line, columns, restval="", lineterminator="\n").writerow(dict(row))
@@ -90,11 +85,7 @@ class RunFolder:
         for row in rows:
             if int(row["step"]) == step:
                 row.update({name: str(value) for name, value in values.items()})
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        self.write_text("metrics.csv", text.getvalue())
+        self.write_text("metrics.csv", _csv_text(list(rows[0]), rows))
 
     def append_samples(self, split: str, step: int, samples: Iterable[Mapping[str, Any]]) -> None:
         """Append samples (prompt, completion, what was measured) to ``samples.jsonl``."""
@@ -174,6 +165,15 @@ class RunFolder:
             parsed = [(line, json.loads(line)) for line in _whole_lines(samples.read_text())]
             kept = [line for line, sample in parsed if sample["split"] == "validation" and sample["step"] in validated]
             self.write_text("samples.jsonl", "".join(kept)) if kept else samples.unlink()
+
+
+def _csv_text(columns: list[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    """Rows as CSV with a header; a cell that a row lacks is blank."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def _whole_lines(text: str) -> list[str]:

@@ -1,1 +1,1 @@
-"""From run folders to tables: reads the run folder's formats and nothing else."""
+"""From runs to tables: reads what ``records`` writes and nothing else."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from grade_lightning.reporting.pairing import Prompt
 from grade_lightning.reporting.read import Run
 from grade_lightning.reporting.table import Table
 from grade_lightning.reporting.table1 import mean, number, over_seeds, paired_lift
@@ -15,7 +16,7 @@ _LOST_DIVERSITY = 0.7  # of the initial policy's distinct-2
 
 def _gap(runs: list[Run]) -> Interval | None:
     """Judge's lift minus the reward's, prompt by prompt: how much of the gain nobody but the reward sees."""
-    differences: dict[int, list[float]] = {}
+    differences: dict[Prompt, list[float]] = {}
     for run in runs:
         columns = [run.per_prompt(split, name) for name in ("judge", "reward") for split in ("test", "initial")]
         for key in set.intersection(*map(set, columns)):

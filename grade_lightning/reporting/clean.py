@@ -66,8 +66,8 @@ def _per_prompt(value: Any) -> tuple[dict[str, list[Any]], list[str]]:
     ids = value.get("prompt_id") if isinstance(value, dict) else None
     if not isinstance(ids, list) or not ids:
         return {}, ["no per_prompt rewards, so no paired comparison"]
-    if len(set(map(str, ids))) < len(ids):
-        return {}, ["per_prompt has a prompt_id twice: left out"]
+    if not all(isinstance(key, str | int | float) for key in ids):
+        return {}, ["per_prompt.prompt_id holds what is no number and no text: left out"]
     found, faults = {"prompt_id": ids}, []
     for name, column in value.items():
         if name == "prompt_id":

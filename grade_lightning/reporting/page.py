@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from grade_lightning.reporting.clean import is_number
 from grade_lightning.reporting.figures import inline_svg
+from grade_lightning.reporting.pairing import Prompt, occurrences
 from grade_lightning.reporting.table import Table
 from grade_lightning.reporting.variants import Variant, colours, different_settings
 
@@ -23,9 +24,9 @@ def samples(variants: list[Variant]) -> list[dict[str, Any]]:
     found = []
     for variant in variants:
         for run in variant.runs:
-            before = {s.get("prompt_id", s["prompt"]): s for s in run.samples if s["split"] == "initial"}
-            for after in (s for s in run.samples if s["split"] == "test"):
-                start = before.get(after.get("prompt_id", after["prompt"]), {})
+            before, tests = (_by_prompt(run.samples, split) for split in ("initial", "test"))
+            for key, after in tests.items():
+                start = before.get(key, {})
                 lift = [s["reward"] for s in (after, start) if is_number(s.get("reward"))]
                 found.append({
                     "method": variant.label, "seed": run.seed, "prompt": after["prompt"], "after": after["completion"],
@@ -34,6 +35,12 @@ def samples(variants: list[Variant]) -> list[dict[str, Any]]:
                     "kl": after["kl"] / after["tokens"] if is_number(after.get("kl")) and after.get("tokens") else None,
                 })  # fmt: skip
     return found
+
+
+def _by_prompt(samples: list[dict[str, Any]], split: str) -> dict[Prompt, dict[str, Any]]:
+    """Samples of a split; without ids prompts are told apart by their text."""
+    chosen = [s for s in samples if s["split"] == split]
+    return dict(zip(occurrences(s.get("prompt_id", s["prompt"]) for s in chosen), chosen, strict=True))
 
 
 def _dictionary(value: Any) -> dict[str, Any]:
@@ -61,7 +68,7 @@ def page(variants: list[Variant], tables: list[Table], figures: dict[str, tuple[
     """The page as text.
 
     Args:
-        name: of the folder that was reported.
+        name: of what was reported on.
     """
     template = files("grade_lightning.reporting").joinpath("page.html").read_text()
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)

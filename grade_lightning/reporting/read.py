@@ -1,4 +1,4 @@
-"""Run folders as they are on disk, faults included."""
+"""Runs as they are on disk, in folders or in a study's table file, faults included."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 import yaml
 
+from grade_lightning.records.study_table import is_table, read_table
 from grade_lightning.reporting.clean import clean, is_number
+from grade_lightning.reporting.pairing import Prompt, occurrences
 
 OPTIONAL = ("samples.jsonl", "config.yaml", "environment.json")
 TRAINING = ("train/reward", "train/loss", "train/kl", "train/grad_norm", "train/grad_norm_tensor_std")  # what figures and tables use
@@ -22,10 +24,10 @@ TRAINING = ("train/reward", "train/loss", "train/kl", "train/grad_norm", "train/
 
 @dataclass
 class Run:
-    """One run folder.
+    """One run.
 
     Attributes:
-        folder: where it is.
+        folder: where it is: its folder, or ``FILE/part/name`` for a row of a table file.
         results: ``results.json``, see :func:`grade_lightning.reporting.clean.clean`.
         metrics: columns of ``metrics.csv``, nan where a cell is blank or no number.
         samples: lines of ``samples.jsonl``; config: settings by dotted name; environment: ``environment.json``; empty where missing.
@@ -55,26 +57,83 @@ class Run:
         values = [value for value in self.metrics.get(column, []) if math.isfinite(value)]
         return math.fsum(values) / len(values) if values else math.nan
 
-    def per_prompt(self, split: str, name: str = "reward") -> dict[int, float]:
-        """A measurement of each prompt of ``test`` or ``initial`` by prompt id, where it is a number; empty where it was not kept."""
+    def per_prompt(self, split: str, name: str = "reward") -> dict[Prompt, float]:
+        """A measurement of each prompt of ``test`` or ``initial``, where it is a number; empty where it was not kept."""
         kept = self.results[split].get("per_prompt") or {}
-        return {key: v for key, v in zip(kept["prompt_id"], kept[name], strict=True) if math.isfinite(v)} if name in kept else {}
+        if name not in kept:
+            return {}
+        return {key: v for key, v in zip(occurrences(kept["prompt_id"]), kept[name], strict=True) if math.isfinite(v)}
 
     def column(self, name: str) -> np.ndarray:
         """A column of ``metrics.csv`` step by step; empty where there is none."""
         return np.asarray(self.metrics.get(name, []), dtype=float)
 
 
-def read_runs(root: Path) -> tuple[list[Run], list[str]]:
-    """Every run folder below ``root``, ordered by method and seed, and warnings about what could not be read.
+def read_runs(root: Path, *, part: str | None = None) -> tuple[list[Run], list[str]]:
+    """Every run of a table file, or of the run folders and table files below a folder, and warnings about what could not be read.
+
+    Args:
+        part: of a study: the runs of this part of the table files alone.
+
+    Returns:
+        Runs ordered by method and seed; warnings.
 
     Raises:
-        ValueError: no folder, or no finished run in it.
+        ValueError: no such file or folder, or no finished run in it.
     """
-    if not root.is_dir():
-        raise ValueError(f"{root} is not a folder: give the folder of a run or of a sweep")
-    runs, warnings = [], []
+    if not root.exists():
+        raise ValueError(f"{root} is no file and no folder: give a study's table file, or the folder of a run or of a sweep")
+    warnings: list[str] = []
     faulty: dict[str, list[str]] = {}
+    tables = [root] if root.is_file() else [file for file in sorted(root.rglob("*.parquet")) if _holds_runs(file)]
+    found = [_from_table(file, part) for file in tables]
+    if part is None and root.is_dir():
+        found.append(_from_folders(root, warnings))
+    runs = [run for listed in found for run, _ in listed]
+    for run, faults in (pair for listed in found for pair in listed):
+        for fault in faults:
+            faulty.setdefault(fault, []).append(run.name)
+    warnings += _folded(faulty)
+    if not runs:
+        inside = "" if part is None else f" in part {part!r}"
+        raise ValueError(f"no finished run below {root}{inside}: " + ("; ".join(warnings) or "there is no results.json in it"))
+    return sorted(runs, key=lambda run: (run.method, run.seed, str(run.folder))), warnings
+
+
+def _holds_runs(file: Path) -> bool:
+    """Whether a Parquet file below the folder is a table of runs: it may be a data set, or damaged, which is nothing to report on."""
+    import pyarrow as pa
+
+    try:
+        return is_table(file)
+    except (pa.ArrowException, OSError):
+        return False
+
+
+def _from_table(file: Path, part: str | None) -> list[tuple[Run, list[str]]]:
+    """Runs of a table file and what is wrong with each."""
+    import pyarrow as pa
+
+    try:
+        records = read_table(file, part=part)
+    except pa.ArrowException as error:
+        raise ValueError(f"{file} cannot be read ({error}): give a study's table file, or a folder with run folders") from error
+    found = []
+    for record in records:
+        try:
+            results, faults = clean(record.results)
+        except ValueError as error:
+            raise ValueError(f"{file}: the run {record.part}/{record.name} cannot be read ({error})") from error
+        metrics = {name: [math.nan if v is None else v for v in values] for name, values in record.metrics.items()}
+        config = dict(_flat("", record.config))
+        run = Run(file / record.part / record.name, results, metrics, record.samples, config, record.environment)
+        found.append((run, faults + _faults_of_metrics(metrics) + _missing_steps(run)))
+    return found
+
+
+def _from_folders(root: Path, warnings: list[str]) -> list[tuple[Run, list[str]]]:
+    """Runs of the folders below ``root`` and what is wrong with each; what is no run is added to the warnings."""
+    found = []
     names = ("results.json", "metrics.csv", "config.yaml", "error.txt")
     for folder in sorted({file.parent for name in names for file in root.rglob(name)}):
         if not (folder / "results.json").exists():
@@ -92,13 +151,8 @@ def read_runs(root: Path) -> tuple[list[Run], list[str]]:
             faults.append(f"no {', '.join(absent)}")
         for load in (_load_metrics, _load_samples, _load_config, _load_environment):
             faults += load(run)
-        for fault in faults:
-            faulty.setdefault(fault, []).append(run.name)
-        runs.append(run)
-    warnings += _folded(faulty)
-    if not runs:
-        raise ValueError(f"no finished run below {root}: " + ("; ".join(warnings) or "there is no results.json in it"))
-    return sorted(runs, key=lambda run: (run.method, run.seed, str(run.folder))), warnings
+        found.append((run, faults))
+    return found
 
 
 def _folded(faulty: dict[str, list[str]]) -> list[str]:
@@ -116,10 +170,14 @@ def _reason(folder: Path) -> str:
 
 def _load_metrics(run: Run) -> list[str]:
     run.metrics, faults = read_metrics(run.folder / "metrics.csv")
+    return faults + _missing_steps(run)
+
+
+def _missing_steps(run: Run) -> list[str]:
     steps, planned = run.metrics.get("step", []), run.results.get("steps")
     if steps and planned is not None and is_number(planned) and len(steps) < planned:
-        faults.append(f"metrics.csv has {len(steps)} of {planned} steps")
-    return faults
+        return [f"metrics.csv has {len(steps)} of {planned} steps"]
+    return []
 
 
 def _load_samples(run: Run) -> list[str]:
@@ -186,7 +244,11 @@ def read_metrics(file: Path) -> tuple[dict[str, list[float]], list[str]]:
         whole = whole[:-1]  # its last number may have lost digits
         faults.append("metrics.csv does not end with a line break: its last line is left out")
     columns = {name: [_number(row[place]) for row in whole] for place, name in enumerate(header)}
-    steps = columns.get("step", [])
+    return columns, faults + _faults_of_metrics(columns)
+
+
+def _faults_of_metrics(columns: dict[str, list[float]]) -> list[str]:
+    faults, steps = [], columns.get("step", [])
     if not steps:
         faults.append("metrics.csv has no steps")
     if any(not later > earlier for earlier, later in pairwise(steps)):
@@ -197,7 +259,7 @@ def read_metrics(file: Path) -> tuple[dict[str, list[float]], list[str]]:
     broken = [name for name in TRAINING if not all(map(math.isfinite, columns.get(name, [])))]
     if broken:
         faults.append(f"no number in some steps of {', '.join(broken)}")
-    return columns, faults
+    return faults
 
 
 def _number(cell: str) -> float:

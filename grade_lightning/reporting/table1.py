@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from grade_lightning.reporting.pairing import Prompt
 from grade_lightning.reporting.published import TABLE1
 from grade_lightning.reporting.read import Run
 from grade_lightning.reporting.table import Table
@@ -17,7 +18,7 @@ def paired_lift(runs: list[Run], name: str = "reward") -> Interval | None:
 
     Interval over prompts; None where the runs did not keep the measurement.
     """
-    differences: dict[int, list[float]] = {}
+    differences: dict[Prompt, list[float]] = {}
     for run in runs:
         before, after = run.per_prompt("initial", name), run.per_prompt("test", name)
         for key in before.keys() & after.keys():
@@ -25,7 +26,7 @@ def paired_lift(runs: list[Run], name: str = "reward") -> Interval | None:
     return over_seeds(differences, len(runs))
 
 
-def over_seeds(differences: dict[int, list[float]], seeds: int) -> Interval | None:
+def over_seeds(differences: dict[Prompt, list[float]], seeds: int) -> Interval | None:
     """Interval over prompts of what each prompt's seeds have on average; prompts that lack a seed are left out, None if all do."""
     complete = [math.fsum(values) / seeds for _, values in sorted(differences.items()) if len(values) == seeds]
     return mean_interval(complete) if complete else None

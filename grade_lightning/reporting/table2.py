@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import ttest_ind_from_stats
 
+from grade_lightning.reporting.pairing import Prompt
 from grade_lightning.reporting.published import TABLE1, TABLE2
 from grade_lightning.reporting.read import Run
 from grade_lightning.reporting.table import Table
@@ -33,7 +34,7 @@ def _paper_tests(first: Variant, second: Variant) -> list[tuple[float, float]]:
     return [test for test in found if test is not None]
 
 
-def _by_prompt(variant: Variant) -> dict[int, float]:
+def _by_prompt(variant: Variant) -> dict[Prompt, float]:
     """Test reward of each prompt, averaged over the seeds; only prompts that every seed has."""
     tests = [run.per_prompt("test") for run in variant.tested]
     common = set.intersection(*map(set, tests)) if tests else set()

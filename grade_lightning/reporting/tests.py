@@ -25,10 +25,6 @@ class Interval(NamedTuple):
             return f"{self.mean:.3f}"
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
-    @property
-    def excludes_zero(self) -> bool:
-        return self.low > 0 or self.high < 0
-
 
 def mean_interval(values: Sequence[float], *, resamples: int = 9999, seed: int = 0) -> Interval:
     """Mean with a bias-corrected and accelerated bootstrap interval (Efron 1987); a point where all values are equal.
@@ -99,14 +95,19 @@ def _mean(x: np.ndarray, axis: int = -1) -> np.ndarray:
 
 
 def welch(first: Sequence[float], second: Sequence[float]) -> Comparison | None:
-    """Welch's t-test of two independent samples; the effect is Hedges' g.  None with fewer than two values in one of them."""
+    """Welch's t-test of two independent samples; the effect is Hedges' g.  None with fewer than two values in one of them.
+
+    g is the difference in units of the pooled standard deviation, each variance weighted by its degrees of freedom, times the
+    correction 1 - 3 / (4 (n + m - 2) - 1) for the bias that few values leave (Hedges 1981, eqs. 5 and 7; Hedges and Olkin 1985, ch. 5).
+    """
     a, b = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
     if min(len(a), len(b)) < 2:
         return None
-    difference, pooled = float(a.mean() - b.mean()), math.sqrt((a.var(ddof=1) + b.var(ddof=1)) / 2)
+    difference, freedom = float(a.mean() - b.mean()), len(a) + len(b) - 2
+    pooled = math.sqrt(((len(a) - 1) * a.var(ddof=1) + (len(b) - 1) * b.var(ddof=1)) / freedom)
     if pooled == 0:
         return None
-    correction = 1 - 3 / (4 * (len(a) + len(b)) - 9)
+    correction = 1 - 3 / (4 * freedom - 1)
     p = float(ttest_ind(a, b, equal_var=False).pvalue)
     return Comparison(difference, p, correction * difference / pooled, len(a) + len(b))
 

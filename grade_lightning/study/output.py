@@ -51,6 +51,19 @@ def for_json(found: dict[str, Any]) -> dict[str, Any]:
     return {**found, "estimators": estimators}
 
 
+def from_json(found: dict[str, Any]) -> dict[str, Any]:
+    """Results as :func:`for_json` and JSON leave them, back as numbers: null as nan, "never" as infinity."""
+
+    def number(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: number(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [number(item) for item in value]
+        return math.nan if value is None else math.inf if value == "never" else value
+
+    return {**found, "estimators": number(found["estimators"])}
+
+
 def table(found: dict[str, Any]) -> Table:
     """A row for each estimator, 95% intervals over prompts in brackets; "?" where noise leaves nothing to say."""
     rows = []

@@ -9,6 +9,7 @@ import pytest
 
 from grade_lightning.report import main
 from grade_lightning.reporting.beyond import quality
+from grade_lightning.reporting.page import samples
 from grade_lightning.reporting.read import read_runs
 from grade_lightning.reporting.table1 import table1
 from grade_lightning.reporting.table2 import table2
@@ -42,7 +43,7 @@ FAULTS = [
     ("test.n", None, "test: no n"), ("test.reward_std", None, "test: no reward_std"), ("test.reward_mean", NAN, "no number: left out"),
     ("test.per_prompt", None, "no paired comparison"), ("test.per_prompt.reward", [0.5], "not as long as prompt_id"),
     ("test.per_prompt.reward", [None, NAN] + [0.5] * 38, "no number for 2 of 40"), ("test.per_prompt", {"reward": [1]}, "no paired"),
-    ("test.per_prompt.prompt_id", [1] * 40, "prompt_id twice"),
+    ("test.per_prompt.prompt_id", [[1]] * 40, "no number and no text"),
 ]  # fmt: skip
 
 
@@ -120,6 +121,36 @@ def test_nan_rewards_are_no_evidence(tmp_path):
     assert row["prompts"] == len(PROMPTS) - 1
     assert row["prompt_p"] > 0.05
     assert math.isfinite(row["difference"])
+
+
+def test_prompts_with_the_same_text_are_paired_one_by_one(tmp_path):
+    """IMDB's 25,000 test reviews have 24,801 different texts, and an id is a hash of the text."""
+    ids = PROMPTS[:-2] + PROMPTS[:2]
+    for method, shift in (("grade_ste", 0.3), ("ppo", 0.0)):
+        folder = write_run(tmp_path / "runs", method, 1, shift=shift)
+        for split in ("initial", "test"):
+            change(folder, f"{split}.per_prompt.prompt_id", ids)
+    runs, warnings = read_runs(tmp_path / "runs")
+    assert not [warning for warning in warnings if "per_prompt" in warning]
+    before, after = (runs[0].per_prompt(split) for split in ("initial", "test"))
+    assert (len(before), before.keys()) == (len(PROMPTS), after.keys())
+    rewards = runs[0].results["test"]["per_prompt"]["reward"]
+    assert (after[ids[0], 0], after[ids[0], 1]) == (rewards[0], rewards[-2])
+    (row,) = table2(group(runs)).rows
+    assert row["prompts"] == len(PROMPTS)
+    assert row["prompt_p"] < 0.001
+    assert table1(group(runs)).rows[1]["lift"].high - table1(group(runs)).rows[1]["lift"].low < 0.02  # pairs, not mixtures of two prompts
+
+
+def test_samples_of_prompts_with_the_same_text_keep_their_partner(tmp_path):
+    folder = write_run(tmp_path / "runs", "grade", 1)
+    lines = [
+        {"split": split, "step": 0, "prompt": "p", "prompt_id": 7, "completion": f"{split} {place}", "reward": 0.25 * place}
+        for split in ("initial", "test") for place in (1, 2)
+    ]  # fmt: skip
+    (folder / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = samples(group(read_runs(tmp_path / "runs")[0]))
+    assert [(s["before"], s["after"], s["lift"]) for s in found] == [("initial 1", "test 1", 0.0), ("initial 2", "test 2", 0.0)]
 
 
 def test_only_the_documented_keys(tmp_path):

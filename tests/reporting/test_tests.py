@@ -7,7 +7,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from scipy.stats import kstest, ttest_ind_from_stats
+from scipy.stats import kstest, ttest_ind, ttest_ind_from_stats
 
 from grade_lightning.reporting.published import TABLE1, TABLE2
 from grade_lightning.reporting.tests import few_interval, holm, paired_permutation, pooled_t, welch, windowed_variance
@@ -51,6 +51,17 @@ def test_seed_test_is_calibrated_with_five_seeds():
 def test_hedges_g_by_hand():
     # means 3 and 5, sample variances 2.5 both: d = -2 / sqrt(2.5), J = 1 - 3 / (4 x 10 - 9)
     assert welch([1, 2, 3, 4, 5], [3, 4, 5, 6, 7]).effect == pytest.approx(-2 / math.sqrt(2.5) * (1 - 3 / 31))
+
+
+def test_hedges_g_of_unequal_sizes_against_students_t():
+    """Student's t is d / sqrt(1 / n + 1 / m) for the d of g, and the exact correction is a ratio of gamma functions (Hedges 1981)."""
+    generator = np.random.default_rng(5)
+    for n, m in ((7, 3), (3, 7), (2, 12), (5, 5)):
+        first, second = generator.normal(2.0, 3.0, n), generator.normal(0.0, 0.5, m)
+        d = ttest_ind(first, second).statistic * math.sqrt(1 / n + 1 / m)
+        half = (n + m - 2) / 2
+        exact = math.exp(math.lgamma(half) - math.lgamma(half - 0.5)) / math.sqrt(half)
+        assert welch(first, second).effect == pytest.approx(exact * d, rel=0.003)
 
 
 def test_pooled_t_by_summary_statistics():

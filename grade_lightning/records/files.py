@@ -1,0 +1,36 @@
+"""Files that a reader never sees half-written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from uuid import uuid4
+
+
+def write_atomically(path: str | Path, content: str | bytes | Callable[[Path], object]) -> None:
+    """Replace a file as a whole: whoever reads it finds the old content or the new one, also where the process or the machine stops.
+
+    Args:
+        path: of the file; its folder is made if missing.  Several processes may write the same file: the last one to end wins.
+        content: text (as UTF-8), bytes, or a function that writes to the path it is given.
+
+    Raises:
+        OSError: the file cannot be written; the old one is still there.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A name of its own, so that two writers do not write into each other's file; in the same folder, so that it can be renamed.
+    partial = path.with_name(f".{path.name}.{uuid4().hex}.partial")
+    try:
+        if callable(content):
+            content(partial)
+        else:
+            partial.write_bytes(content.encode() if isinstance(content, str) else content)
+        if path.exists():
+            partial.chmod(path.stat().st_mode)
+        with partial.open("rb") as stream:
+            os.fsync(stream.fileno())  # else a crash of the machine may leave the new name with no content
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

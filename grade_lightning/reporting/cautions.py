@@ -1,0 +1,49 @@
+"""What a reader should doubt: runs that should not stand side by side, and differences that are noise."""
+
+from __future__ import annotations
+
+from grade_lightning.reporting.read import Run
+from grade_lightning.reporting.table import Table
+from grade_lightning.reporting.variants import listed
+
+_UNCOMPARABLE = {
+    "protocol": "different protocols",
+    "data": "different data",
+    "model": "different models",
+    "steps": "different numbers of steps",
+}
+
+
+def mixed(runs: list[Run]) -> list[str]:
+    """Warnings about runs that should not stand in one table."""
+    warnings = [
+        f"runs of {what} stand in one table ({listed(sorted(values))}): their numbers are not comparable"
+        for key, what in _UNCOMPARABLE.items()
+        if len(values := {str(run.results.get(key)) for run in runs}) > 1
+    ]
+    if len({run.results.get("model_fingerprint") for run in runs if run.results.get("model_fingerprint")}) > 1:
+        warnings.append("runs whose models have different weights stand in one table: their numbers are not comparable")
+    kept = [set(run.per_prompt("test")) for run in runs if run.per_prompt("test")]
+    if len(set(map(frozenset, kept))) > 1:
+        shared = len(set.intersection(*kept))
+        warnings.append(
+            f"the runs were tested on different prompts: comparisons use the prompts that both sides have ({shared} are common to all)"
+        )
+    if len({run.results["test"]["n"] for run in runs if run.results["test"]}) > 1:
+        warnings.append("the runs were tested on different numbers of prompts")
+    return warnings
+
+
+def within_noise(differences: Table, means: Table) -> list[str]:
+    """Pairs that cannot be told apart (over seeds, else over prompts, else by spreads), and gaps within two standard errors."""
+    close, warnings = [], []
+    for row in differences.rows:
+        p = next((row[key] for key in ("seed_holm", "prompt_holm", "unpaired_p") if row.get(key) is not None), None)
+        if p is not None and p >= 0.05:
+            close.append(f"{row['first']} - {row['second']}")
+    if close:
+        warnings.append(f"differences within noise (p of at least 0.05 over seeds, with one seed over prompts): {listed(close)}")
+    small = [row["method"] for row in means.rows if "gap_error" in row and abs(row["gap"]) < 2 * row["gap_error"]]
+    if small:
+        warnings.append(f"generalisation gaps within two standard errors of 0: {listed(small)}")
+    return warnings

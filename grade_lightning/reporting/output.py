@@ -1,0 +1,70 @@
+"""A report's files: tables, figures, one JSON file and one page."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from grade_lightning.records.files import write_atomically
+from grade_lightning.records.text import json_text
+from grade_lightning.reporting.beyond import exploited, quality
+from grade_lightning.reporting.cautions import mixed, within_noise
+from grade_lightning.reporting.figures import draw, save
+from grade_lightning.reporting.page import page
+from grade_lightning.reporting.read import Run, read_runs
+from grade_lightning.reporting.table import Table
+from grade_lightning.reporting.table1 import table1
+from grade_lightning.reporting.table2 import stability, table2
+from grade_lightning.reporting.tests import Interval
+from grade_lightning.reporting.variants import Variant, group, repeated
+
+
+def tables(variants: list[Variant]) -> dict[str, Table]:
+    """Every table of a report by the name of its file."""
+    return {"table1": table1(variants), "table2": table2(variants), "quality": quality(variants), "stability": stability(variants)}
+
+
+def report(root: Path, out: Path, *, part: str | None = None) -> list[str]:
+    """Read what is at ``root``, see :func:`grade_lightning.reporting.read.read_runs`, and write the report; returns the warnings."""
+    runs, warnings = read_runs(root, part=part)
+    names = [str(run.folder.relative_to(root)) for run in runs]
+    return write_report(runs, names, out, warnings, title=part or root.resolve().name)
+
+
+def write_report(runs: list[Run], names: list[str], out: Path, warnings: Collection[str] = (), *, title: str) -> list[str]:
+    """Write the report of some runs; returns the warnings.
+
+    Args:
+        names: of the runs, as ``report.json`` lists them.
+        warnings: about what was read.
+        title: of the page.
+    """
+    variants = group(runs)
+    made = tables(variants)
+    doubts = [*warnings, *mixed(runs), *repeated(variants), *within_noise(made["table2"], made["table1"]), *exploited(made["quality"])]
+    out.mkdir(parents=True, exist_ok=True)
+    for name, table in made.items():
+        _write_table(out, name, table)
+    figures, empty = draw(variants)
+    doubts += empty
+    for name, (_, figure) in figures.items():
+        save(figure, out, name)
+    everything = {"runs": names, "warnings": doubts, **{name: _plain(table.rows) for name, table in made.items()}}
+    write_atomically(out / "report.json", json_text(everything))
+    write_atomically(out / "report.html", page(variants, list(made.values()), figures, doubts, name=title))
+    return doubts
+
+
+def _write_table(out: Path, name: str, table: Table) -> None:
+    for suffix, text in (("md", table.markdown()), ("tex", table.latex()), ("csv", table.csv())):
+        write_atomically(out / f"{name}.{suffix}", text)
+
+
+def _plain(value: Any) -> Any:
+    """Intervals as objects."""
+    if isinstance(value, Interval):
+        return value._asdict()
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list) else value

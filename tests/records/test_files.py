@@ -1,0 +1,44 @@
+"""Files that appear as a whole."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from grade_lightning.records.files import write_atomically
+
+
+def test_text_bytes_and_what_a_function_writes(tmp_path):
+    write_atomically(tmp_path / "new" / "a", "ä\n")
+    write_atomically(tmp_path / "b", b"\x00\n")
+    write_atomically(tmp_path / "c", lambda partial: partial.write_text("c"))
+    assert [(tmp_path / name).read_bytes() for name in ("new/a", "b", "c")] == ["ä\n".encode(), b"\x00\n", b"c"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["b", "c", "new"]
+
+
+def test_a_writer_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
+    def fails(partial):
+        partial.write_text("half")
+        raise RuntimeError("no space")
+
+    write_atomically(tmp_path / "file", "old")
+    with pytest.raises(RuntimeError):
+        write_atomically(tmp_path / "file", fails)
+    assert (tmp_path / "file").read_text() == "old"
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+def test_many_writers_never_mix(tmp_path):
+    texts = [letter * 100_000 for letter in "abcdefgh"]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda text: write_atomically(tmp_path / "file", text), texts * 4))
+    assert (tmp_path / "file").read_text() in texts
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+def test_permissions_are_those_of_any_other_file(tmp_path):
+    (tmp_path / "plain").write_text("")
+    write_atomically(tmp_path / "file", "x")
+    assert (tmp_path / "file").stat().st_mode == (tmp_path / "plain").stat().st_mode
+    (tmp_path / "file").chmod(0o600)
+    write_atomically(tmp_path / "file", "y")
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o600
