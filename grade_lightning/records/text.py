@@ -7,8 +7,6 @@ import math
 import re
 from typing import Any
 
-import yaml
-
 # A raw line break after the bracket: no bracket inside a string has one.
 _LIST_OF_SCALARS = re.compile(r"\[\n[^\[\]{}\"]*\]")
 
@@ -30,4 +28,6 @@ def finite(value: Any) -> Any:
 
 def yaml_text(value: Any) -> str:
     """YAML in the order of the values, one key a line."""
+    import yaml  # slow to import, and only the start of a run needs it
+
     return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=10_000)

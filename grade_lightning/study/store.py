@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.format import open_memmap
 
+from grade_lightning.records.files import write_atomically
 from grade_lightning.study.moments import Units
 from grade_lightning.study.sketch import CountSketch
 from grade_lightning.study.units import Unit
@@ -53,9 +54,7 @@ class UnitStore:
         rest = [[getattr(unit, name) for unit in units] for name in _COLUMNS[1:]]
         self._rows.append(dict(zip(_COLUMNS, [squares, *rest], strict=True)))
         self.done += 1
-        partial = self._state.with_suffix(".partial")
-        partial.write_text(json.dumps({"settings": self._settings, "done": self.done, "rows": self._rows}))
-        partial.replace(self._state)
+        write_atomically(self._state, json.dumps({"settings": self._settings, "done": self.done, "rows": self._rows}))
 
     def column(self, name: str) -> np.ndarray:
         """[P, M] of ``squares``, ``tensor_spread``, ``tokens``, ``seconds`` or ``reward``."""
