@@ -76,7 +76,7 @@ def test_missing_unsupervised_part_is_an_error_only_when_needed(tmp_path):
 
 
 def test_no_folder(tmp_path):
-    with pytest.raises(ValueError, match="needs data.path"):
+    with pytest.raises(ValueError, match=r"needs data\.path"):
         ParquetSource(None)
     with pytest.raises(ValueError, match="is not a folder"):
         ParquetSource(tmp_path / "missing")
