@@ -214,8 +214,8 @@ def test_checkpointed_policy_gradient(model_folder):
 @pytest.mark.parametrize("folder", ["model_folder", "untied_folder", "gpt2_folder"])
 def test_kl_gradients_are_those_of_autograd(request, folder, monkeypatch):
     """The gradients written out by hand, in several chunks, against the exact KL differentiated whole."""
-    from grade_lightning.chain.divergence import kl_gradients
     from grade_lightning.chain import chunks
+    from grade_lightning.chain.divergence import kl_gradients
 
     _, policy = make_policy(request.getfixturevalue(folder))
     generator = torch.Generator().manual_seed(0)
@@ -243,6 +243,28 @@ def test_candidate_logits_have_the_gradient_of_a_gather(policy64, monkeypatch):
     assert torch.allclose(ours, plain)
     gradients = [torch.autograd.grad((values * cotangent).sum(), hidden)[0] for values in (ours, plain)]
     assert torch.allclose(*gradients)
+
+
+def test_candidate_logits_in_inference_mode(policy64):
+    """Of states that were made there, of states from outside, and of a sampled rollout that is relaxed there."""
+    from grade_lightning.chain.candidates import candidate_logits
+    from grade_lightning.chain.sequential import relax_sequentially
+
+    outside = torch.randn(2, 5, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    indices = torch.randint(policy64.vocab_size, (2, 5, 9), generator=torch.Generator().manual_seed(1))
+    expected = candidate_logits(policy64, outside, indices)
+    with torch.inference_mode():
+        for hidden, ids in ((outside, indices), (outside.clone(), indices.clone())):
+            assert torch.equal(candidate_logits(policy64, hidden, ids), expected)
+    batch, noise = make_batch(policy64), torch.randn(4, 8, 24, dtype=torch.float64)
+    found = []
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            rollout = sample(policy64, batch, noise, RolloutSettings(8, 2, 24))
+            found.append(
+                relax_sequentially(policy64, rollout, lambda logits, g, hard: gumbel_softmax_weights(logits, g, 1.0, hard=hard)).candidates
+            )
+    assert torch.equal(*found)
 
 
 @pytest.mark.parametrize("folder", ["model_folder", "gpt2_folder"])
