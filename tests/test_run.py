@@ -93,10 +93,22 @@ def test_last_adapter_is_what_was_tested(finished, tmp_path):
     assert rows_of(tmp_path / "again") == rows_of(finished[0])
 
 
-def test_best_adapter_is_the_one_of_the_best_validation(tmp_path):
-    """It is what a run that ends at that step ends with."""
+def test_best_adapter_is_the_one_of_the_best_validation(tmp_path, monkeypatch):
+    """It is what a run that ends at that step ends with.
+
+    Which step of a real run is best differs between processors, so the validation rewards are given here: the second of four is best.
+    """
     from safetensors.torch import load_file
 
+    from grade_lightning.training.recorder import StepRecorder
+
+    record, given = StepRecorder.record_validation, {0: 0.2, 1: 0.3, 2: 0.6, 3: 0.5, 4: 0.4}
+
+    def with_given_reward(recorder, method, step):
+        method.last_evaluation = {**method.last_evaluation, "reward_mean": given[step]}
+        record(recorder, method, step)
+
+    monkeypatch.setattr(StepRecorder, "record_validation", with_given_reward)
     options = [
         "evaluation.validate_every=1",
         "evaluation.test=false",
@@ -105,10 +117,8 @@ def test_best_adapter_is_the_one_of_the_best_validation(tmp_path):
         "optimizer.lr_decay_steps=4",
     ]
     whole = run_small(tmp_path / "whole", *options, "max_steps=4")
-    best = whole["best_validation"]
-    assert best["reward_mean"] == max(validation["reward_mean"] for validation in whole["validation"])
-    assert 0 < best["step"] < 4  # or the test says nothing: choose another rate
-    run_small(tmp_path / "short", *options, f"max_steps={best['step']}")
+    assert whole["best_validation"] == {"step": 2, "reward_mean": 0.6}
+    run_small(tmp_path / "short", *options, "max_steps=2")
     kept, ended, last = (
         load_file(str(tmp_path / folder / "adapter_model.safetensors"))
         for folder in ("whole/checkpoints/best", "short/checkpoints/last", "whole/checkpoints/last")
@@ -147,17 +157,21 @@ def test_wandb_offline_writes_a_run_and_a_second_run_is_another(tmp_path, monkey
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["hardware=a100", "effective_batch_size=16"], "hardware=cpu"),
+        pytest.param(
+            ["hardware=a100", "effective_batch_size=16"],
+            "hardware=cpu",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="right on a machine with a GPU"),
+        ),
         (["rollout.top_k=5000"], "top_k=5000 is above the vocabulary size 900"),
         (["max_steps=0"], "max_steps=0 .command line.: it must be a whole number, at least 1"),
         (["evaluation.test_prompts=0"], "at least 1, or null"),
         (["hardware.grad_accumulation=9"], "cannot split 4 completions"),
         (["data.policy_rows=4000"], "data.policy_rows"),
         (["data=parquet"], "needs data.path"),
-        (["data=parquet", "data.path=/nowhere"], "is not a folder"),
+        (["data=parquet", "data.path={missing}"], "is not a folder"),
         (["reward.scope=everything"], "full, completion"),
-        (["model=local", "model.path=/nowhere/at/all"], "is not a folder"),
-        (["run.resume=somewhere"], "holds no run"),
+        (["model=local", "model.path={missing}"], "is not a folder"),
+        (["run.resume={missing}"], "holds no run"),
         (["method=hybrid", "effective_batch_size=4"], "multiple of 16"),
         (["protocol.kl_reduction=mean"], "token_mean, sequence"),
         (["method=ppo", "protocol.kl_in=reward"], "kl_estimator=k1"),
@@ -167,10 +181,10 @@ def test_wandb_offline_writes_a_run_and_a_second_run_is_another(tmp_path, monkey
         (["method=ppo", "method.epochs=0"], "method.epochs=0 .command line.: it must be a whole number, at least 1"),
     ],
 )
-@pytest.mark.skipif(torch.cuda.is_available(), reason="hardware=a100 is right on a machine with a GPU")
 def test_errors_say_what_to_do(tmp_path, overrides, message):
     small = [item for item in SMALL if not ("data=parquet" in overrides and item.startswith("data.source"))]
     lm = [] if "model=local" in overrides else SMALL_LM
+    overrides = [override.format(missing=tmp_path / "missing") for override in overrides]
     with pytest.raises(ValueError, match=message):
         execute(compose_run([*small, *lm, *overrides], tmp_path / "run"))
     assert not (tmp_path / "run" / "metrics.csv").exists()

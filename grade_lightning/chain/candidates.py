@@ -22,15 +22,21 @@ class _CandidateLogits(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, head: Tensor, indices: Tensor) -> Tensor:
         ctx.save_for_backward(head, indices)
-        with torch.enable_grad():
-            weights = torch.zeros(indices.shape, dtype=head.dtype, device=head.device, requires_grad=True)
-            (logits,) = torch.autograd.grad(_bags(indices, head, weights), weights, hidden.to(head.dtype))
+        # The gradient is how the values are computed: it is needed in inference mode too, whose own tensors no graph may keep.
+        with torch.inference_mode(False), torch.enable_grad():
+            table, ids, cotangent = (_outside_inference(tensor) for tensor in (head, indices, hidden.to(head.dtype)))
+            weights = torch.zeros(ids.shape, dtype=table.dtype, device=table.device, requires_grad=True)
+            (logits,) = torch.autograd.grad(_bags(ids, table, weights), weights, cotangent)
         return logits
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         head, indices = ctx.saved_tensors
         return _bags(indices, head, gradients[0].to(head.dtype)), None, None
+
+
+def _outside_inference(tensor: Tensor) -> Tensor:
+    return tensor.detach().clone() if tensor.is_inference() else tensor
 
 
 def _bags(indices: Tensor, rows: Tensor, weights: Tensor) -> Tensor:

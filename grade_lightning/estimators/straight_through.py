@@ -46,8 +46,9 @@ def reinmax_weights(logits: Tensor, noise: Tensor, tau: float, *, hard: Tensor |
     # A candidate outside the support (logit -inf) has no part in any of it.
     inside = logits.isfinite()
     average = (onehot + torch.softmax(logits / tau, dim=-1)) / 2
-    shift = torch.where(inside, average.log() - logits, torch.zeros_like(logits)).detach()
-    surrogate = 2 * torch.softmax(shift + logits, dim=-1) - torch.softmax(logits, dim=-1) / 2
+    log_p = torch.log_softmax(logits, dim=-1)  # an offset common to all logits would cost digits in the sum below
+    shift = torch.where(inside, average.log() - log_p, torch.zeros_like(logits)).detach()
+    surrogate = 2 * torch.softmax(shift + log_p, dim=-1) - log_p.exp() / 2
     return hard_value(onehot, surrogate)
 
 
@@ -77,8 +78,8 @@ def gumbel_rao_weights(logits: Tensor, noise: Tensor, tau: float, *, hard: Tenso
 def conditional_gumbels(logits: Tensor, onehot: Tensor, noise: Tensor, draw: int) -> Tensor:
     """Gumbel noise given which perturbed logit is the largest (Maddison et al. 2014; Tucker et al. 2017).
 
-    With E_i standard exponentials and Z = logsumexp(l): the largest perturbed logit is Z - log E_D, and any other is
-    -log(E_i e^-l_i + E_D e^-Z).
+    With E_i standard exponentials and log-probabilities l: the largest perturbed one is -log E_D, and any other is
+    -log(E_i e^-l_i + E_D).  Logits differ from log-probabilities by a common offset, which the noise does not depend on.
 
     Args:
         logits: [..., k], without gradients.
@@ -90,12 +91,11 @@ def conditional_gumbels(logits: Tensor, onehot: Tensor, noise: Tensor, draw: int
     """
     exponential = hashed_exponential(noise, draw).to(logits.dtype)
     inside = logits.isfinite()
-    finite = torch.where(inside, logits, torch.zeros_like(logits))
-    of_largest = (exponential * onehot).sum(dim=-1, keepdim=True)
-    total = torch.logsumexp(logits, dim=-1, keepdim=True)
-    largest = total - of_largest.log()
-    others = -torch.log(exponential * torch.exp(-finite) + of_largest * torch.exp(-total))
-    return torch.where(inside, torch.where(onehot > 0, largest, others) - finite, torch.zeros_like(logits))
+    finite = torch.where(inside, torch.log_softmax(logits, dim=-1), torch.zeros_like(logits))
+    of_largest = (exponential * onehot).sum(dim=-1, keepdim=True).log()
+    # In logarithms: e^-l of an unlikely candidate overflows.
+    others = -torch.logaddexp(exponential.log() - finite, of_largest)
+    return torch.where(inside, torch.where(onehot > 0, -of_largest, others) - finite, torch.zeros_like(logits))
 
 
 def _over_topk(weights: Callable[..., Tensor], logits: Tensor, tau: float, k: int, noise: Tensor | None, **options: int) -> SoftTokens:

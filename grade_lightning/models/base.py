@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from grade_lightning.models.cache import files_fingerprint
+from grade_lightning.models.supported import SUPPORTED, check_config, check_model
 
 log = logging.getLogger(__name__)
 
@@ -57,33 +56,46 @@ def load_base(path: str, *, precision: str = "fp32", revision: str | None = None
         trust_remote_code: run code that the repository ships; off unless asked for.
 
     Raises:
-        ValueError: nothing there, the hub is out of reach, or an architecture whose logits are not lm_head(hidden states).
+        ValueError: nothing there, the hub is out of reach, or an architecture that is not supported: see :mod:`.supported`.
     """
-    local = _looks_local(path)
+    local = looks_local(path)
     if local:
         check_model_folder(path)
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
+        config = AutoConfig.from_pretrained(path, **options)
         tokenizer = AutoTokenizer.from_pretrained(path, **options)
+    except (OSError, ValueError) as error:
+        raise _not_loaded(path, error, local) from error
+    check_config(config, path)
+    try:
         model = AutoModelForCausalLM.from_pretrained(
             path, dtype=DTYPES[precision], attn_implementation="sdpa", use_safetensors=True, **options
         )
     except (OSError, ValueError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-        raise ValueError(
-            f"the model {path} could not be loaded: {reason}. Without network, use model=local with model.path=FOLDER "
-            "(any model in the Hugging Face layout), or model=tiny, which needs nothing"
-        ) from error
+        raise _not_loaded(path, error, local) from error
     _set_padding(tokenizer, path)
     model.requires_grad_(False).eval()
-    _check_head(model, path)
+    check_model(model, path)
     commit = getattr(model.config, "_commit_hash", None)
     name = Path(path).name if local else path
     return BaseLM(model, tokenizer, name, files_fingerprint(Path(path).expanduser()) if local or not commit else commit)
 
 
-def _looks_local(path: str) -> bool:
-    return Path(path).expanduser().exists() or path.startswith((".", "/", "~")) or path.count("/") > 1
+def looks_local(path: str) -> bool:
+    """Whether a model's path means a folder of this machine, there or not, and not a hub id."""
+    return Path(path).expanduser().exists() or path.startswith((".", "/", "~")) or path.endswith("/") or path.count("/") > 1
+
+
+def _not_loaded(path: str, error: Exception, local: bool) -> ValueError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+    remedy = (
+        SUPPORTED
+        if local
+        else "Without network, use model=local with model.path=FOLDER (any model in the Hugging Face layout), or model=tiny, which "
+        "needs nothing"
+    )
+    return ValueError(f"the model {path} could not be loaded: {reason.rstrip('.')}. {remedy[0].upper()}{remedy[1:]}")
 
 
 def _set_padding(tokenizer: PreTrainedTokenizerBase, path: str) -> None:
@@ -93,23 +105,3 @@ def _set_padding(tokenizer: PreTrainedTokenizerBase, path: str) -> None:
         # Only a filler: masks are explicit everywhere, so a padding id that is also EOS is harmless.
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
-
-
-def backbone(model: PreTrainedModel) -> nn.Module:
-    """The transformer without its language-model head."""
-    return getattr(model, model.base_model_prefix)
-
-
-@torch.no_grad()
-def _check_head(model: PreTrainedModel, path: str) -> None:
-    """Embeddings go in and hidden states become logits by the plain matrices: refuse models that scale or cap either."""
-    ids = torch.arange(4, device=model.device)[None] % model.config.get_text_config().vocab_size
-    expected = model(input_ids=ids).logits
-    embeds = F.embedding(ids, model.get_input_embeddings().weight)  # type: ignore[arg-type]
-    hidden = backbone(model)(inputs_embeds=embeds).last_hidden_state
-    logits: Tensor = model.get_output_embeddings()(hidden)
-    if not torch.allclose(logits.float(), expected.float(), rtol=1e-3, atol=1e-3):
-        raise ValueError(
-            f"{path} ({model.config.model_type}) scales its embeddings, or scales or caps its logits, which is not supported: "
-            "use a model such as Qwen3, Llama or GPT-2"
-        )

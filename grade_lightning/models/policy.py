@@ -14,13 +14,14 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import Cache, DynamicCache
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from grade_lightning.estimators import SoftTokens
-from grade_lightning.models.base import BaseLM, backbone
+from grade_lightning.models.base import BaseLM
+from grade_lightning.models.checkpointing import CheckpointedLayer, checkpointed
 from grade_lightning.models.dropout import KeyedDropout
 from grade_lightning.models.layout import suit_few_tokens
 from grade_lightning.models.merged_lora import MergedLora
+from grade_lightning.models.supported import backbone
 
 _ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 # Architectures whose attention projections have other names.
@@ -90,11 +91,10 @@ class Policy(nn.Module):
         self._dropouts = KeyedDropout.install(self.peft, dropout)
         MergedLora.install(self.peft)
         self.checkpointing, self._is_reference = checkpointing, False
-        self._layers = [module for module in self.lm.modules() if isinstance(module, GradientCheckpointingLayer)]
-        if checkpointing:
-            if not self._layers:
-                raise ValueError(f"{base.name} has no layers that transformers can checkpoint: set hardware.activation_checkpointing=false")
-            self.lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
+        self._layers = CheckpointedLayer.install(self.lm) if checkpointing else []
+        if checkpointing and not self._layers:
+            raise ValueError(f"{base.name} has no layers that transformers can checkpoint: set hardware.activation_checkpointing=false")
+        suit_few_tokens(self.lm)  # once and here: nothing that is entered and left again may leave weights laid out differently
         self.eval()
 
     def train(self, mode: bool = True) -> Policy:
@@ -122,10 +122,9 @@ class Policy(nn.Module):
     def merged(self) -> Iterator[None]:
         """Adapters added into the weights for passes without gradients: a third of the matrix products of small models are LoRA's.
 
-        Afterwards the very same frozen weights are back.  Does nothing in bf16, where adding would round the adapters away, nor for
-        the reference or under dropout, which are other models.
+        Afterwards the very same frozen weights are back, where and as they lay.  Does nothing in bf16, where adding would round the
+        adapters away, nor for the reference or under dropout, which are other models.
         """
-        suit_few_tokens(self.lm)
         layers = [module for module in self.lm.modules() if isinstance(module, LoraLayer)]
         weights: list[Tensor] = [layer.get_base_layer().weight for layer in layers]  # type: ignore[operator,misc]
         if self._is_reference or self.drops or any(w.element_size() < 4 for w in weights):
@@ -190,26 +189,12 @@ class Policy(nn.Module):
         positions = positions_of(mask)[:, -embeds.shape[1] :] if positions is None else positions
         if not self._is_reference:  # which has no dropout; a layer that is computed again must find its own positions
             KeyedDropout.set_positions(self._dropouts, positions)
-        with self._checkpointed(cache is None):
+        with checkpointed(self._layers if cache is None else []):  # what is computed again would extend the cache twice
             output = backbone(self.lm)(  # type: ignore[arg-type]
                 inputs_embeds=embeds, attention_mask=mask if mask.dim() == 4 else mask.long(), position_ids=positions,
                 past_key_values=cache, use_cache=cache is not None,
             )  # fmt: skip
         return output.last_hidden_state
-
-    @contextmanager
-    def _checkpointed(self, without_cache: bool) -> Iterator[None]:
-        """transformers checkpoints layers in train mode and drops the cache there: mark the layers alone, for this pass alone."""
-        if not (self.checkpointing and without_cache and torch.is_grad_enabled()):
-            yield
-            return
-        try:
-            for layer in self._layers:
-                layer.training = True
-            yield
-        finally:
-            for layer in self._layers:
-                layer.training = False
 
     def states(self, prompt_ids: Tensor, prompt_mask: Tensor, embeds: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Last hidden states of prompts and of the completions after them.
@@ -226,7 +211,7 @@ class Policy(nn.Module):
             [B, P, d] and [B, T, d].
         """
         whole = torch.cat([prompt_mask, mask], dim=1)
-        if self.checkpointing:  # transformers has no cache then
+        if self.checkpointing:  # there is no cache then
             hidden = self.hidden(torch.cat([self.embed(prompt_ids), embeds], dim=1), whole)
             return hidden[:, : prompt_ids.shape[1]], hidden[:, prompt_ids.shape[1] :]
         cache = DynamicCache()

@@ -16,9 +16,10 @@ from torchmetrics.classification import BinaryAccuracy
 
 from grade_lightning.data.corpus import Reviews, Splits, fingerprint
 from grade_lightning.data.prompts import review_texts
-from grade_lightning.models.base import BaseLM, backbone
+from grade_lightning.models.base import BaseLM
 from grade_lightning.models.cache import make_once
 from grade_lightning.models.policy import Policy, positions_of
+from grade_lightning.models.supported import backbone
 from grade_lightning.progress import bar
 from grade_lightning.rewards.classifier import ClassifierReward, RewardHead, mean_pool
 from grade_lightning.settings.reward import HeadSettings

@@ -12,6 +12,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
 from grade_lightning.chain.chunks import CHUNK_ELEMENTS
+from grade_lightning.models.base import check_model_folder, looks_local
 from grade_lightning.settings.model import PretrainSettings
 
 log = logging.getLogger(__name__)
@@ -131,7 +132,13 @@ def check_memory(
 
 
 def shape_of_model(path: str, *, revision: str | None, trust_remote_code: bool) -> Shape | None:
-    """Shape of a folder's or a hub id's model; None where the configuration cannot be had now (loading will say why)."""
+    """Shape of a folder's or a hub id's model; None where the configuration cannot be had now (loading will say why).
+
+    Raises:
+        ValueError: a path of this machine that is no model folder.
+    """
+    if looks_local(path):
+        check_model_folder(path)
     try:
         return Shape.of(AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code))
     except (OSError, ValueError) as error:

@@ -116,6 +116,45 @@ def test_adjoint_equals_sequential_to_its_tolerance(policy64):
         assert relative_error(gradient(make_grade(policy64, tau=1.0, tol=tol, tokens=16), batch), exact) < 3 * tol + ROUNDING
 
 
+def reports_of(monkeypatch) -> list:
+    """Every report of the adjoint from now on."""
+    from grade_lightning.chain import adjoint
+
+    reports, solve = [], adjoint.backward_through_time
+    monkeypatch.setattr(adjoint, "backward_through_time", lambda *args, **options: reports.append(solve(*args, **options)) or reports[-1])
+    return reports
+
+
+@pytest.mark.parametrize("tau", [2.0, 0.7])
+def test_sixteen_bits_stop_at_their_rounding(model_folder, monkeypatch, tau):
+    """The same rollouts through the same weights in fp32 and in bf16: terms below bf16's rounding bring its gradient no closer."""
+    reports = reports_of(monkeypatch)
+    wide, narrow = (make_policy(model_folder, precision=precision)[1] for precision in ("fp32", "bf16"))
+    with torch.no_grad():
+        for own, other in zip(wide.parameters(), narrow.parameters(), strict=True):
+            own.copy_(other)
+    batch, settings = make_batch(wide), {"tau": tau, "tokens": 24, "kl_coef": BETA}
+    rollout = make_grade(wide, **settings).sample_effective_batch(batch)[0]
+
+    def solved(policy, tol):
+        method = make_grade(policy, tol=tol, **settings)
+        method.sample_effective_batch = lambda _: [rollout]
+        return gradient(method, batch).float(), reports[-1]
+
+    exact, _ = solved(wide, 1e-6)
+    errors = {}
+    for tol in (0.3, 1e-3, 1e-12):
+        found, report = solved(narrow, tol)
+        errors[tol] = relative_error(found, exact)
+        assert report.limited_by_rounding == (tol < 0.3)
+        assert report.residual >= report.tolerance or not report.limited_by_rounding
+    # A report that says 1e-3 would be wrong by a factor of ten; this one is right to a factor of eight.
+    assert 1e-3 < errors[1e-3] < 8 * report.tolerance
+    assert errors[1e-3] == errors[1e-12] < errors[0.3]
+    narrow_hops, wide_hops = reports[-1].hops, solved(wide, 1e-3)[1].hops
+    assert 1 <= narrow_hops < wide_hops
+
+
 def test_truncation_is_a_different_estimator_that_reports_itself(policy64):
     batch = make_batch(policy64)
     exact = gradient(make_grade(policy64, tau=0.5, tokens=16), batch)
@@ -243,6 +282,28 @@ def test_candidate_logits_have_the_gradient_of_a_gather(policy64, monkeypatch):
     assert torch.allclose(ours, plain)
     gradients = [torch.autograd.grad((values * cotangent).sum(), hidden)[0] for values in (ours, plain)]
     assert torch.allclose(*gradients)
+
+
+def test_candidate_logits_in_inference_mode(policy64):
+    """Of states that were made there, of states from outside, and of a sampled rollout that is relaxed there."""
+    from grade_lightning.chain.candidates import candidate_logits
+    from grade_lightning.chain.sequential import relax_sequentially
+
+    outside = torch.randn(2, 5, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    indices = torch.randint(policy64.vocab_size, (2, 5, 9), generator=torch.Generator().manual_seed(1))
+    expected = candidate_logits(policy64, outside, indices)
+    with torch.inference_mode():
+        for hidden, ids in ((outside, indices), (outside.clone(), indices.clone())):
+            assert torch.equal(candidate_logits(policy64, hidden, ids), expected)
+    batch, noise = make_batch(policy64), torch.randn(4, 8, 24, dtype=torch.float64)
+    found = []
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            rollout = sample(policy64, batch, noise, RolloutSettings(8, 2, 24))
+            found.append(
+                relax_sequentially(policy64, rollout, lambda logits, g, hard: gumbel_softmax_weights(logits, g, 1.0, hard=hard)).candidates
+            )
+    assert torch.equal(*found)
 
 
 @pytest.mark.parametrize("folder", ["model_folder", "gpt2_folder"])

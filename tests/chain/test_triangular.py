@@ -112,16 +112,37 @@ def test_a_cut_is_each_rows_own(hops):
 
 
 def test_where_rounding_hides_the_next_term():
-    """In 16 bits a row ends after a term below the tolerance, not before one that is expected to be."""
-    for dtype, hops in ((torch.float64, 2), (torch.bfloat16, 3)):
+    """In 16 bits a row ends after a term below the tolerance, not before one that is expected to be: terms of 1/16, 1/256."""
+    for dtype, hops in ((torch.float64, 1), (torch.bfloat16, 2)):
         leaf = torch.randn(1, T, WIDTH, dtype=dtype, requires_grad=True)
         theta = torch.ones(1, dtype=dtype, requires_grad=True)
         states = torch.cat([torch.zeros(1, 1, WIDTH, dtype=dtype), 0.0625 * leaf[:, :-1]], dim=1) * theta
         direct = torch.zeros(1, T, WIDTH, dtype=dtype)
         direct[:, -1] = 1.0
-        report = backward_through_time(Chain(leaf, states, lambda fed: fed), direct, [theta], tol=1e-3, max_hops=None)
+        report = backward_through_time(Chain(leaf, states, lambda fed: fed), direct, [theta], tol=0.05, max_hops=None)
         assert report.hops == hops
         assert not report.truncated
+        assert not report.limited_by_rounding
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_tolerance_below_rounding_is_raised_to_it(dtype):
+    """Terms of half the size of the one before, whose sum is exact in 16 bits too: no more of them for a smaller tolerance."""
+    reports = []
+    for tol in (0.0, 1e-12, 1e-8):
+        leaf = torch.randn(1, 40, WIDTH, dtype=dtype, requires_grad=True)
+        theta = torch.ones(1, dtype=dtype, requires_grad=True)
+        states = torch.cat([torch.zeros(1, 1, WIDTH, dtype=dtype), 0.5 * leaf[:, :-1]], dim=1) * theta
+        direct = torch.zeros(1, 40, WIDTH, dtype=dtype)
+        direct[:, -1] = 1.0
+        reports.append(backward_through_time(Chain(leaf, states, lambda fed: fed), direct, [theta], tol=tol, max_hops=None))
+    assert reports[0] == reports[1] == reports[2]
+    eps = torch.finfo(dtype).eps
+    assert eps < reports[0].tolerance < 16 * eps
+    assert reports[0].limited_by_rounding
+    assert reports[0].residual >= reports[0].tolerance
+    assert 2.0 ** -reports[0].hops > eps / 4
+    assert not reports[0].truncated
 
 
 @pytest.mark.parametrize("hops", [0, 1, 3, T - 1])

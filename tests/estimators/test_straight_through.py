@@ -85,6 +85,35 @@ def test_candidates_outside_the_support_carry_no_gradient():
         assert gradient[1] == 0
 
 
+@pytest.mark.parametrize("offset", [-100.0, -95.0, 100.0])
+@pytest.mark.parametrize("weights", [gumbel_softmax_weights, decoupled_st_weights, reinmax_weights, gumbel_rao_weights])
+def test_a_common_offset_of_the_logits_changes_nothing(weights, offset):
+    """In fp32, where e^100 overflows; the logits are multiples of 2^-10, so that the offset itself rounds nothing."""
+    generator = torch.Generator().manual_seed(0)
+    logits = (torch.randn(50, 4, generator=generator) * 1024).round() / 1024
+    noise = gumbel_noise((50, 4), generator=generator)
+    hard = (logits + noise).argmax(-1)
+
+    def found(values):
+        leaf = values.clone().requires_grad_()
+        sampled = weights(leaf, noise.to(values.dtype), 0.7, hard=hard)
+        cotangent = torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=values.dtype)
+        return sampled.detach(), torch.autograd.grad((sampled * cotangent).sum(), leaf)[0]
+
+    (value, gradient), (exact_value, exact) = found(logits + offset), found(logits.double())
+    assert torch.equal(value.double(), exact_value)
+    assert exact.abs().amax(-1).min() > 1e-3
+    assert torch.allclose(gradient.double(), exact, rtol=1e-4, atol=1e-4)
+
+
+def test_an_unlikely_candidate_is_drawn_like_any_other():
+    """A log-probability of -200, whose inverse is no fp32 number: the noise is finite and the given candidate wins."""
+    logits = torch.tensor([[0.0, -200.0, -1.0]]).expand(3, 3)
+    drawn = conditional_gumbels(logits, torch.eye(3), torch.arange(9.0).view(3, 3), 0)
+    assert drawn.isfinite().all()
+    assert (logits + drawn).argmax(-1).tolist() == [0, 1, 2]
+
+
 def test_conditional_gumbels_have_their_distribution():
     """The given candidate always wins, and over D ~ softmax the noise of each candidate is standard Gumbel again."""
     rows = 20_000

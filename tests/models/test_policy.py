@@ -155,25 +155,3 @@ def test_unreachable_hub_says_what_to_do(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ValueError, match="model=local"):
         load_base("nobody/no-such-model")
-
-
-def test_models_that_cap_their_logits_are_refused(tmp_path, tokenizer):
-    from transformers import GraniteConfig, GraniteForCausalLM
-
-    config = GraniteConfig(vocab_size=320, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
-                           num_key_value_heads=1, logits_scaling=8.0)  # fmt: skip
-    GraniteForCausalLM(config).save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="scales or caps"):
-        load_base(str(tmp_path))
-
-
-def test_models_that_scale_their_embeddings_are_refused(tmp_path, tokenizer):
-    from transformers import GemmaConfig, GemmaForCausalLM
-
-    config = GemmaConfig(vocab_size=320, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
-                         num_key_value_heads=1, head_dim=16)  # fmt: skip
-    GemmaForCausalLM(config).save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="scales its embeddings"):
-        load_base(str(tmp_path))

@@ -110,14 +110,14 @@ def test_completions_of_a_draw():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [(["methods=grade_ste"], "must hold rloo"), (["draws=1"], "at least 2"), (["prompts=many"], "not a number"),
-     (["checkpoint=nowhere"], "no run folder"), (["methods=rloo,unheard_of"], "unheard_of"), (["methods=rloo,rloo"], "twice"),
+     (["checkpoint={missing}"], "no run folder"), (["methods=rloo,unheard_of"], "unheard_of"), (["methods=rloo,rloo"], "twice"),
      (["rollouts=6"], "multiple of group=4"), (["relaxed_rollouts=5"], "must not exceed"),
      (["methods=rloo,grade_ste:rollouts=9"], "between 1 and"), (["methods=rloo,grpo:rollouts=6", "rollouts=8"], "grpo:rollouts=6: its"),
      (["methods=rloo,grade_ste:tau"], "KEY=VALUE"), (["methods=rloo,hybrid"], "parents"),
      (["methods=rloo,grade_ste_nucleus"], "different policies"), (["methods=rloo", "protocol.logprobs=full"], "biased")],
 )  # fmt: skip
-def test_studies_that_cannot_be_made(arguments, message, capsys):
-    assert main(arguments) == 2
+def test_studies_that_cannot_be_made(arguments, message, tmp_path, capsys):
+    assert main([argument.format(missing=tmp_path / "missing") for argument in arguments]) == 2
     assert message in capsys.readouterr().err
 
 
@@ -147,7 +147,7 @@ def test_command(tmp_path, shared_cache, monkeypatch, capsys):
     found = json.loads((tmp_path / "out" / "results.json").read_text())
     assert set(found["estimators"]) == {"rloo", "grade_ste:rollouts=4", "reinforce", "grade_ste"}
     # The same rollouts, scored in passes of other shapes.
-    assert found["estimators"]["grade_ste:rollouts=4"]["reward"] == pytest.approx(found["estimators"]["rloo"]["reward"], rel=1e-6)
+    assert found["estimators"]["grade_ste:rollouts=4"]["reward"] == pytest.approx(found["estimators"]["rloo"]["reward"], rel=1e-4)
     assert {spec: row["batches"] for spec, row in found["hybrid"].items()} == {"grade_ste:rollouts=4": 6}
     stored = json.loads((tmp_path / "out" / "grade_ste" / "progress.json").read_text())
     assert stored["settings"]["rollouts"] == 2
