@@ -17,6 +17,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from grade_lightning.chain.candidates import candidate_logits
@@ -27,7 +28,7 @@ from grade_lightning.rollout.sampling import Relaxation
 from grade_lightning.rollout.types import Rollout
 
 
-def _fed_embeddings(policy: Policy, rollout: Rollout) -> Tensor:
+def _fed_embeddings(policy: Policy, rollout: Rollout) -> Float[Tensor, "B T d"]:
     """The embeddings that the rollout fed at completion positions, as a leaf.  -> [B, T, d]."""
     if rollout.weights is None:
         return policy.embed(rollout.completion_ids).detach().requires_grad_()
@@ -43,8 +44,8 @@ class ParallelRollout(NamedTuple):
         relaxed: the relaxed samples as functions of ``relaxed.hidden``: the states' values, a leaf of its own.
     """
 
-    leaf: Tensor
-    states: Tensor
+    leaf: Float[Tensor, "B T d"]
+    states: Float[Tensor, "B T d"]
     relaxed: RelaxedRollout
 
 
@@ -65,7 +66,13 @@ def relax_in_parallel(policy: Policy, rollout: Rollout, relax: Relaxation) -> Pa
 
 
 def adjoint_backward(
-    policy: Policy, rollout: Rollout, parallel: ParallelRollout, objective: Tensor, *, tol: float, max_hops: int | None
+    policy: Policy,
+    rollout: Rollout,
+    parallel: ParallelRollout,
+    objective: Float[Tensor, ""],
+    *,
+    tol: float,
+    max_hops: int | None,
 ) -> AdjointReport:
     """Add the gradient of ``objective`` with respect to the policy's weights to their ``.grad``.
 

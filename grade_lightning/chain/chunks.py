@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from jaxtyping import Shaped
 from torch import Tensor
 
 CHUNK_ELEMENTS = 1 << 24  # logits held at once: 64 MiB in fp32
 
 
-def token_chunks(tokens: Tensor, vocab_size: int) -> list[slice]:
+def token_chunks(tokens: Shaped[Tensor, "N ..."], vocab_size: int) -> list[slice]:
     """Slices of N tokens such that [chunk, V] logits stay below ``CHUNK_ELEMENTS``.
 
     Args:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from grade_lightning.chain.divergence import kl_gradients
@@ -25,11 +26,11 @@ class DirectGradient(NamedTuple):
         reference_hidden: [B, T, d] the reference's predicting states.
     """
 
-    weights: Tensor
-    hidden: Tensor
-    scores: Tensor
-    kl: Tensor
-    reference_hidden: Tensor
+    weights: Float[Tensor, "B T k"]
+    hidden: Float[Tensor, "B T d"]
+    scores: Float[Tensor, " B"]
+    kl: Float[Tensor, "B T"]
+    reference_hidden: Float[Tensor, "B T d"]
 
 
 def direct_gradient(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from grade_lightning.chain.chunks import token_chunks
@@ -21,12 +22,14 @@ class KLGradients(NamedTuple):
         reference_hidden: [B, T, d] gradient with respect to the reference's.
     """
 
-    kl: Tensor
-    hidden: Tensor
-    reference_hidden: Tensor
+    kl: Float[Tensor, "B T"]
+    hidden: Float[Tensor, "B T d"]
+    reference_hidden: Float[Tensor, "B T d"]
 
 
-def kl_gradients(policy: Policy, hidden: Tensor, reference_hidden: Tensor, mask: Tensor) -> KLGradients:
+def kl_gradients(
+    policy: Policy, hidden: Float[Tensor, "B T d"], reference_hidden: Float[Tensor, "B T d"], mask: Bool[Tensor, "B T"]
+) -> KLGradients:
     """Values only: logits live inside a chunk, and no graph over the vocabulary outlives it.
 
     A loss that adds ``(states * gradient).sum()`` has the KL's gradient at these states.
@@ -44,7 +47,9 @@ def kl_gradients(policy: Policy, hidden: Tensor, reference_hidden: Tensor, mask:
 
 
 @torch.no_grad()
-def _by_hand(policy: Policy, own: Tensor, other: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _by_hand(
+    policy: Policy, own: Float[Tensor, "N d"], other: Float[Tensor, "N d"]
+) -> tuple[Float[Tensor, " N"], Float[Tensor, "N d"], Float[Tensor, "N d"]]:
     """[N, d], [N, d] -> KL [N] and its gradients [N, d]; two and a half times fewer passes over [N, V] than autograd makes.
 
     With log-probabilities log p and log q: dKL/dl = p (log p - log q - KL) and dKL/dm = q - p.
@@ -61,7 +66,9 @@ def _by_hand(policy: Policy, own: Tensor, other: Tensor) -> tuple[Tensor, Tensor
     return kl, gradient.to(head.dtype) @ head, reference_gradient.to(head.dtype) @ head
 
 
-def _by_autograd(policy: Policy, own: Tensor, other: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _by_autograd(
+    policy: Policy, own: Float[Tensor, "N d"], other: Float[Tensor, "N d"]
+) -> tuple[Float[Tensor, " N"], Float[Tensor, "N d"], Float[Tensor, "N d"]]:
     """The same for any head."""
     with torch.enable_grad():
         own, other = own.requires_grad_(), other.requires_grad_()

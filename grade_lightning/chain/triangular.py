@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 MARGIN = 2.0  # a term that was foreseen too small costs a pass through all weights, one taken too many a pass through the tokens
@@ -41,11 +42,11 @@ class Chain(NamedTuple):
         feed_back: [B, T, d] cotangent of what is fed -> [B, T, d'] cotangent of the states that it was computed from, time by time.
     """
 
-    leaf: Tensor
-    states: Tensor
+    leaf: Float[Tensor, "B T d"]
+    states: Float[Tensor, "B T h"]
     feed_back: Callable[[Tensor], Tensor]
 
-    def hop(self, cotangent: Tensor) -> Tensor:
+    def hop(self, cotangent: Float[Tensor, "B T h"]) -> Float[Tensor, "B T h"]:
         """One more passage of the influence from states to earlier states: M^T c."""
         (fed,) = torch.autograd.grad(self.states, self.leaf, cotangent, retain_graph=True)
         return self.feed_back(fed)
@@ -111,7 +112,9 @@ class _Series:
         return torch.where(_row_norms(self.total) > 0, self._relative(_row_norms(term)), 0.0)
 
 
-def backward_through_time(chain: Chain, direct: Tensor, inputs: Sequence[Tensor], *, tol: float, max_hops: int | None) -> AdjointReport:
+def backward_through_time(
+    chain: Chain, direct: Float[Tensor, "B T h"], inputs: Sequence[Tensor], *, tol: float, max_hops: int | None
+) -> AdjointReport:
     """Add to ``.grad`` of ``inputs`` the total derivative of an objective, the direct derivative of which is given.
 
     A row's sum ends when its next term is expected below half of ``tol`` times the sum, by how the last two shrank.  The backward pass of

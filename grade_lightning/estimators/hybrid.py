@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 
@@ -17,8 +18,8 @@ class Moments:
         total: [2, 2] inner products within a chunk: signal and covariance of a chunk's noise.
     """
 
-    signal: Tensor
-    total: Tensor
+    signal: Float[Tensor, "2 2"]
+    total: Float[Tensor, "2 2"]
 
     @property
     def cosine(self) -> float:
@@ -27,7 +28,7 @@ class Moments:
         return float(self.signal[0, 1]) / square**0.5 if min(float(self.signal[0, 0]), float(self.signal[1, 1])) > 0 else float("nan")
 
 
-def chunk_moments(unbiased: Tensor, biased: Tensor) -> Moments:
+def chunk_moments(unbiased: Float[Tensor, "C D"], biased: Float[Tensor, "C D"]) -> Moments:
     """Moments from the estimates of C >= 2 independent chunks, both estimators on the same chunks.  [C, D], [C, D]."""
     both = torch.stack([unbiased, biased]).double()  # [2, C, D]
     products = torch.einsum("icd,jed->ijce", both, both)

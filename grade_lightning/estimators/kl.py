@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 
-def exact_kl(policy_logits: Tensor, reference_logits: Tensor, mask: Tensor) -> Tensor:
+def exact_kl(
+    policy_logits: Float[Tensor, "*batch V"], reference_logits: Float[Tensor, "*batch V"], mask: Bool[Tensor, "*batch"]
+) -> Float[Tensor, "*batch"]:
     """KL(policy || reference) at each position, summed over the whole vocabulary, in nats.
 
         KL_t = sum_v p_t(v) (log p_t(v) - log q_t(v))
@@ -35,7 +38,7 @@ def exact_kl(policy_logits: Tensor, reference_logits: Tensor, mask: Tensor) -> T
 SAMPLED_KL = ("k1", "k2", "k3")
 
 
-def sampled_kl(log_ratio: Tensor, estimator: str) -> Tensor:
+def sampled_kl(log_ratio: Float[Tensor, "*shape"], estimator: str) -> Float[Tensor, "*shape"]:
     """Estimates of KL(policy || reference) from the sampled token alone (Schulman 2020, "Approximating KL divergence").
 
         k1 = log p - log q,        k2 = (log p - log q)^2 / 2,        k3 = q / p - 1 + log p - log q

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 
@@ -18,8 +19,12 @@ def _mean(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def reinforce_loss(
-    logprobs: Tensor, advantages: Tensor, mask: Tensor, *, lengths: Tensor | None = None
-) -> tuple[Tensor, dict[str, Tensor]]:
+    logprobs: Float[Tensor, "B T"],
+    advantages: Float[Tensor, " B"],
+    mask: Shaped[Tensor, "B T"],
+    *,
+    lengths: Shaped[Tensor, " B"] | None = None,
+) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
     """Score-function loss (Williams 1992; eq. 5): -mean over the batch of advantage x sum of log-probabilities over real tokens.
 
     Args:
@@ -41,8 +46,13 @@ def reinforce_loss(
 
 
 def ppo_clip_loss(
-    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, *, cliprange: float
-) -> tuple[Tensor, dict[str, Tensor]]:
+    logprobs: Float[Tensor, "B T"],
+    old_logprobs: Float[Tensor, "B T"],
+    advantages: Float[Tensor, "B T"],
+    mask: Shaped[Tensor, "B T"],
+    *,
+    cliprange: float,
+) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
     """Clipped surrogate (Schulman et al. 2017, eq. 7; eq. 6), mean over real tokens.
 
         loss = mean max(-A rho, -A clip(rho, 1 - eps, 1 + eps)),        rho = exp(logprobs - old_logprobs)
@@ -68,8 +78,13 @@ def ppo_clip_loss(
 
 
 def value_loss(
-    values: Tensor, returns: Tensor, mask: Tensor, *, old_values: Tensor | None = None, cliprange: float | None = None
-) -> Tensor:
+    values: Float[Tensor, "B T"],
+    returns: Float[Tensor, "B T"],
+    mask: Shaped[Tensor, "B T"],
+    *,
+    old_values: Float[Tensor, "B T"] | None = None,
+    cliprange: float | None = None,
+) -> Float[Tensor, ""]:
     """Half the mean squared error over real tokens; with ``cliprange`` the larger of it and that of values kept near the old ones.
 
     Args:

@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from grade_lightning.estimators.hashing import hashed_exponential
 from grade_lightning.estimators.relaxations import SoftTokens, check_tau, draw_topk, hard_sample, hard_value
 
 
-def decoupled_st_weights(logits: Tensor, noise: Tensor, tau: float, *, hard: Tensor | None = None) -> Tensor:
+def decoupled_st_weights(
+    logits: Float[Tensor, "*batch k"], noise: Float[Tensor, "*batch k"], tau: float, *, hard: Int[Tensor, "*batch"] | None = None
+) -> Float[Tensor, "*batch k"]:
     """Decoupled straight-through (2410.13331): sampled at temperature 1, differentiated as softmax(l / tau).
 
         y = D - sg(p) + p,        p = softmax(l / tau)
@@ -32,7 +35,9 @@ def decoupled_st_weights(logits: Tensor, noise: Tensor, tau: float, *, hard: Ten
     return hard_value(hard_sample(logits, noise, hard), torch.softmax(logits / tau, dim=-1))
 
 
-def reinmax_weights(logits: Tensor, noise: Tensor, tau: float, *, hard: Tensor | None = None) -> Tensor:
+def reinmax_weights(
+    logits: Float[Tensor, "*batch k"], noise: Float[Tensor, "*batch k"], tau: float, *, hard: Int[Tensor, "*batch"] | None = None
+) -> Float[Tensor, "*batch k"]:
     """ReinMax (Liu et al. 2304.08612, eq. 5 and algorithm 2): Heun's second-order approximation of the exact gradient.
 
         p1 = (D + softmax(l / tau)) / 2,      s = 2 softmax(sg(ln p1 - l) + l) - softmax(l) / 2,      y = D - sg(s) + s
@@ -51,7 +56,14 @@ def reinmax_weights(logits: Tensor, noise: Tensor, tau: float, *, hard: Tensor |
     return hard_value(onehot, surrogate)
 
 
-def gumbel_rao_weights(logits: Tensor, noise: Tensor, tau: float, *, hard: Tensor | None = None, samples: int = 16) -> Tensor:
+def gumbel_rao_weights(
+    logits: Float[Tensor, "*batch k"],
+    noise: Float[Tensor, "*batch k"],
+    tau: float,
+    *,
+    hard: Int[Tensor, "*batch"] | None = None,
+    samples: int = 16,
+) -> Float[Tensor, "*batch k"]:
     """Gumbel-Rao (Paulus et al. 2010.04838): the straight-through Gumbel-softmax gradient averaged over the noise given D.
 
         y = D - sg(m) + m,        m = mean_j softmax((l + G_j) / tau),        G_j ~ Gumbel noise given argmax(l + G_j) = D
@@ -74,7 +86,9 @@ def gumbel_rao_weights(logits: Tensor, noise: Tensor, tau: float, *, hard: Tenso
     return hard_value(onehot, mean)
 
 
-def conditional_gumbels(logits: Tensor, onehot: Tensor, noise: Tensor, draw: int) -> Tensor:
+def conditional_gumbels(
+    logits: Float[Tensor, "*batch k"], onehot: Float[Tensor, "*batch k"], noise: Float[Tensor, "*batch k"], draw: int
+) -> Float[Tensor, "*batch k"]:
     """Gumbel noise given which perturbed logit is the largest (Maddison et al. 2014; Tucker et al. 2017).
 
     With E_i standard exponentials and Z = logsumexp(l): the largest perturbed logit is Z - log E_D, and any other is
@@ -104,16 +118,20 @@ def _over_topk(weights: Callable[..., Tensor], logits: Tensor, tau: float, k: in
     return SoftTokens(indices, found, indices.gather(-1, hard.unsqueeze(-1)).squeeze(-1))
 
 
-def decoupled_st_topk(logits: Tensor, tau: float, k: int, *, noise: Tensor | None = None) -> SoftTokens:
+def decoupled_st_topk(
+    logits: Float[Tensor, "*batch V"], tau: float, k: int, *, noise: Float[Tensor, "*batch k"] | None = None
+) -> SoftTokens:
     """:func:`decoupled_st_weights` over the k largest logits; arguments as :func:`gumbel_softmax_topk`."""
     return _over_topk(decoupled_st_weights, logits, tau, k, noise)
 
 
-def reinmax_topk(logits: Tensor, tau: float, k: int, *, noise: Tensor | None = None) -> SoftTokens:
+def reinmax_topk(logits: Float[Tensor, "*batch V"], tau: float, k: int, *, noise: Float[Tensor, "*batch k"] | None = None) -> SoftTokens:
     """:func:`reinmax_weights` over the k largest logits; arguments as :func:`gumbel_softmax_topk`."""
     return _over_topk(reinmax_weights, logits, tau, k, noise)
 
 
-def gumbel_rao_topk(logits: Tensor, tau: float, k: int, *, noise: Tensor | None = None, samples: int = 16) -> SoftTokens:
+def gumbel_rao_topk(
+    logits: Float[Tensor, "*batch V"], tau: float, k: int, *, noise: Float[Tensor, "*batch k"] | None = None, samples: int = 16
+) -> SoftTokens:
     """:func:`gumbel_rao_weights` over the k largest logits; arguments as :func:`gumbel_softmax_topk`."""
     return _over_topk(gumbel_rao_weights, logits, tau, k, noise, samples=samples)
