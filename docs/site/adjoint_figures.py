@@ -73,7 +73,9 @@ def draw_chain() -> None:
             axes.annotate("", (later - 0.1, 0.84), (t + 0.12, 0.12), arrowprops={"arrowstyle": "->", "color": PATH, "lw": 0.8})
     axes.annotate("", (4, -0.75), (4, -0.2), arrowprops={"arrowstyle": "->", "color": INK, "lw": 1.4})
     axes.text(4.12, -0.75, "reward, KL", va="center", fontsize=11, color=INK)
-    axes.annotate("direct: $b_5$", (4.1, 0.72), (4.35, 0.35), fontsize=11, color=HOP, arrowprops={"arrowstyle": "->", "color": HOP, "lw": 1.6})
+    axes.annotate(
+        "direct: $b_5$", (4.1, 0.72), (4.35, 0.35), fontsize=11, color=HOP, arrowprops={"arrowstyle": "->", "color": HOP, "lw": 1.6}
+    )
     for start, end, name in ((4, 2, "first hop"), (2, 0, "second hop")):
         arrow = {"arrowstyle": "->", "color": HOP, "lw": 1.8, "connectionstyle": "arc3,rad=0.32"}
         axes.annotate("", (end + 0.05, 1.17), (start - 0.05, 1.17), arrowprops=arrow)

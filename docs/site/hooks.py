@@ -58,8 +58,11 @@ def settings_page() -> str:
     try:  # This guard goes once every branch has grade_lightning.settings.describe.
         from grade_lightning.settings import describe
     except ImportError:
-        return "# Settings\n\n!!! warning\n    This version of the package cannot list its settings: see `python -m grade_lightning.run --help`.\n"
-    parts = ["# Settings\n\nAll keys, their types and defaults, from the code that checks them. `key=value` on the command line sets one.\n"]
+        note = "This version of the package cannot list its settings: see `python -m grade_lightning.run --help`."
+        return f"# Settings\n\n!!! warning\n    {note}\n"
+    parts = [
+        "# Settings\n\nAll keys, their types and defaults, from the code that checks them. `key=value` on the command line sets one.\n"
+    ]
     for group in describe():
         title = f"{group.name}={group.option}" if group.option else group.name
         parts.append(f"## `{title}`\n\n{group.doc}\n\n| key | type | default | meaning |\n|---|---|---|---|")

@@ -50,10 +50,12 @@ class ParallelRollout(NamedTuple):
 
 
 def relax_in_parallel(policy: Policy, rollout: Rollout, relax: Relaxation) -> ParallelRollout:
-    """All relaxed samples at once.
+    """Evaluate a recorded rollout again, all its relaxed samples at once.
 
     Args:
-        relax: as in :func:`grade_lightning.chain.sequential.relax_sequentially`.
+        policy: its LoRA weights require gradients.
+        rollout: what was sampled.
+        relax: candidate logits, noise and hard positions to weights, as in :func:`grade_lightning.chain.sequential.relax_sequentially`.
     """
     prompt, leaf = rollout.prompt, _fed_embeddings(policy, rollout)
     # The state after the last completion token predicts nothing.
@@ -77,8 +79,12 @@ def adjoint_backward(
     """Add the gradient of ``objective`` with respect to the policy's weights to their ``.grad``.
 
     Args:
+        policy: its LoRA weights get the gradient.
+        rollout: what was sampled.
+        parallel: from :func:`relax_in_parallel`.
         objective: [], a function of ``parallel.relaxed.weights`` and ``parallel.relaxed.hidden``.
-        tol, max_hops: see :func:`grade_lightning.chain.triangular.backward_through_time`.
+        tol: largest size of the first term left out, see :func:`grade_lightning.chain.triangular.backward_through_time`.
+        max_hops: most terms beyond the direct one; as many as it takes if None.
     """
     leaf, states, relaxed = parallel
     outputs = policy.embed_soft(rollout.soft(relaxed.weights), rollout.mask)

@@ -12,7 +12,8 @@ def token_chunks(tokens: Shaped[Tensor, "N ..."], vocab_size: int) -> list[slice
     """Slices of N tokens such that [chunk, V] logits stay below ``CHUNK_ELEMENTS``.
 
     Args:
-        tokens: [N, ...].
+        tokens: [N, ...] what is cut, by its first axis.
+        vocab_size: V.
     """
     length = max(1, CHUNK_ELEMENTS // vocab_size)
     return [slice(start, min(start + length, len(tokens))) for start in range(0, len(tokens), length)]

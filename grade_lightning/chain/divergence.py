@@ -14,7 +14,7 @@ from grade_lightning.models.policy import Policy
 
 
 class KLGradients(NamedTuple):
-    """Exact KL in nats and what its sum over real tokens changes by.
+    """Exact KL in nats, and the gradients of its sum over real tokens.
 
     Attributes:
         kl: [B, T], 0 where the mask is False.
@@ -30,13 +30,15 @@ class KLGradients(NamedTuple):
 def kl_gradients(
     policy: Policy, hidden: Float[Tensor, "B T d"], reference_hidden: Float[Tensor, "B T d"], mask: Bool[Tensor, "B T"]
 ) -> KLGradients:
-    """Values only: logits live inside a chunk, and no graph over the vocabulary outlives it.
+    """The KL and its gradients as values: logits live inside a chunk, and no graph over the vocabulary outlives it.
 
     A loss that adds ``(states * gradient).sum()`` has the KL's gradient at these states.
 
     Args:
-        hidden, reference_hidden: [B, T, d]; only their values are used.
-        mask: [B, T].
+        policy: gives the output head.
+        hidden: [B, T, d] the policy's predicting states; only their values are used.
+        reference_hidden: [B, T, d] the reference's; only their values are used.
+        mask: [B, T], True = real token.
     """
     parts = []
     real = [states.detach()[mask] for states in (hidden, reference_hidden)]  # [N, d] without padding
@@ -69,7 +71,7 @@ def _by_hand(
 def _by_autograd(
     policy: Policy, own: Float[Tensor, "N d"], other: Float[Tensor, "N d"]
 ) -> tuple[Float[Tensor, " N"], Float[Tensor, "N d"], Float[Tensor, "N d"]]:
-    """The same for any head."""
+    """What :func:`_by_hand` computes, for any head."""
     with torch.enable_grad():
         own, other = own.requires_grad_(), other.requires_grad_()
         kl = exact_kl(policy.logits(own), policy.logits(other), torch.ones(len(own), dtype=torch.bool, device=own.device))

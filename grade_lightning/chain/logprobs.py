@@ -19,13 +19,13 @@ LOGPROBS = ("matched", "full")
 
 
 class TokenStatistics(NamedTuple):
-    """Of B completions, all [B, T]; 0 where the mask is False.
+    """Statistics of the tokens of B completions, 0 where the mask is False.
 
     Attributes:
-        logprobs: of the sampled tokens.
-        entropy: of the distribution they were sampled from, in nats.
-        kl: exact KL(policy || reference) over the whole vocabulary, in nats.
-        log_ratio: log p - log q of the sampled tokens over the whole vocabulary.
+        logprobs: [B, T] log-probabilities of the sampled tokens.
+        entropy: [B, T] entropy of the distribution they were sampled from, in nats.
+        kl: [B, T] exact KL(policy || reference) over the whole vocabulary, in nats.
+        log_ratio: [B, T] log p - log q of the sampled tokens over the whole vocabulary.
     """
 
     logprobs: Float[Tensor, "B T"]
@@ -45,7 +45,10 @@ def token_statistics(
     """Statistics of the recorded tokens, with gradients through ``hidden``; logits are computed, used and dropped in chunks of tokens.
 
     Args:
-        hidden, reference_hidden: [B, T, d] predicting states of policy and reference.
+        policy: gives the output head.
+        rollout: the recorded tokens.
+        hidden: [B, T, d] predicting states of the policy.
+        reference_hidden: [B, T, d] predicting states of the reference.
         logprobs: ``matched``: of the distribution that was sampled from, i.e. over the recorded support at the sampling
             temperature; ``full``: over the whole vocabulary at temperature 1, whatever was sampled from.
     """
@@ -71,6 +74,8 @@ def surprisal(policy: Policy, rollout: Rollout, hidden: Float[Tensor, "B T d"]) 
     """-log q of the recorded tokens over the whole vocabulary at temperature 1, in nats.
 
     Args:
+        policy: gives the output head.
+        rollout: the recorded tokens.
         hidden: [B, T, d] predicting states of the model q, policy or reference: both share the output head.
 
     Returns:

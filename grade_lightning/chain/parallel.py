@@ -17,7 +17,7 @@ def predicting(hidden: Float[Tensor, "B whole d"], prompt_width: int) -> Float[T
 
 
 def hard_hidden(policy: Policy, rollout: Rollout) -> Float[Tensor, "B T d"]:
-    """The policy's states that predict the completion's hard tokens, in one parallel pass.  -> [B, T, d]."""
+    """The policy's states [B, T, d] that predict the completion's hard tokens, from one parallel pass."""
     embeds = policy.embed(torch.cat([rollout.prompt.ids, rollout.completion_ids], dim=1))
     return predicting(policy.hidden(embeds, rollout.whole_mask), rollout.prompt.ids.shape[1])
 

@@ -34,7 +34,9 @@ def as_fed(rollout: Rollout, weights: Float[Tensor, "*tokens k"], t: int | None 
     """Recomputed relaxed weights with the values that the rollout fed forward (soft tokens under dropout would differ).
 
     Args:
+        rollout: what was sampled.
         weights: [B, T, k], or [B, k] of column ``t``.
+        t: the column, where there is only one.
     """
     if rollout.weights is None:
         return weights
@@ -49,7 +51,7 @@ def relax_sequentially(policy: Policy, rollout: Rollout, relax: Relaxation) -> R
     key and value of the cache, so a backward pass through the result is exact backpropagation through the whole chain.
 
     Args:
-        policy: LoRA weights require gradients.
+        policy: its LoRA weights require gradients.
         rollout: from :func:`grade_lightning.rollout.sampling.sample`.
         relax: candidate logits, noise and hard positions to weights.
     """

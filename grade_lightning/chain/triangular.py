@@ -63,7 +63,8 @@ class _Series:
     Args:
         chain: M, strictly lower triangular in time, block diagonal over rows.
         direct: [B, T, d'] b.
-        tol, most: see :func:`backward_through_time`.
+        tol: see :func:`backward_through_time`.
+        most: number of terms that a row may have.
         foresee: end a row before a term that is expected below the tolerance, instead of after one that was.
     """
 

@@ -18,11 +18,15 @@ def exact_kl(
     later prefixes; methods that feed relaxed tokens forward carry that effect through the chain instead.
 
     Args:
-        policy_logits, reference_logits: [B, T, V] (or [..., V]).
-        mask: [B, T], True = real token.
+        policy_logits: [..., V], usually [B, T, V].
+        reference_logits: [..., V].
+        mask: [...] bool, True = real token.
 
     Returns:
-        [B, T], 0 where the mask is False.
+        [...] nats, 0 where the mask is False.
+
+    Raises:
+        ValueError: the shapes do not agree.
     """
     if policy_logits.shape != reference_logits.shape:
         raise ValueError(f"logits differ in shape: {tuple(policy_logits.shape)} and {tuple(reference_logits.shape)}")
@@ -49,6 +53,12 @@ def sampled_kl(log_ratio: Float[Tensor, "*shape"], estimator: str) -> Float[Tens
     Args:
         log_ratio: [...] log p - log q of tokens sampled from p.
         estimator: ``k1``, ``k2`` or ``k3``.
+
+    Returns:
+        [...] nats.
+
+    Raises:
+        ValueError: another estimator.
     """
     if estimator == "k1":
         return log_ratio

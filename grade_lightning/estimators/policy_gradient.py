@@ -28,11 +28,11 @@ def reinforce_loss(
     """Score-function loss (Williams 1992; eq. 5): -mean over the batch of advantage x sum of log-probabilities over real tokens.
 
     Args:
-        logprobs: [B, T].
-        advantages: [B], constants.
-        mask: [B, T].
-        lengths: [B] what each row's sum is divided by; None = nothing.  GRPO divides by the row's length, Dr. GRPO by the same
-            number for all rows.
+        logprobs: [B, T] log-probabilities of the sampled tokens.
+        advantages: [B] what each completion is credited with; no gradient passes through them.
+        mask: [B, T], True (1) = real token.
+        lengths: [B] what each row's sum is divided by; it is not divided if None.  GRPO divides by the row's length, Dr. GRPO by
+            one number for all rows.
 
     Returns:
         The loss and its metrics (mean log-probability of a completion).
@@ -58,7 +58,10 @@ def ppo_clip_loss(
         loss = mean max(-A rho, -A clip(rho, 1 - eps, 1 + eps)),        rho = exp(logprobs - old_logprobs)
 
     Args:
-        logprobs, old_logprobs, advantages, mask: [B, T].
+        logprobs: [B, T] log-probabilities of the sampled tokens under the policy.
+        old_logprobs: [B, T] the same tokens' under the policy that sampled them.
+        advantages: [B, T]; no gradient passes through them.
+        mask: [B, T], True (1) = real token.
         cliprange: eps > 0.
 
     Returns:
@@ -88,8 +91,14 @@ def value_loss(
     """Half the mean squared error over real tokens; with ``cliprange`` the larger of it and that of values kept near the old ones.
 
     Args:
-        values, returns, mask, old_values: [B, T].
-        cliprange: largest move from ``old_values`` that is credited; None = no limit.
+        values: [B, T] predicted values.
+        returns: [B, T] what they should be; no gradient passes through them.
+        mask: [B, T], True (1) = real token.
+        old_values: [B, T] values when the batch was sampled; needed with ``cliprange``.
+        cliprange: largest move from ``old_values`` that is credited; there is no limit if None.
+
+    Raises:
+        ValueError: the shapes do not agree, or ``cliprange`` without ``old_values``.
     """
     _check(mask, values=values, returns=returns)
     error = (values - returns.detach()) ** 2

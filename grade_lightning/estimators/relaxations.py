@@ -31,7 +31,13 @@ class SoftTokens(NamedTuple):
 def gumbel_noise(
     shape: tuple[int, ...], *, generator: torch.Generator | None = None, dtype: torch.dtype = torch.float32
 ) -> Float[Tensor, "*shape"]:
-    """Standard Gumbel variates, -log(E) with E ~ Exponential(1), on the CPU."""
+    """Standard Gumbel variates, -log(E) with E ~ Exponential(1), on the CPU.
+
+    Args:
+        shape: of the result.
+        generator: of the random numbers; torch's global CPU generator if None.
+        dtype: of the result.
+    """
     return -torch.empty(shape, dtype=dtype).exponential_(generator=generator).log()
 
 
@@ -44,7 +50,7 @@ def check_tau(tau: float) -> None:
 def hard_sample(
     logits: Float[Tensor, "*batch k"], noise: Float[Tensor, "*batch k"], hard: Int[Tensor, "*batch"] | None = None
 ) -> Float[Tensor, "*batch k"]:
-    """[..., k] one-hot of the position ``hard`` [...], or of argmax(l + g) if None."""
+    """The one-hot [..., k] of the position ``hard`` [...], or of argmax(l + g) if None."""
     position = (logits + noise.to(logits.dtype)).argmax(dim=-1) if hard is None else hard
     return torch.zeros_like(logits).scatter_(-1, position.unsqueeze(-1), 1.0)
 
@@ -72,7 +78,7 @@ def gumbel_softmax_weights(
         noise: [..., k] standard Gumbel noise.
         tau: temperature, > 0.
         hard: [...] position (0..k-1) of the hard sample; argmax(l + g) if None.
-        straight_through: value one-hot, gradient of y.
+        straight_through: the weights have the value of the one-hot hard sample and the gradient of y.
 
     Returns:
         [..., k] weights, in the dtype of ``logits``.

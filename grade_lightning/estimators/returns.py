@@ -17,9 +17,11 @@ def gae(
     An episode is the real tokens of a row; after its last one there is no value and no advantage.
 
     Args:
-        rewards, values: [B, T].
+        rewards: [B, T] reward of each token.
+        values: [B, T] value of the state before each token.
         mask: [B, T], True (1) = real token; real tokens come first.
-        gamma: discount. lam: trace decay.
+        gamma: discount of what comes a token later.
+        lam: trace decay, 0 = one-step differences, 1 = whole returns.
 
     Returns:
         Advantages and returns, both [B, T], zero where the mask is False.
@@ -56,9 +58,12 @@ def grpo_advantages(scores: Float[Tensor, "P G"], *, normalise_std: bool = True,
     """Group-relative advantages (Shao et al. 2402.03300): score minus the group's mean, over the group's standard deviation.
 
     Args:
-        scores: [P, G], G >= 2.
+        scores: [P, G], G >= 2 completions of each of P prompts.
         normalise_std: divide by the standard deviation (ddof 1); False = Dr. GRPO (Liu et al. 2503.20783).
         epsilon: added to the standard deviation.
+
+    Returns:
+        [P, G].
     """
     _group_size(scores)
     centred = scores - scores.mean(dim=1, keepdim=True)
@@ -72,7 +77,16 @@ def _group_size(scores: Tensor) -> int:
 
 
 def whiten(values: Float[Tensor, "B T"], mask: Shaped[Tensor, "B T"], *, epsilon: float = 1e-8) -> Float[Tensor, "B T"]:
-    """Zero mean and unit variance (ddof 0) over real tokens; zero elsewhere.  [B, T], [B, T] -> [B, T]."""
+    """Values shifted and scaled to zero mean and unit variance (ddof 0) over the real tokens of the whole batch.
+
+    Args:
+        values: [B, T].
+        mask: [B, T], True (1) = real token.
+        epsilon: added to the variance.
+
+    Returns:
+        [B, T], 0 where the mask is False.
+    """
     real = mask.bool()
     chosen = values[real]
     normal = (values - chosen.mean()) * torch.rsqrt(chosen.var(correction=0) + epsilon)

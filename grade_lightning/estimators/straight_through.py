@@ -27,7 +27,8 @@ def decoupled_st_weights(
     depend on the noise other than through D.
 
     Args:
-        logits, noise: [..., k].
+        logits: [..., k] logits of the candidates.
+        noise: [..., k] standard Gumbel noise.
         tau: temperature of the backward pass, > 0.
         hard: [...] position of the hard sample; argmax(l + g) if None.
     """
@@ -44,7 +45,7 @@ def reinmax_weights(
 
     Exact in expectation for rewards quadratic in the one-hot sample at tau = 1; meant for tau >= 1.  Cost: two more softmaxes of k.
 
-    Args: as :func:`decoupled_st_weights`.
+    The arguments are those of :func:`decoupled_st_weights`.
     """
     check_tau(tau)
     onehot = hard_sample(logits, noise, hard)
@@ -73,8 +74,12 @@ def gumbel_rao_weights(
 
     The inner noise is a hash of ``noise``: the same rollout evaluated again, in any split of the batch, draws the same.
 
-    Args: as :func:`decoupled_st_weights`; and
-        samples: inner draws K.
+    Args:
+        logits: [..., k] logits of the candidates.
+        noise: [..., k] standard Gumbel noise.
+        tau: temperature of the backward pass, > 0.
+        hard: [...] position of the hard sample; argmax(l + g) if None.
+        samples: number of inner draws K, at least 1.
     """
     check_tau(tau)
     if samples < 1:
@@ -97,7 +102,8 @@ def conditional_gumbels(
     Args:
         logits: [..., k], without gradients.
         onehot: [..., k] the hard sample D.
-        noise: [..., k] keys of the hash. draw: number of the inner draw.
+        noise: [..., k] keys of the hash.
+        draw: number of the inner draw.
 
     Returns:
         [..., k] noise G with argmax(l + G) = D; 0 where a logit is -inf.

@@ -36,13 +36,20 @@ class PretrainSettings:
     """Shape and recipe of a small base LM.
 
     Attributes:
-        vocab_size, hidden_size, layers, heads, kv_heads, mlp_size: shape (head_dim = hidden_size / heads).
+        vocab_size: number of tokens.
+        hidden_size: width of the states.
+        layers: number of transformer layers.
+        heads: attention heads of a layer; each is hidden_size / heads wide.
+        kv_heads: heads that keys and values have.
+        mlp_size: width of the feed-forward layers.
         context: longest training sequence in tokens; positions up to four times as many are declared.
         batch_tokens: about how many real tokens one optimizer step sees.
         epochs: passes over the corpus.
-        lr, weight_decay, warmup: AdamW; the rate rises over the first ``warmup`` share of the steps, then falls linearly to 0.
+        lr: AdamW's largest learning rate.
+        weight_decay: AdamW's weight decay.
+        warmup: share of the steps over which the rate rises; it then falls linearly to 0.
         validation_rows: reviews held out for perplexity.
-        seed: of initial weights and order.
+        seed: seed of the initial weights and of the order of texts.
     """
 
     vocab_size: int = 1400
@@ -87,7 +94,7 @@ def model_config(settings: PretrainSettings) -> Qwen3Config:
 
 
 def build_model(settings: PretrainSettings) -> Qwen3ForCausalLM:
-    """The same, randomly initialised."""
+    """A Qwen3 of these settings with random initial weights."""
     config = model_config(settings)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)

@@ -34,10 +34,13 @@ class HeadSettings:
     """Recipe of the reward head.
 
     Attributes:
-        lr, weight_decay, batch_size, epochs: AdamW (paper: 2e-5, 1 epoch).
+        lr: AdamW's learning rate (paper: 2e-5).
+        weight_decay: AdamW's weight decay.
+        batch_size: reviews in one optimizer step.
+        epochs: passes over the reward split (paper: 1).
         text_tokens: reviews are cut to this many tokens for training (paper's code: 256).
         heldout_rows: labelled rows, used by no split, on which accuracy is measured.
-        seed: of initial weights and order.
+        seed: seed of the initial weights and of the order of reviews.
     """
 
     lr: float = 2e-5
