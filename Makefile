@@ -12,7 +12,7 @@ MODEL ?=
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint format bench reproduce-table1 wheel clean
+.PHONY: help setup demo test test-all lint docs format bench reproduce-table1 wheel clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -39,6 +39,9 @@ lint: $(STAMP) ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(STAMP) ## build the documentation into build/site; any warning fails
+	$(BIN)/python -m mkdocs build --strict --quiet
 
 format: $(STAMP) ## let ruff format the code
 	$(BIN)/ruff check --fix .

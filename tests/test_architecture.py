@@ -31,8 +31,8 @@ def test_imports_go_one_way(file):
     if parts[0] not in ENTRIES and parts != ("training", "sweep"):  # a Hydra callback
         assert not {name for name in names if name.split(".")[0] in ("hydra", "omegaconf")}, "Hydra appears in entries alone"
     if parts[0] == "estimators":
-        foreign = {name.split(".")[0] for name in names} - set(sys.stdlib_module_names) - {"torch", "grade_lightning"}
-        assert not foreign, "estimators import torch and nothing else"
+        foreign = {name.split(".")[0] for name in names} - set(sys.stdlib_module_names) - {"torch", "jaxtyping", "grade_lightning"}
+        assert not foreign, "estimators import torch, jaxtyping for annotations, and nothing else"
     own = [name.split(".")[1] for name in names if name.startswith("grade_lightning.")]
     if parts[0] in LAYERS:
         assert all(LAYERS.get(name, 0) <= LAYERS[parts[0]] for name in own)

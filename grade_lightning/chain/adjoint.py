@@ -17,6 +17,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from grade_lightning.chain.candidates import candidate_logits
@@ -27,7 +28,7 @@ from grade_lightning.rollout.sampling import Relaxation
 from grade_lightning.rollout.types import Rollout
 
 
-def _fed_embeddings(policy: Policy, rollout: Rollout) -> Tensor:
+def _fed_embeddings(policy: Policy, rollout: Rollout) -> Float[Tensor, "B T d"]:
     """The embeddings that the rollout fed at completion positions, as a leaf.  -> [B, T, d]."""
     if rollout.weights is None:
         return policy.embed(rollout.completion_ids).detach().requires_grad_()
@@ -43,16 +44,18 @@ class ParallelRollout(NamedTuple):
         relaxed: the relaxed samples as functions of ``relaxed.hidden``: the states' values, a leaf of its own.
     """
 
-    leaf: Tensor
-    states: Tensor
+    leaf: Float[Tensor, "B T d"]
+    states: Float[Tensor, "B T d"]
     relaxed: RelaxedRollout
 
 
 def relax_in_parallel(policy: Policy, rollout: Rollout, relax: Relaxation) -> ParallelRollout:
-    """All relaxed samples at once.
+    """Evaluate a recorded rollout again, all its relaxed samples at once.
 
     Args:
-        relax: as in :func:`grade_lightning.chain.sequential.relax_sequentially`.
+        policy: its LoRA weights require gradients.
+        rollout: what was sampled.
+        relax: candidate logits, noise and hard positions to weights, as in :func:`grade_lightning.chain.sequential.relax_sequentially`.
     """
     prompt, leaf = rollout.prompt, _fed_embeddings(policy, rollout)
     # The state after the last completion token predicts nothing.
@@ -65,13 +68,23 @@ def relax_in_parallel(policy: Policy, rollout: Rollout, relax: Relaxation) -> Pa
 
 
 def adjoint_backward(
-    policy: Policy, rollout: Rollout, parallel: ParallelRollout, objective: Tensor, *, tol: float, max_hops: int | None
+    policy: Policy,
+    rollout: Rollout,
+    parallel: ParallelRollout,
+    objective: Float[Tensor, ""],
+    *,
+    tol: float,
+    max_hops: int | None,
 ) -> AdjointReport:
     """Add the gradient of ``objective`` with respect to the policy's weights to their ``.grad``.
 
     Args:
+        policy: its LoRA weights get the gradient.
+        rollout: what was sampled.
+        parallel: from :func:`relax_in_parallel`.
         objective: [], a function of ``parallel.relaxed.weights`` and ``parallel.relaxed.hidden``.
-        tol, max_hops: see :func:`grade_lightning.chain.triangular.backward_through_time`.
+        tol: largest size of the first term left out, see :func:`grade_lightning.chain.triangular.backward_through_time`.
+        max_hops: most terms beyond the direct one; as many as it takes if None.
     """
     leaf, states, relaxed = parallel
     outputs = policy.embed_soft(rollout.soft(relaxed.weights), rollout.mask)

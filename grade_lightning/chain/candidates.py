@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from grade_lightning.models.policy import Policy
@@ -44,7 +45,7 @@ def _bags(indices: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
     return F.embedding_bag(indices, rows, per_sample_weights=weights, mode="sum")
 
 
-def candidate_logits(policy: Policy, hidden: Tensor, indices: Tensor) -> Tensor:
+def candidate_logits(policy: Policy, hidden: Float[Tensor, "B T d"], indices: Int[Tensor, "B T k"]) -> Float[Tensor, "B T k"]:
     """Logits at ``indices``, differentiable in ``hidden``.  [B, T, d], [B, T, k] -> [B, T, k], in fp32 (fp64 stays fp64)."""
     head = policy.plain_head
     if head is None:

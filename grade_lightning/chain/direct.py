@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from grade_lightning.chain.divergence import kl_gradients
@@ -20,16 +21,16 @@ class DirectGradient(NamedTuple):
     Attributes:
         weights: [B, T, k] gradient of the objective with respect to the relaxed weights.
         hidden: [B, T, d] gradient of the summed KL with respect to the policy's predicting states.
-        scores: [B] rewards of the tokens as they are fed (hard in value if straight-through).
+        scores: [B] rewards of the tokens as they were fed (hard in value if straight-through).
         kl: [B, T] exact KL.
         reference_hidden: [B, T, d] the reference's predicting states.
     """
 
-    weights: Tensor
-    hidden: Tensor
-    scores: Tensor
-    kl: Tensor
-    reference_hidden: Tensor
+    weights: Float[Tensor, "B T k"]
+    hidden: Float[Tensor, "B T d"]
+    scores: Float[Tensor, " B"]
+    kl: Float[Tensor, "B T"]
+    reference_hidden: Float[Tensor, "B T d"]
 
 
 def direct_gradient(
@@ -42,7 +43,12 @@ def direct_gradient(
     the same frozen base, so one pass serves both where the reward allows it.
 
     Args:
-        relaxed: only values are used.
+        policy: with its adapters disabled it is the reference.
+        reward: gives the scores.
+        rollout: what was sampled.
+        relaxed: the rollout evaluated again; only its values are used.
+        score_weight: weight of the summed scores.
+        kl_weight: weight of the summed KL.
     """
     prompt, mask = rollout.prompt, rollout.mask
     leaf = relaxed.weights.detach().requires_grad_()

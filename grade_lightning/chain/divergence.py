@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from grade_lightning.chain.chunks import token_chunks
@@ -13,7 +14,7 @@ from grade_lightning.models.policy import Policy
 
 
 class KLGradients(NamedTuple):
-    """Exact KL in nats and what its sum over real tokens changes by.
+    """Exact KL in nats, and the gradients of its sum over real tokens.
 
     Attributes:
         kl: [B, T], 0 where the mask is False.
@@ -21,19 +22,23 @@ class KLGradients(NamedTuple):
         reference_hidden: [B, T, d] gradient with respect to the reference's.
     """
 
-    kl: Tensor
-    hidden: Tensor
-    reference_hidden: Tensor
+    kl: Float[Tensor, "B T"]
+    hidden: Float[Tensor, "B T d"]
+    reference_hidden: Float[Tensor, "B T d"]
 
 
-def kl_gradients(policy: Policy, hidden: Tensor, reference_hidden: Tensor, mask: Tensor) -> KLGradients:
-    """Values only: logits live inside a chunk, and no graph over the vocabulary outlives it.
+def kl_gradients(
+    policy: Policy, hidden: Float[Tensor, "B T d"], reference_hidden: Float[Tensor, "B T d"], mask: Bool[Tensor, "B T"]
+) -> KLGradients:
+    """The KL and its gradients as values: logits live inside a chunk, and no graph over the vocabulary outlives it.
 
     A loss that adds ``(states * gradient).sum()`` has the KL's gradient at these states.
 
     Args:
-        hidden, reference_hidden: [B, T, d]; only their values are used.
-        mask: [B, T].
+        policy: gives the output head.
+        hidden: [B, T, d] the policy's predicting states; only their values are used.
+        reference_hidden: [B, T, d] the reference's; only their values are used.
+        mask: [B, T], True = real token.
     """
     parts = []
     real = [states.detach()[mask] for states in (hidden, reference_hidden)]  # [N, d] without padding
@@ -44,7 +49,9 @@ def kl_gradients(policy: Policy, hidden: Tensor, reference_hidden: Tensor, mask:
 
 
 @torch.no_grad()
-def _by_hand(policy: Policy, own: Tensor, other: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _by_hand(
+    policy: Policy, own: Float[Tensor, "N d"], other: Float[Tensor, "N d"]
+) -> tuple[Float[Tensor, " N"], Float[Tensor, "N d"], Float[Tensor, "N d"]]:
     """[N, d], [N, d] -> KL [N] and its gradients [N, d]; two and a half times fewer passes over [N, V] than autograd makes.
 
     With log-probabilities log p and log q: dKL/dl = p (log p - log q - KL) and dKL/dm = q - p.
@@ -61,8 +68,10 @@ def _by_hand(policy: Policy, own: Tensor, other: Tensor) -> tuple[Tensor, Tensor
     return kl, gradient.to(head.dtype) @ head, reference_gradient.to(head.dtype) @ head
 
 
-def _by_autograd(policy: Policy, own: Tensor, other: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The same for any head."""
+def _by_autograd(
+    policy: Policy, own: Float[Tensor, "N d"], other: Float[Tensor, "N d"]
+) -> tuple[Float[Tensor, " N"], Float[Tensor, "N d"], Float[Tensor, "N d"]]:
+    """What :func:`_by_hand` computes, for any head."""
     with torch.enable_grad():
         own, other = own.requires_grad_(), other.requires_grad_()
         kl = exact_kl(policy.logits(own), policy.logits(other), torch.ones(len(own), dtype=torch.bool, device=own.device))

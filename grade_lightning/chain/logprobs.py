@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -18,28 +19,36 @@ LOGPROBS = ("matched", "full")
 
 
 class TokenStatistics(NamedTuple):
-    """Of B completions, all [B, T]; 0 where the mask is False.
+    """Statistics of the tokens of B completions, 0 where the mask is False.
 
     Attributes:
-        logprobs: of the sampled tokens.
-        entropy: of the distribution they were sampled from, in nats.
-        kl: exact KL(policy || reference) over the whole vocabulary, in nats.
-        log_ratio: log p - log q of the sampled tokens over the whole vocabulary.
+        logprobs: [B, T] log-probabilities of the sampled tokens.
+        entropy: [B, T] entropy of the distribution they were sampled from, in nats.
+        kl: [B, T] exact KL(policy || reference) over the whole vocabulary, in nats.
+        log_ratio: [B, T] log p - log q of the sampled tokens over the whole vocabulary.
     """
 
-    logprobs: Tensor
-    entropy: Tensor
-    kl: Tensor
-    log_ratio: Tensor
+    logprobs: Float[Tensor, "B T"]
+    entropy: Float[Tensor, "B T"]
+    kl: Float[Tensor, "B T"]
+    log_ratio: Float[Tensor, "B T"]
 
 
 def token_statistics(
-    policy: Policy, rollout: Rollout, hidden: Tensor, reference_hidden: Tensor, *, logprobs: str = "matched"
+    policy: Policy,
+    rollout: Rollout,
+    hidden: Float[Tensor, "B T d"],
+    reference_hidden: Float[Tensor, "B T d"],
+    *,
+    logprobs: str = "matched",
 ) -> TokenStatistics:
     """Statistics of the recorded tokens, with gradients through ``hidden``; logits are computed, used and dropped in chunks of tokens.
 
     Args:
-        hidden, reference_hidden: [B, T, d] predicting states of policy and reference.
+        policy: gives the output head.
+        rollout: the recorded tokens.
+        hidden: [B, T, d] predicting states of the policy.
+        reference_hidden: [B, T, d] predicting states of the reference.
         logprobs: ``matched``: of the distribution that was sampled from, i.e. over the recorded support at the sampling
             temperature; ``full``: over the whole vocabulary at temperature 1, whatever was sampled from.
     """
@@ -61,10 +70,12 @@ def token_statistics(
 
 
 @torch.no_grad()
-def surprisal(policy: Policy, rollout: Rollout, hidden: Tensor) -> Tensor:
+def surprisal(policy: Policy, rollout: Rollout, hidden: Float[Tensor, "B T d"]) -> Float[Tensor, "B T"]:
     """-log q of the recorded tokens over the whole vocabulary at temperature 1, in nats.
 
     Args:
+        policy: gives the output head.
+        rollout: the recorded tokens.
         hidden: [B, T, d] predicting states of the model q, policy or reference: both share the output head.
 
     Returns:
@@ -79,17 +90,19 @@ def surprisal(policy: Policy, rollout: Rollout, hidden: Tensor) -> Tensor:
 class _Tokens(NamedTuple):
     """N real tokens of a rollout: ids [N], candidates and their support [N, k], position among them [N]."""
 
-    ids: Tensor
-    indices: Tensor
-    support: Tensor
-    hard: Tensor
+    ids: Int[Tensor, " N"]
+    indices: Int[Tensor, "N k"]
+    support: Bool[Tensor, "N k"]
+    hard: Int[Tensor, " N"]
     temperature: float
 
     def take(self, rows: slice) -> _Tokens:
         return _Tokens(self.ids[rows], self.indices[rows], self.support[rows], self.hard[rows], self.temperature)
 
 
-def _statistics(policy: Policy, own: Tensor, other: Tensor, tokens: _Tokens, logprobs: str) -> tuple[Tensor, ...]:
+def _statistics(
+    policy: Policy, own: Float[Tensor, "N d"], other: Float[Tensor, "N d"], tokens: _Tokens, logprobs: str
+) -> tuple[Float[Tensor, " N"], ...]:
     logits, ids = policy.logits(own), tokens.ids.unsqueeze(-1)
     with torch.no_grad():
         reference_logits = policy.logits(other)

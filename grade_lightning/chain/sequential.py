@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from transformers import DynamicCache
 
@@ -24,16 +25,18 @@ class RelaxedRollout(NamedTuple):
         candidates: [B, T, k] logits of the recorded candidates as the tokens were drawn from them, without gradients.
     """
 
-    weights: Tensor
-    hidden: Tensor
-    candidates: Tensor
+    weights: Float[Tensor, "B T k"]
+    hidden: Float[Tensor, "B T d"]
+    candidates: Float[Tensor, "B T k"]
 
 
-def as_fed(rollout: Rollout, weights: Tensor, t: int | None = None) -> Tensor:
+def as_fed(rollout: Rollout, weights: Float[Tensor, "*tokens k"], t: int | None = None) -> Float[Tensor, "*tokens k"]:
     """Recomputed relaxed weights with the values that the rollout fed forward (soft tokens under dropout would differ).
 
     Args:
+        rollout: what was sampled.
         weights: [B, T, k], or [B, k] of column ``t``.
+        t: the column, where there is only one.
     """
     if rollout.weights is None:
         return weights
@@ -48,7 +51,7 @@ def relax_sequentially(policy: Policy, rollout: Rollout, relax: Relaxation) -> R
     key and value of the cache, so a backward pass through the result is exact backpropagation through the whole chain.
 
     Args:
-        policy: LoRA weights require gradients.
+        policy: its LoRA weights require gradients.
         rollout: from :func:`grade_lightning.rollout.sampling.sample`.
         relax: candidate logits, noise and hard positions to weights.
     """

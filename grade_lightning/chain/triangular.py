@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 ROUNDING = 4.0  # machine epsilons: what a whole gradient loses to rounding, measured in bf16 as 1.8 to 3.6 % where 4 are 3.1 %
@@ -46,11 +47,11 @@ class Chain(NamedTuple):
         feed_back: [B, T, d] cotangent of what is fed -> [B, T, d'] cotangent of the states that it was computed from, time by time.
     """
 
-    leaf: Tensor
-    states: Tensor
+    leaf: Float[Tensor, "B T d"]
+    states: Float[Tensor, "B T h"]
     feed_back: Callable[[Tensor], Tensor]
 
-    def hop(self, cotangent: Tensor) -> Tensor:
+    def hop(self, cotangent: Float[Tensor, "B T h"]) -> Float[Tensor, "B T h"]:
         """One more passage of the influence from states to earlier states: M^T c."""
         (fed,) = torch.autograd.grad(self.states, self.leaf, cotangent, retain_graph=True)
         return self.feed_back(fed)
@@ -67,7 +68,8 @@ class _Series:
     Args:
         chain: M, strictly lower triangular in time, block diagonal over rows.
         direct: [B, T, d'] b.
-        tol, most: see :func:`backward_through_time`.
+        tol: see :func:`backward_through_time`.
+        most: number of terms that a row may have.
         foresee: end a row before a term that is expected below the tolerance, instead of after one that was.
     """
 
@@ -116,7 +118,9 @@ class _Series:
         return torch.where(_row_norms(self.total) > 0, self._relative(_row_norms(term)), 0.0)
 
 
-def backward_through_time(chain: Chain, direct: Tensor, inputs: Sequence[Tensor], *, tol: float, max_hops: int | None) -> AdjointReport:
+def backward_through_time(
+    chain: Chain, direct: Float[Tensor, "B T h"], inputs: Sequence[Tensor], *, tol: float, max_hops: int | None
+) -> AdjointReport:
     """Add to ``.grad`` of ``inputs`` the total derivative of an objective, the direct derivative of which is given.
 
     A row's sum ends when its next term is expected below half of ``tol`` times the sum, by how the last two shrank.  The backward pass of

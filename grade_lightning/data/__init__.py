@@ -1,0 +1,1 @@
+"""Where reviews come from, the four splits, prompts, and the DataModule."""

@@ -15,7 +15,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Reviews:
-    """Texts and their labels (0 negative, 1 positive, -1 unlabelled), row by row."""
+    """Reviews, row by row.
+
+    Attributes:
+        texts: N texts.
+        labels: [N] 0 = negative, 1 = positive, -1 = unlabelled.
+    """
 
     texts: Sequence[str]
     labels: np.ndarray
@@ -145,8 +150,13 @@ def make_splits(
     """The paper's four splits: reward, policy and validation rows of the training part in turn, and all test rows.
 
     Args:
+        corpus: what a source gave.
+        reward_rows: rows that the reward head is trained on.
+        policy_rows: rows that the policy's prompts come from.
+        validation_rows: rows that validation prompts come from.
         order: ``canonical`` (see :func:`canonical_order`) or ``source`` (the source's own order, shuffled by PCG64; other rows
             for each copy of the data).
+        shuffle_seed: seed of the shuffle.
         drop_duplicates: keep only the first row of each text, test rows first, so that no text stands in two splits.
 
     Raises:

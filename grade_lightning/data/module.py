@@ -77,14 +77,18 @@ class ReviewDataModule(L.LightningDataModule):
     """Prompts of the policy, validation and test splits, whatever the reviews are of.
 
     Args:
-        splits: from :func:`grade_lightning.data.corpus.make_splits`.
-        tokenizer: of the policy; must have a padding token.
+        splits: the four splits, from :func:`grade_lightning.data.corpus.make_splits`.
+        tokenizer: the policy's; it must have a padding token.
         effective_batch_size: prompts in one policy step.
-        seed: of the run; decides the order of the policy prompts.
-        evaluation_batch_size: prompts in one evaluation batch; has no effect on results.
-        val_prompts, test_prompts: size of the fixed, seeded subset; None = all.
+        seed: the run's seed, which decides the order of the policy prompts.
+        evaluation_batch_size: prompts in one evaluation batch; results do not depend on it.
+        val_prompts: size of the fixed, seeded subset of the validation split; the whole split if None.
+        test_prompts: the same of the test split.
         subset_seed: seed of those subsets.
-        max_sentences, max_chars, max_tokens, clean_html: the prompt rule (paper: 2 sentences, 200 characters, 32 tokens).
+        max_sentences: of a prompt (paper: 2).
+        max_chars: of a prompt (paper: 200).
+        max_tokens: of a prompt (paper: 32).
+        clean_html: replace ``<br />`` marks by newlines first.
     """
 
     def __init__(
@@ -144,6 +148,7 @@ class ReviewDataModule(L.LightningDataModule):
         return self._evaluation_loader("test")
 
     def transfer_batch_to_device(self, batch: PromptBatch, device, dataloader_idx: int) -> PromptBatch:  # type: ignore[no-untyped-def]
+        """The batch with its tensors on the device: Lightning moves only the types it knows."""
         return batch.to(device)
 
 

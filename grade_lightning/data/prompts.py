@@ -44,7 +44,13 @@ def opening(text: str, *, max_sentences: int = 2, max_chars: int = 200) -> str:
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt: its token ids, a stable id for evaluation noise, and the label of the review it opens."""
+    """One prompt.
+
+    Attributes:
+        ids: its token ids.
+        key: a stable id that evaluation noise is drawn from (see :func:`prompt_key`).
+        label: the label of the review that it opens.
+    """
 
     ids: tuple[int, ...]
     key: int
@@ -87,6 +93,7 @@ class PromptBatch:
         return PromptBatch(ids, mask, keys, labels, rows, self.step)
 
     def to(self, device: torch.device | str) -> PromptBatch:
+        """The batch with its tensors on another device; ``rows`` stay on the CPU, where they are read one by one."""
         return PromptBatch(self.ids.to(device), self.mask.to(device), self.keys, self.labels.to(device), self.rows, self.step)
 
 
@@ -112,7 +119,14 @@ def make_prompts(
 
 
 def collate(prompts: Sequence[Prompt], pad_id: int, *, rows: Sequence[int], step: int = 0) -> PromptBatch:
-    """Left-pad to the longest prompt of the batch."""
+    """A batch of the prompts, padded on the left to the longest of them.
+
+    Args:
+        prompts: at least one.
+        pad_id: the token that fills.
+        rows: place of each prompt in the effective batch or the split.
+        step: policy step of the batch; 0 in evaluation.
+    """
     width = max(len(prompt.ids) for prompt in prompts)
     ids = torch.full((len(prompts), width), pad_id, dtype=torch.long)
     mask = torch.zeros((len(prompts), width), dtype=torch.bool)

@@ -59,6 +59,7 @@ class ParquetSource:
         )
 
     def load(self) -> Corpus:
+        """Read ``train*.parquet`` and ``test*.parquet``, see :meth:`grade_lightning.data.corpus.Source.load`."""
         needed = "data=parquet needs train*.parquet and test*.parquet"
         unsupervised = _UNSUPERVISED_HELP.format(where=self.folder)
         return Corpus(self._read("train", needed), self._read("test", needed), lambda: self._read("unsupervised", unsupervised))
@@ -84,6 +85,7 @@ class AclImdbSource:
         return Reviews(texts, np.asarray(labels, dtype=np.int64))
 
     def load(self) -> Corpus:
+        """Read the text files, see :meth:`grade_lightning.data.corpus.Source.load`."""
         labelled = [self._read((f"{part}/neg", 0), (f"{part}/pos", 1)) for part in ("train", "test")]
         return Corpus(labelled[0], labelled[1], lambda: self._read(("train/unsup", -1)))
 
@@ -107,6 +109,7 @@ class HubSource:
         return _from_columns(dataset.with_format("arrow")[:], f"{self.path} ({split})", labelled=split != "unsupervised")
 
     def load(self) -> Corpus:
+        """Read the dataset's splits, see :meth:`grade_lightning.data.corpus.Source.load`."""
         return Corpus(self._read("train"), self._read("test"), lambda: self._read("unsupervised"))
 
 

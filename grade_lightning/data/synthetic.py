@@ -161,8 +161,10 @@ class SyntheticSource:
     """Reviews from the embedded grammar; ``seed`` decides every character.
 
     Args:
-        train_rows, test_rows, unsupervised_rows: how many reviews of each part; half of the labelled ones are positive.
-        seed: of the grammar, independent of the seed of a run.
+        train_rows: number of training reviews; half of them are positive.
+        test_rows: number of test reviews; half of them are positive.
+        unsupervised_rows: number of reviews without a label.
+        seed: the grammar's seed, independent of the seed of a run.
     """
 
     def __init__(self, train_rows: int = 7000, test_rows: int = 500, unsupervised_rows: int = 10000, seed: int = 0):
@@ -170,6 +172,8 @@ class SyntheticSource:
         self.seed = seed
 
     def load(self) -> Corpus:
+        """Write the reviews; the unsupervised ones when they are asked for."""
+
         def part(name: str, labelled: bool = True) -> Reviews:
             return _reviews(Random(f"{self.seed}/{name}"), self.rows[name], labelled)
 

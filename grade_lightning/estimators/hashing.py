@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 _GOLDEN, _MIX1, _MIX2 = -7046029254386353131, -4658895280553007687, -7723592293110705685  # splitmix64, as signed 64-bit
 
 
-def splitmix64(x: Tensor) -> Tensor:
+def splitmix64(x: Int64[Tensor, "*shape"]) -> Int64[Tensor, "*shape"]:
     """A well-mixed 64-bit hash of int64 values (Steele, Lea and Flood 2014); wraps around, on any device."""
     x = x + _GOLDEN
     x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * _MIX1
@@ -16,7 +17,7 @@ def splitmix64(x: Tensor) -> Tensor:
     return x ^ ((x >> 31) & 0x1FFFFFFFF)
 
 
-def hashed_exponential(keys: Tensor, draw: int) -> Tensor:
+def hashed_exponential(keys: Float[Tensor, "*batch k"], draw: int) -> Float64[Tensor, "*batch k"]:
     """Standard exponential variates that are a function of (key, place on the last axis, draw).
 
     Args:

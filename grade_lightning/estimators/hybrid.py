@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 
@@ -17,18 +18,23 @@ class Moments:
         total: [2, 2] inner products within a chunk: signal and covariance of a chunk's noise.
     """
 
-    signal: Tensor
-    total: Tensor
+    signal: Float[Tensor, "2 2"]
+    total: Float[Tensor, "2 2"]
 
     @property
     def cosine(self) -> float:
-        """Of the estimators' means; nan while the noise leaves a squared norm at or below 0."""
+        """Cosine of the two estimators' means; nan while the noise leaves a squared norm at or below 0."""
         square = float(self.signal[0, 0] * self.signal[1, 1])
         return float(self.signal[0, 1]) / square**0.5 if min(float(self.signal[0, 0]), float(self.signal[1, 1])) > 0 else float("nan")
 
 
-def chunk_moments(unbiased: Tensor, biased: Tensor) -> Moments:
-    """Moments from the estimates of C >= 2 independent chunks, both estimators on the same chunks.  [C, D], [C, D]."""
+def chunk_moments(unbiased: Float[Tensor, "C D"], biased: Float[Tensor, "C D"]) -> Moments:
+    """Moments from the estimates of independent chunks, both estimators on the same chunks.
+
+    Args:
+        unbiased: [C, D] estimates of C >= 2 chunks.
+        biased: [C, D].
+    """
     both = torch.stack([unbiased, biased]).double()  # [2, C, D]
     products = torch.einsum("icd,jed->ijce", both, both)
     chunks = both.shape[1]
@@ -43,10 +49,10 @@ def hybrid_weights(moments: Moments, chunks: float, *, min_cosine: float) -> tup
     The normal equations (S + (T - S) / chunks) (a, b) = (S_00, S_01) with S the signal and T the total, negative weights set to 0,
     scaled to a + b S_01 / S_00 = 1: as long as g along E g, so that a step does not shrink with the noise.
 
-    Safeguard: (1, 0), the unbiased estimate alone, where the cosine of the means is below ``min_cosine``, or where noise leaves
+    The result is (1, 0), the unbiased estimate alone, where the cosine of the means is below ``min_cosine``, or where noise leaves
     a squared norm or the determinant at or below 0.
 
-    In the spirit of combining zeroth- and first-order gradients (Suh et al. 2202.00817).
+    This is in the spirit of combining zeroth- and first-order gradients (Suh et al. 2202.00817).
     """
     signal, total = moments.signal.double(), moments.total.double()
     if not moments.cosine >= min_cosine:  # nan too

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 
-def exact_kl(policy_logits: Tensor, reference_logits: Tensor, mask: Tensor) -> Tensor:
+def exact_kl(
+    policy_logits: Float[Tensor, "*batch V"], reference_logits: Float[Tensor, "*batch V"], mask: Bool[Tensor, "*batch"]
+) -> Float[Tensor, "*batch"]:
     """KL(policy || reference) at each position, summed over the whole vocabulary, in nats.
 
         KL_t = sum_v p_t(v) (log p_t(v) - log q_t(v))
@@ -15,11 +18,15 @@ def exact_kl(policy_logits: Tensor, reference_logits: Tensor, mask: Tensor) -> T
     later prefixes; methods that feed relaxed tokens forward carry that effect through the chain instead.
 
     Args:
-        policy_logits, reference_logits: [B, T, V] (or [..., V]).
-        mask: [B, T], True = real token.
+        policy_logits: [..., V], usually [B, T, V].
+        reference_logits: [..., V].
+        mask: [...] bool, True = real token.
 
     Returns:
-        [B, T], 0 where the mask is False.
+        [...] nats, 0 where the mask is False.
+
+    Raises:
+        ValueError: the shapes do not agree.
     """
     if policy_logits.shape != reference_logits.shape:
         raise ValueError(f"logits differ in shape: {tuple(policy_logits.shape)} and {tuple(reference_logits.shape)}")
@@ -35,7 +42,7 @@ def exact_kl(policy_logits: Tensor, reference_logits: Tensor, mask: Tensor) -> T
 SAMPLED_KL = ("k1", "k2", "k3")
 
 
-def sampled_kl(log_ratio: Tensor, estimator: str) -> Tensor:
+def sampled_kl(log_ratio: Float[Tensor, "*shape"], estimator: str) -> Float[Tensor, "*shape"]:
     """Estimates of KL(policy || reference) from the sampled token alone (Schulman 2020, "Approximating KL divergence").
 
         k1 = log p - log q,        k2 = (log p - log q)^2 / 2,        k3 = q / p - 1 + log p - log q
@@ -46,6 +53,12 @@ def sampled_kl(log_ratio: Tensor, estimator: str) -> Tensor:
     Args:
         log_ratio: [...] log p - log q of tokens sampled from p.
         estimator: ``k1``, ``k2`` or ``k3``.
+
+    Returns:
+        [...] nats.
+
+    Raises:
+        ValueError: another estimator.
     """
     if estimator == "k1":
         return log_ratio

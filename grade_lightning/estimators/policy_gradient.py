@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 
@@ -18,16 +19,20 @@ def _mean(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def reinforce_loss(
-    logprobs: Tensor, advantages: Tensor, mask: Tensor, *, lengths: Tensor | None = None
-) -> tuple[Tensor, dict[str, Tensor]]:
+    logprobs: Float[Tensor, "B T"],
+    advantages: Float[Tensor, " B"],
+    mask: Shaped[Tensor, "B T"],
+    *,
+    lengths: Shaped[Tensor, " B"] | None = None,
+) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
     """Score-function loss (Williams 1992; eq. 5): -mean over the batch of advantage x sum of log-probabilities over real tokens.
 
     Args:
-        logprobs: [B, T].
-        advantages: [B], constants.
-        mask: [B, T].
-        lengths: [B] what each row's sum is divided by; None = nothing.  GRPO divides by the row's length, Dr. GRPO by the same
-            number for all rows.
+        logprobs: [B, T] log-probabilities of the sampled tokens.
+        advantages: [B] what each completion is credited with; no gradient passes through them.
+        mask: [B, T], True (1) = real token.
+        lengths: [B] what each row's sum is divided by; it is not divided if None.  GRPO divides by the row's length, Dr. GRPO by
+            one number for all rows.
 
     Returns:
         The loss and its metrics (mean log-probability of a completion).
@@ -41,14 +46,22 @@ def reinforce_loss(
 
 
 def ppo_clip_loss(
-    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, *, cliprange: float
-) -> tuple[Tensor, dict[str, Tensor]]:
+    logprobs: Float[Tensor, "B T"],
+    old_logprobs: Float[Tensor, "B T"],
+    advantages: Float[Tensor, "B T"],
+    mask: Shaped[Tensor, "B T"],
+    *,
+    cliprange: float,
+) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
     """Clipped surrogate (Schulman et al. 2017, eq. 7; eq. 6), mean over real tokens.
 
         loss = mean max(-A rho, -A clip(rho, 1 - eps, 1 + eps)),        rho = exp(logprobs - old_logprobs)
 
     Args:
-        logprobs, old_logprobs, advantages, mask: [B, T].
+        logprobs: [B, T] log-probabilities of the sampled tokens under the policy.
+        old_logprobs: [B, T] the same tokens' under the policy that sampled them.
+        advantages: [B, T]; no gradient passes through them.
+        mask: [B, T], True (1) = real token.
         cliprange: eps > 0.
 
     Returns:
@@ -68,13 +81,24 @@ def ppo_clip_loss(
 
 
 def value_loss(
-    values: Tensor, returns: Tensor, mask: Tensor, *, old_values: Tensor | None = None, cliprange: float | None = None
-) -> Tensor:
+    values: Float[Tensor, "B T"],
+    returns: Float[Tensor, "B T"],
+    mask: Shaped[Tensor, "B T"],
+    *,
+    old_values: Float[Tensor, "B T"] | None = None,
+    cliprange: float | None = None,
+) -> Float[Tensor, ""]:
     """Half the mean squared error over real tokens; with ``cliprange`` the larger of it and that of values kept near the old ones.
 
     Args:
-        values, returns, mask, old_values: [B, T].
-        cliprange: largest move from ``old_values`` that is credited; None = no limit.
+        values: [B, T] predicted values.
+        returns: [B, T] what they should be; no gradient passes through them.
+        mask: [B, T], True (1) = real token.
+        old_values: [B, T] values when the batch was sampled; needed with ``cliprange``.
+        cliprange: largest move from ``old_values`` that is credited; there is no limit if None.
+
+    Raises:
+        ValueError: the shapes do not agree, or ``cliprange`` without ``old_values``.
     """
     _check(mask, values=values, returns=returns)
     error = (values - returns.detach()) ** 2

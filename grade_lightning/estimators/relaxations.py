@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
@@ -22,13 +23,21 @@ class SoftTokens(NamedTuple):
         token_ids: [...] the hard sample: the index with the largest perturbed logit.
     """
 
-    indices: Tensor
-    weights: Tensor
-    token_ids: Tensor
+    indices: Int[Tensor, "*batch k"]
+    weights: Float[Tensor, "*batch k"]
+    token_ids: Int[Tensor, "*batch"]
 
 
-def gumbel_noise(shape: tuple[int, ...], *, generator: torch.Generator | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Standard Gumbel variates, -log(E) with E ~ Exponential(1), on the CPU."""
+def gumbel_noise(
+    shape: tuple[int, ...], *, generator: torch.Generator | None = None, dtype: torch.dtype = torch.float32
+) -> Float[Tensor, "*shape"]:
+    """Standard Gumbel variates, -log(E) with E ~ Exponential(1), on the CPU.
+
+    Args:
+        shape: of the result.
+        generator: of the random numbers; torch's global CPU generator if None.
+        dtype: of the result.
+    """
     return -torch.empty(shape, dtype=dtype).exponential_(generator=generator).log()
 
 
@@ -38,21 +47,28 @@ def check_tau(tau: float) -> None:
         raise ValueError(f"the relaxation temperature must be positive, got tau={tau}")
 
 
-def hard_sample(logits: Tensor, noise: Tensor, hard: Tensor | None = None) -> Tensor:
-    """[..., k] one-hot of the position ``hard`` [...], or of argmax(l + g) if None."""
+def hard_sample(
+    logits: Float[Tensor, "*batch k"], noise: Float[Tensor, "*batch k"], hard: Int[Tensor, "*batch"] | None = None
+) -> Float[Tensor, "*batch k"]:
+    """The one-hot [..., k] of the position ``hard`` [...], or of argmax(l + g) if None."""
     position = (logits + noise.to(logits.dtype)).argmax(dim=-1) if hard is None else hard
     return torch.zeros_like(logits).scatter_(-1, position.unsqueeze(-1), 1.0)
 
 
-def hard_value(onehot: Tensor, surrogate: Tensor) -> Tensor:
+def hard_value(onehot: Float[Tensor, "*batch k"], surrogate: Float[Tensor, "*batch k"]) -> Float[Tensor, "*batch k"]:
     """Straight-through: the value of ``onehot``, the gradient of ``surrogate``."""
     # (surrogate - sg(surrogate)) first, so that the value is exactly one-hot.
     return onehot + (surrogate - surrogate.detach())
 
 
 def gumbel_softmax_weights(
-    logits: Tensor, noise: Tensor, tau: float, *, hard: Tensor | None = None, straight_through: bool = True
-) -> Tensor:
+    logits: Float[Tensor, "*batch k"],
+    noise: Float[Tensor, "*batch k"],
+    tau: float,
+    *,
+    hard: Int[Tensor, "*batch"] | None = None,
+    straight_through: bool = True,
+) -> Float[Tensor, "*batch k"]:
     """Gumbel-softmax weights of k candidates (eq. 7), optionally straight-through (eq. 9 and 12).
 
         y = softmax((l + g) / tau),        y_ste = onehot(hard) - sg(y) + y
@@ -62,7 +78,7 @@ def gumbel_softmax_weights(
         noise: [..., k] standard Gumbel noise.
         tau: temperature, > 0.
         hard: [...] position (0..k-1) of the hard sample; argmax(l + g) if None.
-        straight_through: value one-hot, gradient of y.
+        straight_through: the weights have the value of the one-hot hard sample and the gradient of y.
 
     Returns:
         [..., k] weights, in the dtype of ``logits``.
@@ -72,7 +88,14 @@ def gumbel_softmax_weights(
     return hard_value(hard_sample(logits, noise, hard), soft) if straight_through else soft
 
 
-def gumbel_softmax_topk(logits: Tensor, tau: float, k: int, *, noise: Tensor | None = None, straight_through: bool = True) -> SoftTokens:
+def gumbel_softmax_topk(
+    logits: Float[Tensor, "*batch V"],
+    tau: float,
+    k: int,
+    *,
+    noise: Float[Tensor, "*batch k"] | None = None,
+    straight_through: bool = True,
+) -> SoftTokens:
     """Gumbel-softmax over the k largest logits (eq. 14); no tensor of the vocabulary's size is built beyond the logits.
 
     Args:
@@ -90,7 +113,9 @@ def gumbel_softmax_topk(logits: Tensor, tau: float, k: int, *, noise: Tensor | N
     return SoftTokens(indices, weights, indices.gather(-1, hard.unsqueeze(-1)).squeeze(-1))
 
 
-def draw_topk(logits: Tensor, k: int, noise: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def draw_topk(
+    logits: Float[Tensor, "*batch V"], k: int, noise: Float[Tensor, "*batch k"] | None
+) -> tuple[Float[Tensor, "*batch k"], Int[Tensor, "*batch k"], Float[Tensor, "*batch k"], Int[Tensor, "*batch"]]:
     """The k largest logits, their indices, their noise (drawn if None), and the position of the largest perturbed logit.
 
     Raises:

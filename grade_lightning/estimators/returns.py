@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 
-def gae(rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
+def gae(
+    rewards: Float[Tensor, "B T"], values: Float[Tensor, "B T"], mask: Shaped[Tensor, "B T"], *, gamma: float, lam: float
+) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:
     """Generalised advantage estimation (Schulman et al. 2016, eq. 16) over the time axis of a batch of episodes.
 
         delta_t = r_t + gamma V_{t+1} - V_t,        A_t = delta_t + gamma lam A_{t+1},        returns = A + V
@@ -14,9 +17,11 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float, lam: flo
     An episode is the real tokens of a row; after its last one there is no value and no advantage.
 
     Args:
-        rewards, values: [B, T].
+        rewards: [B, T] reward of each token.
+        values: [B, T] value of the state before each token.
         mask: [B, T], True (1) = real token; real tokens come first.
-        gamma: discount. lam: trace decay.
+        gamma: discount of what comes a token later.
+        lam: trace decay, 0 = one-step differences, 1 = whole returns.
 
     Returns:
         Advantages and returns, both [B, T], zero where the mask is False.
@@ -36,7 +41,7 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float, lam: flo
     return advantages, torch.where(real, advantages + values, 0.0)
 
 
-def rloo_advantages(scores: Tensor) -> Tensor:
+def rloo_advantages(scores: Float[Tensor, "P G"]) -> Float[Tensor, "P G"]:
     """REINFORCE leave-one-out (Kool et al. 2019; Ahmadian et al. 2402.14740): each score minus the mean of the others.
 
     Args:
@@ -49,13 +54,16 @@ def rloo_advantages(scores: Tensor) -> Tensor:
     return (scores - scores.mean(dim=1, keepdim=True)) * (size / (size - 1))
 
 
-def grpo_advantages(scores: Tensor, *, normalise_std: bool = True, epsilon: float = 1e-4) -> Tensor:
+def grpo_advantages(scores: Float[Tensor, "P G"], *, normalise_std: bool = True, epsilon: float = 1e-4) -> Float[Tensor, "P G"]:
     """Group-relative advantages (Shao et al. 2402.03300): score minus the group's mean, over the group's standard deviation.
 
     Args:
-        scores: [P, G], G >= 2.
+        scores: [P, G], G >= 2 completions of each of P prompts.
         normalise_std: divide by the standard deviation (ddof 1); False = Dr. GRPO (Liu et al. 2503.20783).
         epsilon: added to the standard deviation.
+
+    Returns:
+        [P, G].
     """
     _group_size(scores)
     centred = scores - scores.mean(dim=1, keepdim=True)
@@ -68,8 +76,17 @@ def _group_size(scores: Tensor) -> int:
     return scores.shape[1]
 
 
-def whiten(values: Tensor, mask: Tensor, *, epsilon: float = 1e-8) -> Tensor:
-    """Zero mean and unit variance (ddof 0) over real tokens; zero elsewhere.  [B, T], [B, T] -> [B, T]."""
+def whiten(values: Float[Tensor, "B T"], mask: Shaped[Tensor, "B T"], *, epsilon: float = 1e-8) -> Float[Tensor, "B T"]:
+    """Values shifted and scaled to zero mean and unit variance (ddof 0) over the real tokens of the whole batch.
+
+    Args:
+        values: [B, T].
+        mask: [B, T], True (1) = real token.
+        epsilon: added to the variance.
+
+    Returns:
+        [B, T], 0 where the mask is False.
+    """
     real = mask.bool()
     chosen = values[real]
     normal = (values - chosen.mean()) * torch.rsqrt(chosen.var(correction=0) + epsilon)

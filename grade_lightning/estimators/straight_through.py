@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from grade_lightning.estimators.hashing import hashed_exponential
 from grade_lightning.estimators.relaxations import SoftTokens, check_tau, draw_topk, hard_sample, hard_value
 
 
-def decoupled_st_weights(logits: Tensor, noise: Tensor, tau: float, *, hard: Tensor | None = None) -> Tensor:
+def decoupled_st_weights(
+    logits: Float[Tensor, "*batch k"], noise: Float[Tensor, "*batch k"], tau: float, *, hard: Int[Tensor, "*batch"] | None = None
+) -> Float[Tensor, "*batch k"]:
     """Decoupled straight-through (2410.13331): sampled at temperature 1, differentiated as softmax(l / tau).
 
         y = D - sg(p) + p,        p = softmax(l / tau)
@@ -24,7 +27,8 @@ def decoupled_st_weights(logits: Tensor, noise: Tensor, tau: float, *, hard: Ten
     depend on the noise other than through D.
 
     Args:
-        logits, noise: [..., k].
+        logits: [..., k] logits of the candidates.
+        noise: [..., k] standard Gumbel noise.
         tau: temperature of the backward pass, > 0.
         hard: [...] position of the hard sample; argmax(l + g) if None.
     """
@@ -32,14 +36,16 @@ def decoupled_st_weights(logits: Tensor, noise: Tensor, tau: float, *, hard: Ten
     return hard_value(hard_sample(logits, noise, hard), torch.softmax(logits / tau, dim=-1))
 
 
-def reinmax_weights(logits: Tensor, noise: Tensor, tau: float, *, hard: Tensor | None = None) -> Tensor:
+def reinmax_weights(
+    logits: Float[Tensor, "*batch k"], noise: Float[Tensor, "*batch k"], tau: float, *, hard: Int[Tensor, "*batch"] | None = None
+) -> Float[Tensor, "*batch k"]:
     """ReinMax (Liu et al. 2304.08612, eq. 5 and algorithm 2): Heun's second-order approximation of the exact gradient.
 
         p1 = (D + softmax(l / tau)) / 2,      s = 2 softmax(sg(ln p1 - l) + l) - softmax(l) / 2,      y = D - sg(s) + s
 
     Exact in expectation for rewards quadratic in the one-hot sample at tau = 1; meant for tau >= 1.  Cost: two more softmaxes of k.
 
-    Args: as :func:`decoupled_st_weights`.
+    The arguments are those of :func:`decoupled_st_weights`.
     """
     check_tau(tau)
     onehot = hard_sample(logits, noise, hard)
@@ -52,7 +58,14 @@ def reinmax_weights(logits: Tensor, noise: Tensor, tau: float, *, hard: Tensor |
     return hard_value(onehot, surrogate)
 
 
-def gumbel_rao_weights(logits: Tensor, noise: Tensor, tau: float, *, hard: Tensor | None = None, samples: int = 16) -> Tensor:
+def gumbel_rao_weights(
+    logits: Float[Tensor, "*batch k"],
+    noise: Float[Tensor, "*batch k"],
+    tau: float,
+    *,
+    hard: Int[Tensor, "*batch"] | None = None,
+    samples: int = 16,
+) -> Float[Tensor, "*batch k"]:
     """Gumbel-Rao (Paulus et al. 2010.04838): the straight-through Gumbel-softmax gradient averaged over the noise given D.
 
         y = D - sg(m) + m,        m = mean_j softmax((l + G_j) / tau),        G_j ~ Gumbel noise given argmax(l + G_j) = D
@@ -62,8 +75,12 @@ def gumbel_rao_weights(logits: Tensor, noise: Tensor, tau: float, *, hard: Tenso
 
     The inner noise is a hash of ``noise``: the same rollout evaluated again, in any split of the batch, draws the same.
 
-    Args: as :func:`decoupled_st_weights`; and
-        samples: inner draws K.
+    Args:
+        logits: [..., k] logits of the candidates.
+        noise: [..., k] standard Gumbel noise.
+        tau: temperature of the backward pass, > 0.
+        hard: [...] position of the hard sample; argmax(l + g) if None.
+        samples: number of inner draws K, at least 1.
     """
     check_tau(tau)
     if samples < 1:
@@ -75,7 +92,9 @@ def gumbel_rao_weights(logits: Tensor, noise: Tensor, tau: float, *, hard: Tenso
     return hard_value(onehot, mean)
 
 
-def conditional_gumbels(logits: Tensor, onehot: Tensor, noise: Tensor, draw: int) -> Tensor:
+def conditional_gumbels(
+    logits: Float[Tensor, "*batch k"], onehot: Float[Tensor, "*batch k"], noise: Float[Tensor, "*batch k"], draw: int
+) -> Float[Tensor, "*batch k"]:
     """Gumbel noise given which perturbed logit is the largest (Maddison et al. 2014; Tucker et al. 2017).
 
     With E_i standard exponentials and log-probabilities l: the largest perturbed one is -log E_D, and any other is
@@ -84,7 +103,8 @@ def conditional_gumbels(logits: Tensor, onehot: Tensor, noise: Tensor, draw: int
     Args:
         logits: [..., k], without gradients.
         onehot: [..., k] the hard sample D.
-        noise: [..., k] keys of the hash. draw: number of the inner draw.
+        noise: [..., k] keys of the hash.
+        draw: number of the inner draw.
 
     Returns:
         [..., k] noise G with argmax(l + G) = D; 0 where a logit is -inf.
@@ -104,16 +124,20 @@ def _over_topk(weights: Callable[..., Tensor], logits: Tensor, tau: float, k: in
     return SoftTokens(indices, found, indices.gather(-1, hard.unsqueeze(-1)).squeeze(-1))
 
 
-def decoupled_st_topk(logits: Tensor, tau: float, k: int, *, noise: Tensor | None = None) -> SoftTokens:
+def decoupled_st_topk(
+    logits: Float[Tensor, "*batch V"], tau: float, k: int, *, noise: Float[Tensor, "*batch k"] | None = None
+) -> SoftTokens:
     """:func:`decoupled_st_weights` over the k largest logits; arguments as :func:`gumbel_softmax_topk`."""
     return _over_topk(decoupled_st_weights, logits, tau, k, noise)
 
 
-def reinmax_topk(logits: Tensor, tau: float, k: int, *, noise: Tensor | None = None) -> SoftTokens:
+def reinmax_topk(logits: Float[Tensor, "*batch V"], tau: float, k: int, *, noise: Float[Tensor, "*batch k"] | None = None) -> SoftTokens:
     """:func:`reinmax_weights` over the k largest logits; arguments as :func:`gumbel_softmax_topk`."""
     return _over_topk(reinmax_weights, logits, tau, k, noise)
 
 
-def gumbel_rao_topk(logits: Tensor, tau: float, k: int, *, noise: Tensor | None = None, samples: int = 16) -> SoftTokens:
+def gumbel_rao_topk(
+    logits: Float[Tensor, "*batch V"], tau: float, k: int, *, noise: Float[Tensor, "*batch k"] | None = None, samples: int = 16
+) -> SoftTokens:
     """:func:`gumbel_rao_weights` over the k largest logits; arguments as :func:`gumbel_softmax_topk`."""
     return _over_topk(gumbel_rao_weights, logits, tau, k, noise, samples=samples)

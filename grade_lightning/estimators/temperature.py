@@ -13,7 +13,8 @@ def linear_temperature(step: int, *, start: float, end: float, anneal_steps: int
 
     Args:
         step: number of policy steps already made.
-        start, end: temperatures, > 0.
+        start: temperature at step 0, > 0.
+        end: temperature from ``anneal_steps`` on, > 0.
         anneal_steps: length of the annealing in policy steps, >= 1.
     """
     _check(start, end, anneal_steps)
@@ -21,19 +22,19 @@ def linear_temperature(step: int, *, start: float, end: float, anneal_steps: int
 
 
 def constant_temperature(step: int, *, value: float) -> float:
-    """The same temperature at every step."""
+    """tau(t) = value: the temperature does not change."""
     _check(value, value, 1)
     return value
 
 
 def cosine_temperature(step: int, *, start: float, end: float, anneal_steps: int) -> float:
-    """Half a cosine from start at step 0 to end at ``anneal_steps``, constant after it."""
+    """tau falls along half a cosine from start at step 0 to end at ``anneal_steps`` and stays there."""
     _check(start, end, anneal_steps)
     return end + 0.5 * (start - end) * (1.0 + math.cos(math.pi * min(step / anneal_steps, 1.0)))
 
 
 def exponential_temperature(step: int, *, start: float, end: float, anneal_steps: int) -> float:
-    """The same factor at each step, from start at step 0 to end at ``anneal_steps``, constant after it (Jang et al. 2017)."""
+    """tau shrinks by one factor a step from start at step 0 to end at ``anneal_steps`` and stays there (Jang et al. 2017)."""
     _check(start, end, anneal_steps)
     return start * (end / start) ** min(step / anneal_steps, 1.0)
 
@@ -50,7 +51,8 @@ class AdaptiveTemperature:
         target: wanted value, > 0.
         rate: step size of the controller per policy step.
         falls_with_tau: whether a higher tau lowers the quantity.
-        minimum, maximum: range of tau.
+        minimum: lowest tau.
+        maximum: highest tau.
     """
 
     def __init__(
@@ -90,9 +92,11 @@ class AdaptiveTemperature:
         self.tau = min(self.maximum, max(self.minimum, moved))
 
     def state_dict(self) -> dict[str, float]:
+        """What a checkpoint keeps of the controller."""
         return {"tau": self.tau}
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Go on from what :meth:`state_dict` gave."""
         self.tau = float(state["tau"])
 
 

@@ -1,0 +1,1 @@
+"""Reward, KL, judge, fluency and diversity on fixed prompts."""

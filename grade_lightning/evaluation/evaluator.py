@@ -26,11 +26,18 @@ class EvaluatedPrompt:
     """One prompt of an evaluation.
 
     Attributes:
-        row: place in the split's (sub)set; key: stable prompt id; label: sentiment of the review it opens.
-        reward: of prompt and completion; kl: summed over the completion's real tokens, in nats.
-        tokens: real completion tokens; ended: met its end of sequence.
-        ids: completion token ids; prompt, completion: as text.
-        details: further measurements, see :func:`_with_details`; empty where they were not asked for.
+        row: place of the prompt in the split's (sub)set.
+        key: stable id of the prompt.
+        label: sentiment of the review that the prompt opens.
+        reward: reward of prompt and completion.
+        kl: exact KL summed over the completion's real tokens, in nats.
+        tokens: number of real completion tokens.
+        ended: whether the completion met its end of sequence.
+        ids: token ids of the completion.
+        prompt: the prompt's text.
+        completion: the completion's text.
+        details: further measurements; empty where they were not asked for.  ``nll`` and ``perplexity`` of the completion under the
+            reference, ``completion_reward`` without the prompt, ``distinct_1`` to ``distinct_3``, ``repeated_4``, ``judge``.
     """
 
     row: int
@@ -73,6 +80,11 @@ def evaluate_batch(
     """Sample, score and measure one batch; noise is keyed by (seed, prompt id) and rows do not influence each other.
 
     Args:
+        policy: what writes the completions.
+        reward: what scores them.
+        prompt: B prompts.
+        settings: how completions are sampled.
+        seed: seed of the evaluation noise.
         initial: sample from the reference (adapters disabled): what the policy was before training.
         detailed: measure fluency, diversity and the reward of the completion alone as well.
         judge: P(positive) of texts; part of the details.

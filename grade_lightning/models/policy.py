@@ -57,9 +57,11 @@ class Policy(nn.Module):
 
     Args:
         base: the frozen base; shared with the reference and the reward model, never copied.
-        r, alpha, dropout: of LoRA.
+        r: rank of the adapters.
+        alpha: scale of the adapters, which add alpha / r times their product.
+        dropout: probability that an input of an adapter is dropped, inside :meth:`dropout`.
         target_modules: layers that get adapters; by architecture if None.
-        seed: of the adapters' initial weights.
+        seed: seed of the adapters' initial weights.
         checkpointing: keep only each layer's input for the backward pass and compute the layer again there: less memory, the same
             gradient.
     """
@@ -98,7 +100,7 @@ class Policy(nn.Module):
         self.eval()
 
     def train(self, mode: bool = True) -> Policy:
-        """Stays in eval mode: see the class docstring."""
+        """Do nothing: the policy stays in eval mode, as the class docstring says."""
         return super().train(False)
 
     @property
@@ -144,16 +146,17 @@ class Policy(nn.Module):
 
     @property
     def drops(self) -> bool:
-        """Inside :meth:`dropout`."""
+        """Whether the caller is inside :meth:`dropout`."""
         return any(layer.active for layer in self._dropouts)
 
     @property
     def is_reference(self) -> bool:
-        """Inside :meth:`reference`."""
+        """Whether the caller is inside :meth:`reference`."""
         return self._is_reference
 
     @property
     def device(self) -> torch.device:
+        """Where the weights are."""
         return self.embedding.device
 
     def trainable(self) -> dict[str, nn.Parameter]:
@@ -203,7 +206,8 @@ class Policy(nn.Module):
         the prompts.
 
         Args:
-            prompt_ids, prompt_mask: [B, P].
+            prompt_ids: [B, P].
+            prompt_mask: [B, P], True = real token.
             embeds: [B, T, d] of the completions; T may be 0.
             mask: [B, T].
 

@@ -58,7 +58,7 @@ def model_config(settings: PretrainSettings) -> Qwen3Config:
 
 
 def build_model(settings: PretrainSettings) -> Qwen3ForCausalLM:
-    """The same, randomly initialised."""
+    """A Qwen3 of these settings with random initial weights."""
     config = model_config(settings)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)

@@ -32,7 +32,8 @@ class Reward(Protocol):
         """Scores of B completions.
 
         Args:
-            prompt_ids, prompt_mask: [B, P].
+            prompt_ids: [B, P] token ids, padding on the left.
+            prompt_mask: [B, P], True = real token.
             completion: [B, T] token ids, or relaxed tokens whose weights may require gradients.
             mask: [B, T], True = real token (the first EOS is one).
             hidden: [B, P + T, d] hidden states of the reference on these very tokens, where the caller has them already
@@ -62,10 +63,12 @@ class RewardHead(nn.Module):
         return self.net(pooled)
 
     def save(self, file: Path) -> None:
+        """Write the weights as safetensors."""
         save_file({name: value.contiguous() for name, value in self.state_dict().items()}, str(file))
 
     @classmethod
     def load(cls, file: Path) -> RewardHead:
+        """The head that :meth:`save` wrote."""
         state = load_file(str(file))
         head = cls(state["net.0.weight"].shape[1])
         head.load_state_dict(state)
@@ -98,11 +101,13 @@ class ClassifierReward(nn.Module):
         self.uses_reference_pass = scope == "full"
 
     def scoped(self, scope: str) -> ClassifierReward:
+        """This reward, or one with the same head and another scope."""
         return self if self.scope == scope else ClassifierReward(self._policy[0], self.head, scope=scope)
 
     def score(
         self, prompt_ids: Tensor, prompt_mask: Tensor, completion: Tensor | SoftTokens, mask: Tensor, *, hidden: Tensor | None = None
     ) -> Tensor:
+        """P(positive) of B completions, see :meth:`Reward.score`."""
         policy = self._policy[0]
         whole_mask = torch.cat([prompt_mask, mask], dim=1) if self.scope == "full" else mask
         if hidden is None:

@@ -25,7 +25,7 @@ KEPT_GRAPHS = 4
 
 
 class Decoder(Protocol):
-    """See the module's docstring."""
+    """What reads prompts once and then one token after the other."""
 
     def start(self, embeds: Tensor) -> Tensor:
         """[B, P, d] prompts -> [B, d]."""
@@ -56,7 +56,7 @@ class _RoomyLayer(DynamicLayer):
 
 
 class GrowingDecoder:
-    """Keys and values are appended.
+    """A decoder that appends keys and values.
 
     Args:
         policy: as :func:`grade_lightning.rollout.sampling.sample` has it.
@@ -67,9 +67,11 @@ class GrowingDecoder:
         self.policy, self.mask, self.cache = policy, mask, Cache(layer_class_to_replicate=_RoomyLayer)
 
     def start(self, embeds: Tensor) -> Tensor:
+        """Read the prompts [B, P, d].  -> [B, d]."""
         return self.policy.hidden(embeds, self.mask, cache=self.cache)[:, -1]
 
     def step(self, embeds: Tensor, alive: Tensor) -> Tensor:
+        """Read a token of each row [B, d]; ``alive`` [B] says which of them are real.  -> [B, d]."""
         self.mask = torch.cat([self.mask, alive.unsqueeze(1)], dim=1)
         return self.policy.hidden(embeds.unsqueeze(1), self.mask, cache=self.cache)[:, -1]
 
@@ -78,6 +80,7 @@ class LastTokenDecoder(GrowingDecoder):
     """Each token after the first sees only the previous one: ``rollout.context=last_token``."""
 
     def step(self, embeds: Tensor, alive: Tensor) -> Tensor:
+        """Read a token of each row [B, d] without anything before it.  -> [B, d]."""
         self.mask = torch.cat([self.mask, alive.unsqueeze(1)], dim=1)
         alone = torch.ones_like(self.mask[:, -1:])
         return self.policy.hidden(embeds.unsqueeze(1), alone, positions=positions_of(self.mask)[:, -1:])[:, -1]
@@ -91,8 +94,9 @@ class StaticDecoder:
     """Keys and values are written in place, and every tensor of a step keeps its address: a step can be a CUDA graph.
 
     Args:
-        policy: as above.
-        rows, length: the cache's size; length covers prompts and completions.
+        policy: whose states are computed; the decoder does not keep it alive.
+        rows: number of sequences in the cache.
+        length: number of tokens of each that the cache has room for, prompt and completion.
     """
 
     def __init__(self, policy: Policy, rows: int, length: int):
@@ -121,6 +125,7 @@ class StaticDecoder:
         return self
 
     def start(self, embeds: Tensor) -> Tensor:
+        """Read the prompts [B, P, d].  -> [B, d]."""
         # Queries see keys up to themselves; the cache's unused end is invisible.
         width, length = self.place, self.visible.shape[-1]
         causal = torch.ones(width, length, dtype=torch.bool, device=embeds.device).tril()
@@ -129,6 +134,7 @@ class StaticDecoder:
         return self.policy.hidden(embeds, causal & self.visible | itself, cache=self.cache, positions=positions_of(self.mask))[:, -1]
 
     def step(self, embeds: Tensor, alive: Tensor) -> Tensor:
+        """Read a token of each row [B, d], by the graph where one was captured.  -> [B, d]."""
         self.embeds.copy_(embeds.unsqueeze(1))
         self.visible[:, 0, 0, self.place] = alive
         self.positions.add_(alive.unsqueeze(1))

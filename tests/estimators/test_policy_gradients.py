@@ -20,6 +20,7 @@ from grade_lightning.estimators import (
     sampled_kl,
     value_loss,
 )
+from tests import unchecked_shapes
 
 REFERENCES = Path(__file__).parents[1] / "references"
 SAVED = json.loads((REFERENCES / "policy_gradients.json").read_text())
@@ -49,7 +50,7 @@ def test_gae_by_hand_and_what_stands_in_the_padding():
 
 
 def test_gae_refuses_another_rank():
-    with pytest.raises(ValueError, match=r"\[B, T\]"):
+    with unchecked_shapes(), pytest.raises(ValueError, match=r"\[B, T\]"):
         gae(torch.zeros(3), torch.zeros(3), torch.ones(3), gamma=1.0, lam=1.0)
 
 
@@ -145,7 +146,7 @@ def test_reinforce_loss_is_minus_the_mean_of_advantage_times_sequence_logprob():
     mask = torch.tensor([[1, 1, 1], [1, 0, 0]])
     assert float(reinforce_loss(logprobs, torch.tensor([1.0, -2.0]), mask)[0]) == pytest.approx((7.0 - 2.0) / 2)
     assert float(reinforce_loss(logprobs, torch.tensor([1.0, -2.0]), mask, lengths=mask.sum(1))[0]) == pytest.approx((7 / 3 - 2) / 2)
-    with pytest.raises(ValueError, match=r"\[B\]"):
+    with unchecked_shapes(), pytest.raises(ValueError, match=r"\[B\]"):
         reinforce_loss(logprobs, torch.zeros(2, 3), mask)
 
 
