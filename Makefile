@@ -41,7 +41,7 @@ lint: $(STAMP) ## style and types
 	$(BIN)/mypy
 
 docs: $(STAMP) ## build the documentation into build/site; any warning fails
-	$(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 format: $(STAMP) ## let ruff format the code
 	$(BIN)/ruff check --fix .

@@ -161,7 +161,7 @@ def test_wandb_offline_writes_a_run_and_a_second_run_is_another(tmp_path, monkey
             ["hardware=a100", "effective_batch_size=16"],
             "hardware=cpu",
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="right on a machine with a GPU"),
-        ),  # fmt: skip
+        ),
         (["rollout.top_k=5000"], "top_k=5000 is above the vocabulary size 900"),
         (["max_steps=0"], "max_steps=0 .command line.: it must be a whole number, at least 1"),
         (["evaluation.test_prompts=0"], "at least 1, or null"),

@@ -54,18 +54,17 @@ def api_index() -> str:
 
 
 def settings_page() -> str:
-    """The table of all keys; a visible note where the package cannot describe its settings."""
-    try:  # This guard goes once every branch has grade_lightning.settings.describe.
-        from grade_lightning.settings import describe
-    except ImportError:
-        note = "This version of the package cannot list its settings: see `python -m grade_lightning.run --help`."
-        return f"# Settings\n\n!!! warning\n    {note}\n"
+    """The table of all keys, from the fields that check them."""
+    from grade_lightning.settings import describe
+
     parts = [
         "# Settings\n\nAll keys, their types and defaults, from the code that checks them. `key=value` on the command line sets one.\n"
     ]
     for group in describe():
-        title = f"{group.name}={group.option}" if group.option else group.name
-        parts.append(f"## `{title}`\n\n{group.doc}\n\n| key | type | default | meaning |\n|---|---|---|---|")
+        if not group.fields:
+            continue
+        title = f"{group.name} ({group.option})" if group.option else group.name or "Of no group"
+        parts.append(f"## {title}\n\n{group.doc}\n\n| key | type | default | meaning |\n|---|---|---|---|")
         parts += [f"| `{field.key}` | {_cell(field.type)} | `{_cell(field.default)}` | {_cell(field.doc)} |" for field in group.fields]
         parts.append("")
     return "\n".join(parts)

@@ -21,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from grade_lightning.chain.candidates import candidate_logits
+from grade_lightning.chain.parallel import predicting
 from grade_lightning.chain.sequential import RelaxedRollout, as_fed
 from grade_lightning.chain.triangular import AdjointReport, Chain, backward_through_time
 from grade_lightning.models.policy import Policy
@@ -60,7 +61,7 @@ def relax_in_parallel(policy: Policy, rollout: Rollout, relax: Relaxation) -> Pa
     prompt, leaf = rollout.prompt, _fed_embeddings(policy, rollout)
     # The state after the last completion token predicts nothing.
     before, states = policy.states(prompt.ids, prompt.mask, leaf[:, :-1], rollout.mask[:, :-1])
-    states = torch.cat([before[:, -1:], states], dim=1)
+    states = predicting(before, states, rollout.mask.shape[1])
     hidden = states.detach().requires_grad_()
     candidates = rollout.on_support(candidate_logits(policy, hidden, rollout.indices))
     weights = as_fed(rollout, relax(candidates, rollout.noise, rollout.hard))

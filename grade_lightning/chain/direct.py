@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from grade_lightning.chain.divergence import kl_gradients
+from grade_lightning.chain.parallel import predicting
 from grade_lightning.chain.sequential import RelaxedRollout
 from grade_lightning.models.policy import Policy
 from grade_lightning.rewards.classifier import Reward
@@ -57,7 +58,7 @@ def direct_gradient(
         before, states = policy.states(prompt.ids, prompt.mask, policy.embed_soft(tokens, mask), mask)
         shared = torch.cat([before, states], dim=1) if reward.uses_reference_pass else None
         scores = reward.score(prompt.ids, prompt.mask, tokens, mask, hidden=shared)
-        reference_hidden = torch.cat([before[:, -1:], states[:, :-1]], dim=1)
+        reference_hidden = predicting(before, states, mask.shape[1])
         divergence = kl_gradients(policy, relaxed.hidden, reference_hidden, mask)
         objective = score_weight * scores.sum() + kl_weight * (reference_hidden * divergence.reference_hidden).sum()
         (gradient,) = torch.autograd.grad(objective, leaf)

@@ -11,15 +11,27 @@ from grade_lightning.rewards.classifier import Reward
 from grade_lightning.rollout.types import Rollout
 
 
-def predicting(hidden: Float[Tensor, "B whole d"], prompt_width: int) -> Float[Tensor, "B T d"]:
-    """The T states that predict the T completion tokens, of the states [B, P + T, d] of the whole sequence."""
-    return hidden[:, prompt_width - 1 : -1]
+def predicting(before: Float[Tensor, "B P d"], states: Float[Tensor, "B S d"], tokens: int) -> Float[Tensor, "B T d"]:
+    """The states that predict a completion's tokens: the prompt's last one, then those at every token but the last.
+
+    Args:
+        before: states at the prompts.
+        states: states at the completions' tokens; the one at the last token, which predicts nothing, may be left out.
+        tokens: T, length of the completions.
+    """
+    return torch.cat([before[:, -1:], states[:, : tokens - 1]], dim=1)
+
+
+def _split(hidden: Tensor, rollout: Rollout) -> tuple[Tensor, Tensor]:
+    """States of the whole sequences, at prompts and at completions."""
+    width = rollout.prompt.ids.shape[1]
+    return hidden[:, :width], hidden[:, width:]
 
 
 def hard_hidden(policy: Policy, rollout: Rollout) -> Float[Tensor, "B T d"]:
     """The policy's states [B, T, d] that predict the completion's hard tokens, from one parallel pass."""
     embeds = policy.embed(torch.cat([rollout.prompt.ids, rollout.completion_ids], dim=1))
-    return predicting(policy.hidden(embeds, rollout.whole_mask), rollout.prompt.ids.shape[1])
+    return predicting(*_split(policy.hidden(embeds, rollout.whole_mask), rollout), rollout.mask.shape[1])
 
 
 @torch.no_grad()
@@ -31,4 +43,4 @@ def read_frozen(policy: Policy, reward: Reward, rollout: Rollout) -> tuple[Float
         hidden = policy.hidden(embeds, rollout.whole_mask)
         shared = hidden if reward.uses_reference_pass else None
         scores = reward.score(prompt.ids, prompt.mask, rollout.completion_ids, rollout.mask, hidden=shared)
-    return scores, predicting(hidden, prompt.ids.shape[1])
+    return scores, predicting(*_split(hidden, rollout), rollout.mask.shape[1])

@@ -160,6 +160,8 @@ class IMDBDataModule(ReviewDataModule):
         """Of a folder with ``train*.parquet`` and ``test*.parquet``: 5,000 reward, 10,000 policy and 2,000 validation rows, all test rows.
 
         Args:
-            **options: of :class:`ReviewDataModule`.
+            folder: with the Parquet files.
+            tokenizer: of the policy.
+            options: of :class:`ReviewDataModule`.
         """
         return cls(make_splits(ParquetSource(folder).load()), tokenizer, **options)

@@ -96,10 +96,12 @@ class Method(nn.Module, ABC):
 
     @property
     def policy(self) -> Policy:
+        """What the gradient is of."""
         return self.context.policy
 
     @property
     def reward(self) -> Reward:
+        """What is maximised."""
         return self.context.reward
 
     @property

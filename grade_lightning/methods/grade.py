@@ -54,9 +54,11 @@ class GradeGradient(Method):
             self.temperature.observe(measured)
 
     def get_extra_state(self) -> dict[str, float]:
+        """What a temperature that follows a measurement has come to; part of a checkpoint."""
         return self.temperature.state_dict() if isinstance(self.temperature, AdaptiveTemperature) else {}
 
     def set_extra_state(self, state: dict[str, float]) -> None:
+        """Take back what :meth:`get_extra_state` gave."""
         if isinstance(self.temperature, AdaptiveTemperature):
             self.temperature.load_state_dict(state)
 

@@ -37,6 +37,7 @@ class GRPOGradient(_Group):
 
     @property
     def is_dr_grpo(self) -> bool:
+        """Whether neither spread nor length divides the gradient."""
         return self.settings.variant == "dr_grpo"
 
     def advantages(self, rewards: Tensor) -> Tensor:
