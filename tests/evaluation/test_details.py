@@ -31,7 +31,7 @@ def test_perplexity_is_that_of_the_reference(evaluated):
         labels[:, : len(opening)] = -100
         with torch.no_grad(), policy.peft.disable_adapter():
             loss = policy.peft(input_ids=ids, labels=labels).loss  # transformers' mean over the completion
-        assert prompt.details["perplexity"] == pytest.approx(math.exp(float(loss)), rel=1e-6)
+        assert prompt.details["perplexity"] == pytest.approx(math.exp(float(loss)), rel=1e-5)
     total = sum(p.details["nll"] for p in found) / sum(p.tokens for p in found)
     assert summarise(found)["perplexity"] == pytest.approx(math.exp(total))
 
@@ -42,7 +42,7 @@ def test_reward_of_the_completion_does_not_see_the_prompt(evaluated):
         ids = torch.tensor([prompt.ids])
         nothing = batch.ids[row : row + 1, :0]
         alone = reward.scoped("full").score(nothing, nothing.bool(), ids, torch.ones_like(ids, dtype=torch.bool))
-        assert prompt.details["completion_reward"] == pytest.approx(float(alone), rel=1e-9)
+        assert prompt.details["completion_reward"] == pytest.approx(float(alone), rel=1e-5)
         assert prompt.details["completion_reward"] != pytest.approx(prompt.reward, rel=1e-3)
 
 
@@ -63,4 +63,4 @@ def test_details_do_not_depend_on_the_batch(evaluated):
     settings = make_context(policy, reward, tokens=12).rollout
     one = evaluate_batch(policy, reward, batch[1:2], settings, seed=3, detailed=True)
     for name in ("perplexity", "completion_reward", "distinct_2"):
-        assert one[0].details[name] == pytest.approx(found[1].details[name], rel=1e-9)
+        assert one[0].details[name] == pytest.approx(found[1].details[name], rel=1e-5)

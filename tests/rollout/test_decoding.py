@@ -16,6 +16,7 @@ from grade_lightning.rollout.types import RolloutSettings
 from tests.conftest import make_batch, make_policy
 
 SETTINGS = RolloutSettings(max_new_tokens=10, min_new_tokens=3, top_k=24)
+ROUNDING = {"rtol": 1e-5, "atol": 1e-5}  # Qwen3's norms compute in fp32 inside a float64 model
 
 
 @torch.no_grad()
@@ -28,11 +29,11 @@ def test_a_static_decoder_forgets_the_prompts_before(policy64, monkeypatch):
         batch = make_batch(policy64, step=step)
         ids, mask = batch.ids[:, step:], batch.mask[:, step:]
         growing, embeds = GrowingDecoder(policy64, mask), policy64.embed(ids)
-        torch.testing.assert_close(static.prompts(mask).start(embeds), growing.start(embeds))
+        torch.testing.assert_close(static.prompts(mask).start(embeds), growing.start(embeds), **ROUNDING)
         alive = torch.ones(4, dtype=torch.bool)
         for t in range(6):
             fed = policy64.embed(torch.randint(300, (4,), generator=generator))
-            torch.testing.assert_close(static.step(fed, alive), growing.step(fed, alive))
+            torch.testing.assert_close(static.step(fed, alive), growing.step(fed, alive), **ROUNDING)
             alive = alive & (torch.arange(4) != t)
 
 
@@ -44,7 +45,7 @@ def test_soft_rollouts_from_both_caches(policy64):
 
     static, growing = (sample(policy64, batch, noise, replace(SETTINGS, cache=cache), soft=soft) for cache in ("static", "growing"))
     assert torch.equal(static.completion_ids, growing.completion_ids)
-    torch.testing.assert_close(static.weights, growing.weights)
+    torch.testing.assert_close(static.weights, growing.weights, **ROUNDING)
 
 
 def test_unknown_and_impossible_caches(policy64, monkeypatch):
