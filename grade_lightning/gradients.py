@@ -32,6 +32,7 @@ from grade_lightning.compose import composed, config_hash, settings_of
 from grade_lightning.records.text import json_text
 from grade_lightning.settings import Settings
 from grade_lightning.study.plan import REFERENCE, Study, folder_of, group_of, overrides_of, parse, parse_method, rollouts_of
+from grade_lightning.threads import wait_passively
 
 log = logging.getLogger(__name__)
 
@@ -172,6 +173,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(__doc__)
         return 0
     from grade_lightning.training.environment import environment
+
+    wait_passively()
     from grade_lightning.training.process import prepare_process
 
     prepare_process()

@@ -21,6 +21,7 @@ from grade_lightning.records.folder import RunFolder
 from grade_lightning.records.identity import run_hash
 from grade_lightning.records.text import yaml_text
 from grade_lightning.settings import Settings, help_text
+from grade_lightning.threads import wait_passively
 from grade_lightning.training.interrupt import Interrupt, Interrupted
 
 if TYPE_CHECKING:
@@ -200,6 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> float | None:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    wait_passively()
     return _command()
 
 
