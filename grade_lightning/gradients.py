@@ -172,9 +172,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments and arguments[0] in ("-h", "--help", "help"):
         print(__doc__)
         return 0
-    from grade_lightning.training.environment import environment
-
     wait_passively()
+    from grade_lightning.training.environment import environment
     from grade_lightning.training.process import prepare_process
 
     prepare_process()

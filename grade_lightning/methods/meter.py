@@ -23,4 +23,5 @@ class Meter:
             self._means[name].update(value, weight)
 
     def compute(self) -> dict[str, float]:
+        """The mean of each name, over all processes."""
         return {name: float(mean.compute()) for name, mean in self._means.items()}

@@ -45,6 +45,7 @@ class PolicyGradient(Method):
         return Sampled(rollout, scores, reference_hidden)
 
     def statistics(self, sampled: Sampled, hidden: Tensor) -> TokenStatistics:
+        """Log-probabilities, entropy and KL of a micro-batch, given the policy's predicting states [B, T, d]."""
         return token_statistics(self.policy, sampled.rollout, hidden, sampled.reference_hidden, logprobs=self.context.protocol.logprobs)
 
     def measure(self, sampled: Sampled, found: TokenStatistics, meter: Meter) -> None:

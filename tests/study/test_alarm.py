@@ -48,6 +48,16 @@ def test_sign_of_the_cosine(model_folder, sign, caplog):
     assert ("may have the wrong sign" in caplog.text) == (sign < 0)
 
 
+def test_the_shifted_kl_is_no_part_of_what_is_compared(model_folder):
+    """``kl_alignment=shifted`` measures one number more; a policy gradient, which cannot, is compared all the same."""
+    found = []
+    for alignment in ("correct", "shifted"):
+        _, policy = make_policy(model_folder)
+        method = make_grade(policy, kl_alignment=alignment, reward=Letters(policy.vocab_size, 1.0)).method
+        found.append(GradientCosine(1, prompts=3, completions=4).measure(method, make_batch(policy)))
+    assert found[0] == found[1]
+
+
 @pytest.mark.slow
 def test_in_a_run(tmp_path, shared_cache, monkeypatch):
     monkeypatch.setenv("GRADE_CACHE", shared_cache)
