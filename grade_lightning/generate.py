@@ -122,7 +122,7 @@ def generate(request: Request) -> list[dict[str, dict[str, object]]]:
     # Each sample has noise of its own, the same before and after.
     prompts = [Prompt(tuple(ids[:most]), key=row, label=-1) for row, ids in enumerate(encoded)]
     batch = collate(prompts, policy.pad_id, rows=range(len(prompts))).to(policy.device)
-    rollout, reward, measured = settings.evaluation_rollout, made.reward.scoped("full"), []
+    rollout, reward, measured = settings.evaluation_rollout, made.reward, []
     for initial in (True, False):
         measured.append(evaluate_batch(policy, reward, batch, rollout, seed=request.seed, initial=initial, detailed=True, judge=made.judge))
     before, after = (

@@ -17,7 +17,7 @@ from grade_lightning.models.base import BaseLM, check_model_folder, load_base
 from grade_lightning.models.cache import files_fingerprint
 from grade_lightning.models.policy import Policy
 from grade_lightning.models.pretraining import pretrained_folder
-from grade_lightning.rewards.classifier import Reward
+from grade_lightning.rewards.base import Reward, RewardInputs
 from grade_lightning.rewards.judge import Judge, train_judge
 from grade_lightning.settings import Settings
 from grade_lightning.training.machine import check_machine, check_shape
@@ -106,7 +106,12 @@ class Objects:
         """The method as a LightningModule."""
         settings = self.inputs.settings
         plan = Plan(
-            settings.optimizer, settings.hardware.grad_accumulation, settings.evaluation.seed, settings.evaluation_rollout, self.judge
+            settings.optimizer,
+            settings.hardware.grad_accumulation,
+            settings.evaluation.seed,
+            settings.evaluation_rollout,
+            self.judge,
+            settings.evaluation.scope,
         )
         return build_module(settings.method, self.context(), plan)
 
@@ -144,8 +149,8 @@ def objects(found: Inputs, *, judge: bool, check: Callable[[dict[str, Any]], Non
         checkpointing=settings.hardware.activation_checkpointing,
     )  # fmt: skip
     settings.rollout.check(policy.vocab_size)
-    reward, report = build(settings.reward, base, policy, splits, clean_html=settings.data.clean_html)
-    log.info("reward head: %s", _shown(report))
+    reward, report = build(settings.reward, RewardInputs(base, policy, splits, settings.data.clean_html, settings.hardware.precision))
+    log.info("reward: %s", _shown(report))
     trained = train_judge(splits.unused, clean_html=settings.data.clean_html) if judge else None
     if trained is not None:
         log.info("independent judge: %s", _shown(trained.report))
@@ -153,7 +158,11 @@ def objects(found: Inputs, *, judge: bool, check: Callable[[dict[str, Any]], Non
 
 
 def _shown(report: dict[str, Any]) -> str:
-    return ", ".join(f"{key} {value:.3f}" for key, value in report.items() if isinstance(value, float))
+    return ", ".join(
+        f"{key} {value:.3f}" if isinstance(value, float) else f"{key} {value}"
+        for key, value in report.items()
+        if isinstance(value, float | str)
+    )
 
 
 def _base(found: Inputs) -> BaseLM:

@@ -9,10 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from grade_lightning.chain.divergence import kl_gradients
-from grade_lightning.chain.parallel import predicting
+from grade_lightning.chain.parallel import completions_of, predicting
 from grade_lightning.chain.sequential import RelaxedRollout
 from grade_lightning.models.policy import Policy
-from grade_lightning.rewards.classifier import Reward
+from grade_lightning.rewards.base import Reward
 from grade_lightning.rollout.types import Rollout
 
 
@@ -56,8 +56,8 @@ def direct_gradient(
     tokens = rollout.soft(leaf)
     with policy.reference():
         before, states = policy.states(prompt.ids, prompt.mask, policy.embed_soft(tokens, mask), mask)
-        shared = torch.cat([before, states], dim=1) if reward.uses_reference_pass else None
-        scores = reward.score(prompt.ids, prompt.mask, tokens, mask, hidden=shared)
+        shared = torch.cat([before, states], dim=1) if reward.reads_states else None
+        scores = reward.score(completions_of(policy, rollout, leaf).with_states(shared))
         reference_hidden = predicting(before, states, mask.shape[1])
         divergence = kl_gradients(policy, relaxed.hidden, reference_hidden, mask)
         objective = score_weight * scores.sum() + kl_weight * (reference_hidden * divergence.reference_hidden).sum()

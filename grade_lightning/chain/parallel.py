@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from grade_lightning.models.policy import Policy
-from grade_lightning.rewards.classifier import Reward
+from grade_lightning.rewards.base import Completions, Reward
 from grade_lightning.rollout.types import Rollout
 
 
@@ -34,13 +34,24 @@ def hard_hidden(policy: Policy, rollout: Rollout) -> Float[Tensor, "B T d"]:
     return predicting(*_split(policy.hidden(embeds, rollout.whole_mask), rollout), rollout.mask.shape[1])
 
 
+def completions_of(policy: Policy, rollout: Rollout, weights: Tensor | None = None) -> Completions:
+    """A rollout as rewards see it.
+
+    Args:
+        policy: wrote it.
+        rollout: B completions.
+        weights: [B, T, k] relaxed weights of the recorded candidates; None = hard tokens.
+    """
+    soft = None if weights is None else rollout.soft(weights)
+    return Completions(rollout.prompt, rollout.completion_ids, rollout.mask, policy.tokenizer, soft)
+
+
 @torch.no_grad()
 def read_frozen(policy: Policy, reward: Reward, rollout: Rollout) -> tuple[Float[Tensor, " B"], Float[Tensor, "B T d"]]:
     """Scores [B] of the hard tokens and the reference's predicting states [B, T, d], from one frozen pass where the reward allows it."""
-    prompt = rollout.prompt
     with policy.reference():
-        embeds = policy.embed(torch.cat([prompt.ids, rollout.completion_ids], dim=1))
+        embeds = policy.embed(torch.cat([rollout.prompt.ids, rollout.completion_ids], dim=1))
         hidden = policy.hidden(embeds, rollout.whole_mask)
-        shared = hidden if reward.uses_reference_pass else None
-        scores = reward.score(prompt.ids, prompt.mask, rollout.completion_ids, rollout.mask, hidden=shared)
+        shared = hidden if reward.reads_states else None
+        scores = reward.score(completions_of(policy, rollout).with_states(shared))
     return scores, predicting(*_split(hidden, rollout), rollout.mask.shape[1])

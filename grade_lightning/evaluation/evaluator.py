@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 from grade_lightning.chain.logprobs import surprisal, token_statistics
-from grade_lightning.chain.parallel import hard_hidden, read_frozen
+from grade_lightning.chain.parallel import completions_of, hard_hidden, read_frozen
 from grade_lightning.data.prompts import PromptBatch
 from grade_lightning.evaluation.diversity import distinct_n, repeated_n
 from grade_lightning.models.policy import Policy
-from grade_lightning.rewards.classifier import Reward
+from grade_lightning.rewards.base import Reward
 from grade_lightning.rollout.noise import evaluation_noise
 from grade_lightning.rollout.sampling import sample
 from grade_lightning.rollout.types import Rollout, RolloutSettings
@@ -113,7 +113,8 @@ def _with_details(  # noqa: PLR0917
     ``completion_reward`` (of the completion without its prompt), ``distinct_1`` to ``distinct_3`` and ``repeated_4`` within the
     completion, and ``judge``, P(positive) of prompt and completion by the judge."""
     prompt, decode = rollout.prompt, policy.tokenizer.decode
-    alone = reward.scoped("completion").score(prompt.ids, prompt.mask, rollout.completion_ids, rollout.mask).tolist()
+    apart = reward.scoped("completion")
+    alone = None if apart is None else apart.score(completions_of(policy, rollout)).tolist()
     nll = surprisal(policy, rollout, reference_hidden).sum(dim=1).tolist()
     openings = [prompt.ids[row][prompt.mask[row]].tolist() for row in range(len(prompts))]
     judged: list[dict[str, float]] = [{} for _ in prompts]
@@ -123,9 +124,10 @@ def _with_details(  # noqa: PLR0917
     found = []
     for row, p in enumerate(prompts):
         diversity = {f"distinct_{n}": distinct_n([p.ids], n) for n in (1, 2, 3)}
-        details = {"nll": nll[row], "perplexity": math.exp(nll[row] / p.tokens), "completion_reward": alone[row],
-                   **diversity, "repeated_4": repeated_n(p.ids, 4), **judged[row]}  # fmt: skip
-        found.append(replace(p, details=details))
+        details = {"nll": nll[row], "perplexity": math.exp(nll[row] / p.tokens)}
+        if alone is not None:
+            details["completion_reward"] = alone[row]
+        found.append(replace(p, details={**details, **diversity, "repeated_4": repeated_n(p.ids, 4), **judged[row]}))
     return found
 
 

@@ -8,16 +8,16 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from grade_lightning.methods.meter import Meter
 from grade_lightning.models.policy import Policy
-from grade_lightning.rewards.classifier import Reward
+from grade_lightning.rewards.base import Reward, is_probability
 from grade_lightning.rollout.sampling import Relaxation
 from grade_lightning.rollout.types import Rollout
 from grade_lightning.settings.methods import MethodSettings
 from grade_lightning.settings.rollout import ProtocolSettings, RolloutSettings
-from grade_lightning.settings.rules import kl_faults
+from grade_lightning.settings.rules import NO_MIXTURES, NOT_DIFFERENTIABLE, kl_faults
 
 Schedule = Callable[[int], float]
 
@@ -50,9 +50,9 @@ class Context:
     def check(self) -> None:
         """Raise ValueError where the parts do not fit each other."""
         self.rollout.check(self.policy.vocab_size)
-        if self.reward.vocab_size != self.policy.vocab_size:
+        if self.reward.vocabulary not in (None, self.policy.vocab_size):
             raise ValueError(
-                f"the reward reads a vocabulary of {self.reward.vocab_size:,} tokens and the policy writes one of "
+                f"the reward reads a vocabulary of {self.reward.vocabulary:,} tokens and the policy writes one of "
                 f"{self.policy.vocab_size:,}: both must come from the same base model"
             )
 
@@ -67,6 +67,12 @@ class Totals:
     def kl_weight(self, reduction: str) -> float:
         """What the sum of per-token KL is multiplied by."""
         return 1.0 / (self.tokens if reduction == "token_mean" else self.samples)
+
+
+def score_measurements(reward: Reward, scores: Tensor) -> dict[str, Tensor]:
+    """What is logged of the scores [B] of a micro-batch; p (1 - p) only where they are probabilities."""
+    found = {"reward": scores.mean()}
+    return {**found, "reward_uncertainty": (scores * (1 - scores)).mean()} if is_probability(reward) else found
 
 
 Apply = Callable[[Meter], None]
@@ -91,8 +97,16 @@ class Method(nn.Module, ABC):
         context.check()
         self.context = context
         self.settings: Any = self.Settings(**values) if settings is None else settings
+        self._check_reward(context.reward)
         for key, reason in kl_faults(context.protocol, relaxed=self.settings.relaxed):
             raise ValueError(f"{key}: {reason}")
+
+    def _check_reward(self, reward: Reward) -> None:
+        """Raise ValueError for a reward without the gradient that the method needs."""
+        if self.settings.relaxed and not reward.differentiable:
+            raise ValueError(NOT_DIFFERENTIABLE)
+        if self.settings.feeds_mixtures and not reward.soft:
+            raise ValueError(NO_MIXTURES)
 
     @property
     def policy(self) -> Policy:

@@ -10,9 +10,10 @@ from torch import Tensor
 from grade_lightning.chain.adjoint import adjoint_backward, relax_in_parallel
 from grade_lightning.chain.direct import direct_gradient
 from grade_lightning.chain.divergence import kl_gradients
+from grade_lightning.chain.parallel import completions_of
 from grade_lightning.chain.sequential import relax_sequentially
 from grade_lightning.estimators import AdaptiveTemperature, gumbel_softmax_weights
-from grade_lightning.methods.base import Context, Method, Schedule, Totals
+from grade_lightning.methods.base import Context, Method, Schedule, Totals, score_measurements
 from grade_lightning.methods.meter import Meter
 from grade_lightning.models.policy import Policy
 from grade_lightning.rollout.sampling import Relaxation
@@ -93,7 +94,7 @@ class GradeGradient(Method):
         else:
             objective.backward()
         scores = direct.scores
-        meter.update(len(rollout), reward=scores.mean(), reward_uncertainty=(scores * (1 - scores)).mean())
+        meter.update(len(rollout), **score_measurements(self.reward, scores))
         meter.update(tokens, kl=direct.kl.sum() / tokens)
         with torch.no_grad():
             if protocol.kl_alignment == "shifted":
@@ -102,14 +103,13 @@ class GradeGradient(Method):
                 meter.update(pairs, kl_shifted=shifted / max(1, pairs))
             soft = self._relax(step, straight_through=False)(relaxed.candidates, rollout.noise, rollout.hard)
             meter.update(tokens, largest_weight=(soft.amax(dim=-1) * rollout.mask).sum() / tokens)
-            if settings.diagnostics_every and step % settings.diagnostics_every == 0:
+            if self.reward.soft and settings.diagnostics_every and step % settings.diagnostics_every == 0:
                 meter.update(len(rollout), soft_hard_gap=self._soft_hard_gap(rollout, soft))
 
     def _soft_hard_gap(self, rollout: Rollout, soft: Tensor) -> Tensor:
         """Mean reward of the soft sample minus that of the hard one, on the same noise."""
-        prompt, mask = rollout.prompt, rollout.mask
-        soft_score = self.reward.score(prompt.ids, prompt.mask, rollout.soft(soft), mask)
-        return (soft_score - self.reward.score(prompt.ids, prompt.mask, rollout.completion_ids, mask)).mean()
+        mixed, hard = completions_of(self.policy, rollout, soft), completions_of(self.policy, rollout)
+        return (self.reward.score(mixed) - self.reward.score(hard)).mean()
 
 
 def shifted_kl(policy: Policy, hidden: Tensor, reference_hidden: Tensor, mask: Tensor) -> Tensor:

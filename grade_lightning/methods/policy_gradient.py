@@ -11,7 +11,7 @@ from torch import Tensor
 from grade_lightning.chain.logprobs import TokenStatistics, token_statistics
 from grade_lightning.chain.parallel import hard_hidden, read_frozen
 from grade_lightning.estimators import SAMPLED_KL, reinforce_loss, sampled_kl
-from grade_lightning.methods.base import Method, Totals
+from grade_lightning.methods.base import Method, Totals, score_measurements
 from grade_lightning.methods.distributed import gather_rows, my_rows
 from grade_lightning.methods.meter import Meter
 from grade_lightning.rollout.types import Rollout
@@ -41,7 +41,7 @@ class PolicyGradient(Method):
     def read(self, rollout: Rollout, meter: Meter) -> Sampled:
         """Score a micro-batch and measure the score."""
         scores, reference_hidden = read_frozen(self.policy, self.reward, rollout)
-        meter.update(len(rollout), reward=scores.mean(), reward_uncertainty=(scores * (1 - scores)).mean())
+        meter.update(len(rollout), **score_measurements(self.reward, scores))
         return Sampled(rollout, scores, reference_hidden)
 
     def statistics(self, sampled: Sampled, hidden: Tensor) -> TokenStatistics:

@@ -66,6 +66,11 @@ def _as_formerly_laid_out(plain: dict[str, Any]) -> dict[str, Any]:
         inner = found.get(group)
         if isinstance(inner, dict) and isinstance(inner.get(key), dict):
             found[group] = {**inner, key: {"_target_": target, **inner[key]}}
+    reward, evaluation = found.get("reward"), found.get("evaluation")
+    if isinstance(evaluation, dict) and isinstance(reward, dict):
+        scope = evaluation.get("scope", "full")  # earlier versions evaluated prompt and completion, whatever training scored
+        if "full" in (scope, reward.get("scope", "full") if scope == "reward" else None):
+            found["evaluation"] = {key: value for key, value in evaluation.items() if key != "scope"}
     protocol, method = found.get("protocol"), found.get("method")
     if isinstance(protocol, dict) and isinstance(method, dict):
         former = {key: method.get(key, protocol.get(key, default)) for key, default in _FORMER_PROTOCOL.items()}
@@ -86,6 +91,8 @@ def as_laid_out_now(plain: Mapping[str, Any]) -> dict[str, Any]:
     for value in found.values():
         if isinstance(value, dict) and value.get("_target_") in now:
             value["_target_"] = now[value["_target_"]]
+    if isinstance(found.get("evaluation"), dict):
+        found["evaluation"].setdefault("scope", "full")
     if isinstance(found.get("protocol"), dict):
         found["protocol"] = {key: value for key, value in found["protocol"].items() if key not in _FORMER_PROTOCOL}
     return found

@@ -1,52 +1,15 @@
-"""Rewards: P(positive) of prompt and completion, differentiable in relaxed tokens."""
+"""P(positive) of prompt and completion by a head on the policy's own base, differentiable in relaxed tokens."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol, get_args
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from grade_lightning.estimators import SoftTokens
 from grade_lightning.models.policy import Policy
-from grade_lightning.settings.reward import Scope
-
-
-def check_scope(scope: str) -> None:
-    """Raise ValueError for an unknown scope."""
-    if scope not in get_args(Scope):
-        raise ValueError(f"reward.scope={scope} is unknown: use one of {', '.join(get_args(Scope))}")
-
-
-class Reward(Protocol):
-    """What a method needs of a reward: one class and one YAML file make another."""
-
-    vocab_size: int
-    uses_reference_pass: bool
-
-    def score(
-        self, prompt_ids: Tensor, prompt_mask: Tensor, completion: Tensor | SoftTokens, mask: Tensor, *, hidden: Tensor | None = None
-    ) -> Tensor:
-        """Scores of B completions.
-
-        Args:
-            prompt_ids: [B, P] token ids, padding on the left.
-            prompt_mask: [B, P], True = real token.
-            completion: [B, T] token ids, or relaxed tokens whose weights may require gradients.
-            mask: [B, T], True = real token (the first EOS is one).
-            hidden: [B, P + T, d] hidden states of the reference on these very tokens, where the caller has them already
-                and ``uses_reference_pass`` is True.
-
-        Returns:
-            [B] scores.
-        """
-        ...
-
-    def scoped(self, scope: str) -> Reward:
-        """The same reward of ``full`` (prompt + completion) or of ``completion`` alone."""
-        ...
+from grade_lightning.rewards.base import Completions, check_scope
 
 
 class RewardHead(nn.Module):
@@ -91,31 +54,31 @@ class ClassifierReward(nn.Module):
         scope: ``full`` (prompt + completion, the paper) or ``completion``.
     """
 
+    differentiable, soft = True, True
+    range = (0.0, 1.0)
+
     def __init__(self, policy: Policy, head: RewardHead, *, scope: str = "full"):
         super().__init__()
         check_scope(scope)
         self._policy = [policy]  # in a list: the policy is not a submodule of its reward
         self.head = head.requires_grad_(False).eval().to(policy.device)
         self.scope = scope
-        self.vocab_size = policy.vocab_size
-        self.uses_reference_pass = scope == "full"
+        self.vocabulary = policy.vocab_size
+        self.reads_states = scope == "full"
 
     def scoped(self, scope: str) -> ClassifierReward:
-        """This reward, or one with the same head and another scope."""
         return self if self.scope == scope else ClassifierReward(self._policy[0], self.head, scope=scope)
 
-    def score(
-        self, prompt_ids: Tensor, prompt_mask: Tensor, completion: Tensor | SoftTokens, mask: Tensor, *, hidden: Tensor | None = None
-    ) -> Tensor:
-        """P(positive) of B completions, see :meth:`Reward.score`."""
-        policy = self._policy[0]
-        whole_mask = torch.cat([prompt_mask, mask], dim=1) if self.scope == "full" else mask
-        if hidden is None:
-            tokens = completion if isinstance(completion, SoftTokens) else None
-            embeds = policy.embed_soft(tokens, mask) if tokens is not None else policy.embed(completion)  # type: ignore[arg-type]
+    def score(self, completions: Completions) -> Tensor:
+        policy, prompt, mask = self._policy[0], completions.prompt, completions.mask
+        whole = torch.cat([prompt.mask, mask], dim=1) if self.scope == "full" else mask
+        states = completions.states if self.reads_states else None
+        if states is None:
+            soft = completions.soft
+            embeds = policy.embed(completions.ids) if soft is None else policy.embed_soft(soft, mask)
             if self.scope == "full":
-                embeds = torch.cat([policy.embed(prompt_ids), embeds], dim=1)
+                embeds = torch.cat([policy.embed(prompt.ids), embeds], dim=1)
             with policy.reference():
-                hidden = policy.hidden(embeds, whole_mask)
-        pooled = mean_pool(hidden, whole_mask)
+                states = policy.hidden(embeds, whole)
+        pooled = mean_pool(states, whole)
         return torch.softmax(self.head(pooled.to(self.head.net[0].weight.dtype)), dim=-1)[:, 1]  # type: ignore[union-attr,arg-type]

@@ -18,9 +18,10 @@ from grade_lightning.data.corpus import Reviews, Splits, fingerprint
 from grade_lightning.data.prompts import review_texts
 from grade_lightning.models.base import BaseLM
 from grade_lightning.models.cache import make_once
-from grade_lightning.models.policy import Policy, positions_of
+from grade_lightning.models.policy import positions_of
 from grade_lightning.models.supported import backbone
 from grade_lightning.progress import bar
+from grade_lightning.rewards.base import RewardInputs
 from grade_lightning.rewards.classifier import ClassifierReward, RewardHead, mean_pool
 from grade_lightning.settings.reward import HeadSettings
 
@@ -118,18 +119,21 @@ def reward_head(base: BaseLM, splits: Splits, settings: HeadSettings, *, clean: 
     return RewardHead.load(folder / "head.safetensors").to(base.model.device), report
 
 
-def trained_classifier(
-    base: BaseLM, policy: Policy, splits: Splits, *, clean_html: bool, head: HeadSettings, scope: str = "full"
-) -> tuple[ClassifierReward, dict[str, float]]:
+def trained_classifier(inputs: RewardInputs, *, head: HeadSettings, scope: str = "full") -> tuple[ClassifierReward, dict[str, float]]:
     """The reward group's ``classifier_head``: a reward on the policy's own base, and its report.
 
     Args:
-        base: the frozen base that ``policy`` wraps.
-        splits: the head is trained on ``splits.reward``.
-        clean_html: as for prompts.
+        inputs: the head is trained on the labelled reward split.
         head: recipe.
         scope: see :class:`ClassifierReward`.
+
+    Raises:
+        ValueError: the data have no labels.
     """
-    with policy.reference():
-        trained, report = reward_head(base, splits, head, clean=clean_html)
-    return ClassifierReward(policy, trained, scope=scope), report
+    if inputs.splits is None:
+        raise ValueError(
+            "reward=classifier_head is trained on labelled reviews: use reward=function or sequence_classifier, or data=parquet"
+        )
+    with inputs.policy.reference():
+        trained, report = reward_head(inputs.base, inputs.splits, head, clean=inputs.clean_html)
+    return ClassifierReward(inputs.policy, trained, scope=scope), report

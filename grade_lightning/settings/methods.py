@@ -15,6 +15,7 @@ class MethodSettings:
 
     Attributes:
         relaxed: the method differentiates through relaxed tokens: it has a temperature and the exact KL as part of its loss.
+        feeds_mixtures: it feeds mixtures of tokens forward, which have no text.
         one_gradient: a policy step is one gradient of one batch, so that a gradient study can measure it.
         clipped_extras: the method trains weights of its own beside the adapters, which plain SGD with tiny steps would not move.
         chunks: equal parts, each of whole prompts, that the method cuts an effective batch into.
@@ -23,6 +24,7 @@ class MethodSettings:
     """
 
     relaxed: ClassVar[bool] = False
+    feeds_mixtures: ClassVar[bool] = False
     one_gradient: ClassVar[bool] = True
     clipped_extras: ClassVar[bool] = False
     chunks: ClassVar[int] = 1
@@ -61,6 +63,10 @@ class GradeSettings(RelaxedSettings):
     straight_through: Bool = key("hard tokens forward and a soft gradient backward (GRADE-STE); false: soft tokens both ways", default=True)
     relaxation: Any = component("straight-through gradient; null = Gumbel-softmax", default=None)
     diagnostics_every: Int = key("policy steps between measurements of the soft - hard reward gap; 0 = never", default=10, ge=0)
+
+    @property
+    def feeds_mixtures(self) -> bool:  # type: ignore[override]
+        return not self.straight_through
 
     @model_validator(mode="after")
     def _soft(self) -> GradeSettings:

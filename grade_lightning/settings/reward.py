@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
-from grade_lightning.settings.fields import Float, Int, key, settings
+from pydantic import field_validator
+
+from grade_lightning.settings.fields import Bool, Float, Int, Text, key, settings
 
 Scope = Literal["full", "completion"]
+
+
+@settings
+class RewardSettings:
+    """Base of the rewards' settings: facts that checks need before anything heavy is imported.
+
+    Attributes:
+        differentiable: scores have a gradient with respect to relaxed tokens.
+        soft: mixtures of tokens can be scored.
+        labelled: it is trained on the labelled reviews of the reward split.
+        scoped: it can score the completion without its prompt.
+    """
+
+    differentiable: ClassVar[bool] = True
+    soft: ClassVar[bool] = False
+    labelled: ClassVar[bool] = False
+    scoped: ClassVar[bool] = False
 
 
 @settings
@@ -23,11 +42,54 @@ class HeadSettings:
 
 
 @settings
-class ClassifierHeadSettings:
+class ClassifierHeadSettings(RewardSettings):
     """P(positive) from a head on the frozen base itself (eq. 13, Appendix A.2)."""
 
-    scope: Scope = key("what is scored in training: prompt and completion, or the completion alone", default="full")
+    soft: ClassVar[bool] = True
+    labelled: ClassVar[bool] = True
+    scoped: ClassVar[bool] = True
+
+    scope: Scope = key("what is scored: prompt and completion, or the completion alone", default="full")
     head: HeadSettings = key("recipe of the head", default=HeadSettings())
 
 
-REWARDS: dict[str, type] = {"grade_lightning.rewards.head_training.trained_classifier": ClassifierHeadSettings}
+@settings
+class SequenceClassifierSettings(RewardSettings):
+    """A sequence-classification model of any architecture and vocabulary; its gradient comes back by the text that tokens spell."""
+
+    scoped: ClassVar[bool] = True
+
+    path: Text = key("a folder in the Hugging Face layout, or a hub id")
+    label: Int | Text | None = key("whose logit is the reward, by name or place; null = the only one, or of two the second", default=None)
+    output: Literal["probability", "margin", "raw"] = key(
+        "of the label: its probability, its logit minus the log of the sum of the others' exponentials, or its logit", default="probability"
+    )
+    template: Text = key("what the model reads; {prompt} and {completion} stand for the texts", default="{prompt}{completion}")
+    max_length: Int | None = key("tokens that the model reads at most; null = as many as it can", default=None, ge=8)
+    scope: Scope = key("what is scored: prompt and completion, or (the template without {prompt}) the completion alone", default="full")
+    batch_size: Int = key("texts at once; does not change results beyond rounding", default=64, ge=1)
+    revision: Text | None = key("of the hub repository", default=None)
+    trust_remote_code: Bool = key("run code that the repository ships", default=False)
+
+    @field_validator("template")
+    @classmethod
+    def _template(cls, template: str) -> str:
+        if template.count("{completion}") != 1 or template.count("{prompt}") > 1:
+            raise ValueError(f"template={template} must hold {{completion}} once, and {{prompt}} at most once")
+        return template
+
+
+@settings
+class FunctionSettings(RewardSettings):
+    """A Python function of texts: ``fn(prompts=[...], completions=[...], **columns) -> list of numbers``, as TRL calls its own."""
+
+    differentiable: ClassVar[bool] = False
+
+    function: Text = key("package.module:name, importable from where the command runs")
+
+
+REWARDS: dict[str, type] = {
+    "grade_lightning.rewards.head_training.trained_classifier": ClassifierHeadSettings,
+    "grade_lightning.rewards.sequence_classifier.sequence_classifier": SequenceClassifierSettings,
+    "grade_lightning.rewards.function.function_reward": FunctionSettings,
+}

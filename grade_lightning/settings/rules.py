@@ -72,6 +72,29 @@ def _optimizer(s: Settings) -> Iterator[Fault]:
         yield "optimizer.name", "PPO's value head would be trained with the policy's clipped steps, that is not at all: use adamw"
 
 
+NOT_DIFFERENTIABLE = (
+    "this method differentiates the reward, and this reward has no gradient: use a policy gradient (method=rloo), or a reward that is "
+    "differentiable (reward=classifier_head or sequence_classifier)"
+)
+NO_MIXTURES = (
+    "soft GRADE feeds mixtures of tokens forward, which have no text that this reward could read: use method=grade_ste, or "
+    "reward=classifier_head"
+)
+
+
+def _reward(s: Settings) -> Iterator[Fault]:
+    facts = s.reward.settings
+    if s.method_settings.relaxed and not getattr(facts, "differentiable", True):
+        yield "reward", NOT_DIFFERENTIABLE
+    elif s.method_settings.feeds_mixtures and not getattr(facts, "soft", True):
+        yield "reward", NO_MIXTURES
+
+
+def _scope(s: Settings) -> Iterator[Fault]:
+    if s.evaluation.scope != "reward" and not getattr(s.reward.settings, "scoped", True):
+        yield "evaluation.scope", "this reward has no scope: leave it at reward"
+
+
 def _watch(s: Settings) -> Iterator[Fault]:
     method = s.method_settings
     if s.evaluation.gradient_cosine_every and not (method.relaxed and method.one_gradient):
@@ -109,7 +132,8 @@ def _source(s: Settings) -> Iterator[Fault]:
             yield f"data.{name}", f"data={s.names.data} reads nothing from there: leave it out, or choose data=parquet, aclimdb or hub"
 
 
-RULES: tuple[Callable[[Settings], Iterator[Fault]], ...] = (_form, _kl, _batch, _optimizer, _watch, _vocabulary, _positions, _source)
+Rule = Callable[[Settings], Iterator[Fault]]
+RULES: tuple[Rule, ...] = (_form, _kl, _reward, _scope, _batch, _optimizer, _watch, _vocabulary, _positions, _source)
 
 
 def faults(settings: Settings) -> list[Fault]:

@@ -64,6 +64,10 @@ class EvaluationSettings:
     )
     subset_seed: Int = key("of the subsets", default=0, ge=0)
     sampling: DecodingSettings = key("decoding", default=DecodingSettings())
+    scope: Literal["reward", "full", "completion"] = key(
+        "what validation and test score: as the reward does in training, or prompt and completion, or the completion alone",
+        default="reward",
+    )
     test: Bool = key("false: the test split is never touched (searches)", default=True)
     samples: Int = key("kept of the initial and of the final test", default=64, ge=0)
     gradient_cosine_every: Int = key(

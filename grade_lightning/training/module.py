@@ -34,6 +34,7 @@ class Plan:
         evaluation_seed: of evaluation noise.
         evaluation_rollout: how evaluation samples; as training if None.
         judge: P(positive) of texts by a model that no reward saw; part of the test's details.
+        evaluation_scope: what evaluation scores: as the ``reward`` does, or ``full`` or ``completion``.
     """
 
     optimizer: OptimizerSettings = field(default_factory=lambda: OptimizerSettings(lr=1e-5))
@@ -41,6 +42,7 @@ class Plan:
     evaluation_seed: int = 0
     evaluation_rollout: RolloutSettings | None = None
     judge: JudgeFunction | None = None
+    evaluation_scope: str = "reward"
 
 
 class MethodModule(L.LightningModule):
@@ -161,8 +163,9 @@ class MethodModule(L.LightningModule):
         if batch_idx % processes != rank:
             return
         plan = self.plan
-        # Prompt and completion are evaluated together, whatever training scores, so that runs stay comparable.
-        settings, reward = plan.evaluation_rollout or self.context.rollout, self.method.reward.scoped("full")
+        settings = plan.evaluation_rollout or self.context.rollout
+        reward = self.method.reward if plan.evaluation_scope == "reward" else self.method.reward.scoped(plan.evaluation_scope)
+        assert reward is not None, "settings refuse a scope of a reward without scopes"
         self.evaluated += evaluate_batch(
             self.policy, reward, batch, settings, seed=plan.evaluation_seed, initial=self.evaluate_initial,
             detailed=detailed, judge=plan.judge,

@@ -1,0 +1,131 @@
+"""What a reward is, and what it may see of completions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Protocol, get_args
+
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from grade_lightning.data.corpus import Splits
+from grade_lightning.data.prompts import PromptBatch
+from grade_lightning.estimators import SoftTokens
+from grade_lightning.models.base import BaseLM
+from grade_lightning.models.policy import Policy
+from grade_lightning.settings.reward import Scope
+
+
+def check_scope(scope: str) -> None:
+    """Raise ValueError for an unknown scope."""
+    if scope not in get_args(Scope):
+        raise ValueError(f"reward.scope={scope} is unknown: use one of {', '.join(get_args(Scope))}")
+
+
+@dataclass(frozen=True, eq=False)
+class Completions:
+    """B completions with their prompts, in every view that a reward may want; texts are made when they are asked for.
+
+    Attributes:
+        prompt: the prompts.
+        ids: [B, T] token ids.
+        mask: [B, T] bool, True = real token (the first end of sequence is one).
+        tokenizer: of the policy.
+        soft: the same tokens relaxed, with weights [B, T, k] that may require gradients; None = hard tokens.
+        states: [B, P + T, d] hidden states of the reference on these very tokens, where the caller has them already; they carry a graph to
+            the weights of ``soft`` if there is one.
+    """
+
+    prompt: PromptBatch
+    ids: Tensor
+    mask: Tensor
+    tokenizer: PreTrainedTokenizerBase
+    soft: SoftTokens | None = None
+    states: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.ids.shape[0]
+
+    def with_states(self, states: Tensor | None) -> Completions:
+        """The same with the reference's states."""
+        return replace(self, states=states)
+
+    @cached_property
+    def token_ids(self) -> list[list[int]]:
+        """Real tokens of each completion."""
+        return [row[real].tolist() for row, real in zip(self.ids.cpu(), self.mask.cpu(), strict=True)]
+
+    @cached_property
+    def texts(self) -> list[str]:
+        """Each completion as text, without special tokens."""
+        return self.tokenizer.batch_decode(self.token_ids, skip_special_tokens=True)
+
+    @cached_property
+    def prompt_texts(self) -> list[str]:
+        """Each prompt as text, without special tokens."""
+        prompt = self.prompt
+        rows = [row[real].tolist() for row, real in zip(prompt.ids.cpu(), prompt.mask.cpu(), strict=True)]
+        return self.tokenizer.batch_decode(rows, skip_special_tokens=True)
+
+    @property
+    def columns(self) -> dict[str, list[Any]]:
+        """The data set's further columns, a list for each name."""
+        rows: Sequence[Mapping[str, Any]] = getattr(self.prompt, "columns", ())
+        return {name: [row.get(name) for row in rows] for name in (rows[0] if rows else ())}
+
+
+class Reward(Protocol):
+    """What a method needs of a reward: one class, one settings class and one YAML file make another.
+
+    Attributes:
+        differentiable: its scores have a gradient with respect to the weights of relaxed tokens, which relaxed methods need.
+        soft: it can score mixtures of tokens, which soft GRADE feeds forward.
+        range: smallest and largest score; None = no such bound.
+        vocabulary: tokens that it reads as the policy writes them; None = it reads text.
+        reads_states: it scores from the reference's hidden states where they are lent.
+    """
+
+    differentiable: bool
+    soft: bool
+    range: tuple[float | None, float | None]
+    vocabulary: int | None
+    reads_states: bool
+
+    def score(self, completions: Completions) -> Tensor:
+        """[B] scores, differentiable in ``completions.soft.weights`` where there are relaxed tokens and ``differentiable`` is True."""
+        ...
+
+    def scoped(self, scope: str) -> Reward | None:
+        """The same reward of ``full`` (prompt + completion) or of ``completion`` alone; None where it knows no scopes."""
+        ...
+
+
+@dataclass(frozen=True)
+class RewardInputs:
+    """What a run gives to the function that makes its reward.
+
+    Attributes:
+        base: the frozen base LM.
+        policy: base + LoRA; lends its base, of which no weights are copied.
+        splits: of labelled reviews; None where the data have no labels.
+        clean_html: whether ``<br />`` becomes a newline in reviews.
+        precision: of frozen weights.
+    """
+
+    base: BaseLM
+    policy: Policy
+    splits: Splits | None
+    clean_html: bool = True
+    precision: str = "fp32"
+
+
+def is_probability(reward: Reward) -> bool:
+    """Whether scores lie between 0 and 1, where p (1 - p) says how undecided they are."""
+    return reward.range == (0.0, 1.0)
+
+
+def linearised(values: Tensor, weights: Tensor, gradient: Tensor) -> Tensor:
+    """Scores with given values [B] and a given gradient [B, T, k] with respect to the weights [B, T, k]: one node of the graph."""
+    return values.detach() + (gradient.detach() * (weights - weights.detach())).flatten(1).sum(dim=1).to(values.dtype)
