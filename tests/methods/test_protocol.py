@@ -226,9 +226,9 @@ def test_completion_scope_trains_on_the_completion_and_evaluates_with_the_prompt
 
 def test_target_kl_ends_the_epochs(model_folder, data_module):
     found = {}
-    for target in (None, 1e-9):
+    for target in (None, 1e-6):  # far above the rounding of equal policies, far below what an update at this rate does
         _, policy = make_policy(model_folder, precision="fp32")
         found[target] = train_steps(ppo(policy, {"lr": 1e-2}, target_kl=target), data_module, 1)[0]
     assert found[None]["updates"] == 4
-    assert found[1e-9]["updates"] == 1
-    assert found[None]["approx_kl"] > 0
+    assert found[1e-6]["updates"] == 1
+    assert found[None]["approx_kl"] > 1e-4
