@@ -73,13 +73,10 @@ def _results_of_finished(found: Inputs, identity: str) -> dict[str, Any] | None:
     results = RunFolder(folder, writes=False).finished(identity)
     if results is None:
         return None
-    names = {"model_fingerprint": ("model", found.settings.model.path), "splits": ("reviews", found.settings.data.path)}
+    names = {"model_fingerprint": "another model", "splits": "other reviews", "reward_fingerprint": "another reward"}
     for key, fingerprint in found.named_by_folder().items():
-        what, path = names[key]
-        if fingerprint != results[key]:
-            raise ValueError(
-                f"{folder} holds a finished run of other {what} whose folder is also named {Path(str(path)).name}: set run.dir"
-            )
+        if fingerprint != results.get(key):
+            raise ValueError(f"{folder} holds a finished run of {names[key]} of the same name: set run.dir to a new folder")
     log.info("%s already holds this very run, finished: nothing to do", folder)
     return results
 
@@ -142,6 +139,7 @@ def _description(made: Objects, plain: Mapping[str, Any], identity: str) -> dict
         "method": names.method, "model": names.model, "data": names.data, "protocol": names.protocol, "seed": settings.seed,
         "model_name": base.name, "model_fingerprint": base.fingerprint, "config_hash": identity,
         "variant_hash": run_hash(plain, without=("seed",)), "reward_head": made.reward_report,
+        "reward_fingerprint": made.inputs.reward_fingerprint,
         "judge": None if made.judge is None else made.judge.report, "splits": splits.fingerprints, "duplicates": splits.duplicates,
     }  # fmt: skip
 

@@ -18,6 +18,7 @@ from grade_lightning.models.cache import files_fingerprint
 from grade_lightning.models.policy import Policy
 from grade_lightning.models.pretraining import pretrained_folder
 from grade_lightning.rewards.base import Reward, RewardInputs
+from grade_lightning.rewards.identity import fingerprint_of_reward
 from grade_lightning.rewards.judge import Judge, train_judge
 from grade_lightning.settings import Settings
 from grade_lightning.training.machine import check_machine, check_shape
@@ -54,11 +55,18 @@ class Inputs:
         folder = None if path is None else Path(path).expanduser()
         return folder if folder is not None and folder.exists() else None
 
+    @cached_property
+    def reward_fingerprint(self) -> str | None:
+        """Of what the reward's settings name by a folder or an import path; None where they say all."""
+        return fingerprint_of_reward(self.settings.reward.settings)
+
     def named_by_folder(self) -> dict[str, Any]:
         """Fingerprints of what the settings name by a folder of this machine, whose contents their hash does not know."""
         found: dict[str, Any] = {}
         if self.model_folder is not None:
             found["model_fingerprint"] = files_fingerprint(self.model_folder)
+        if self.reward_fingerprint is not None:
+            found["reward_fingerprint"] = self.reward_fingerprint
         if self.settings.data.path is not None and Path(self.settings.data.path).expanduser().is_dir():
             found["splits"] = self.splits.fingerprints
         return found
@@ -72,7 +80,8 @@ class Inputs:
 
     def fingerprints(self, base: BaseLM) -> dict[str, Any]:
         """Of everything that was read."""
-        return {"base LM": base.fingerprint, "reviews": {**self.splits.fingerprints, "unused": fingerprint(self.splits.unused)}}
+        reward = {} if self.reward_fingerprint is None else {"reward": self.reward_fingerprint}
+        return {**reward, "base LM": base.fingerprint, "reviews": {**self.splits.fingerprints, "unused": fingerprint(self.splits.unused)}}
 
 
 def inputs(settings: Settings) -> Inputs:

@@ -31,4 +31,6 @@ def compose_run(overrides: list[str], folder: Path | None = None) -> DictConfig:
 
 def run_small(folder: Path, *overrides: str) -> dict[str, Any]:
     """A whole run on the small embedded default."""
-    return execute(compose_run([*SMALL, *SMALL_LM, *overrides], folder))
+    own = any(override.startswith("reward=") for override in overrides)  # another reward has no head
+    small = [override for override in SMALL if not (own and override.startswith("reward.head"))]
+    return execute(compose_run([*small, *SMALL_LM, *overrides], folder))

@@ -211,7 +211,7 @@ def test_vocabulary_mismatch_names_both_sizes(policy64):
     from tests.conftest import make_context, make_reward
 
     reward = make_reward(policy64)
-    reward.vocab_size = 77
+    reward.vocabulary = 77
     with pytest.raises(ValueError, match=r"77 tokens .* 320"):
         make_context(policy64, reward).check()
 
@@ -219,7 +219,10 @@ def test_vocabulary_mismatch_names_both_sizes(policy64):
 # launcher and hparams_search need a sweep: they have tests of their own.
 GROUPS = ["model", "data", "reward", "method", "temperature", "protocol", "hardware", "evaluation", "logger", "experiment"]
 FILES = [f"{group}={file.stem}" for group in GROUPS for file in sorted(Path(CONFIG_DIR, group).glob("[!_]*.yaml"))]
-NEEDS = {"model=local": ["model.path=x"]}
+NEEDS = {
+    "model=local": ["model.path=x"], "reward=function": ["reward.function=a:b", "method=rloo"],
+    "reward=sequence_classifier": ["reward.path=x"],
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("choice", FILES)
@@ -419,5 +422,5 @@ def test_a_folder_with_other_contents_is_another_run(tmp_path, small_lm, monkeyp
     assert execute(cfg) == json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["steps"] == 2
     write(leave_out=1)
-    with pytest.raises(ValueError, match=r"finished run of other reviews whose folder is also named data"):
+    with pytest.raises(ValueError, match=r"finished run of other reviews of the same name"):
         execute(cfg)

@@ -12,6 +12,7 @@ from torch import Tensor
 from grade_lightning.data.prompts import PromptBatch
 from grade_lightning.estimators import SoftTokens, exact_kl, gumbel_softmax_topk
 from grade_lightning.models.policy import Policy
+from grade_lightning.rewards.base import Completions
 from grade_lightning.rewards.classifier import ClassifierReward
 from grade_lightning.rollout.sampling import ban_eos
 from grade_lightning.rollout.types import RolloutSettings
@@ -41,7 +42,7 @@ def recompute_backward(
         # Differentiated in here: layers of the reference that are computed again must find the adapters off.
         own, leaf = logits.detach().requires_grad_(), written.detach().requires_grad_()
         hidden = policy.hidden(torch.cat([policy.embed(batch.ids), leaf], dim=1), mask)
-        scores = reward.score(batch.ids, batch.mask, soft, mask[:, width:], hidden=hidden)
+        scores = reward.score(Completions(batch, soft.token_ids, mask[:, width:], policy.tokenizer, soft, hidden))
         kl = exact_kl(own, policy.logits(hidden[:, width - 1 : -1]), mask[:, width:])
         loss = -scores.mean() + kl_coef * kl.sum() / mask[:, width:].sum()
         gradients = torch.autograd.grad(loss, (own, leaf))

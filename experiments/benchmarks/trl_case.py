@@ -13,6 +13,8 @@ import torch
 
 from experiments.benchmarks.serve import answer
 from experiments.benchmarks.setting import Setting, load, model_folder, prompts
+from grade_lightning.data.prompts import Prompt, collate
+from grade_lightning.rewards.base import Completions
 
 GROUP = 4
 STEPS = 10_000  # more than anyone asks for
@@ -51,9 +53,9 @@ def serve_trl(setting: Setting) -> None:
     @torch.no_grad()
     def score(prompts: list[str], completion_ids: list[list[int]], **_: Any) -> list[float]:
         ids = [base.tokenizer(prompt)["input_ids"] for prompt in prompts]
-        prompt_ids, completion = torch.tensor(ids), torch.tensor(completion_ids)
-        everything = torch.ones_like(prompt_ids, dtype=torch.bool), torch.ones_like(completion, dtype=torch.bool)
-        return reward.score(prompt_ids, everything[0], completion, everything[1]).tolist()
+        written = torch.tensor(completion_ids)
+        batch = collate([Prompt(tuple(row), 0, 0) for row in ids], 0, rows=range(len(ids)))
+        return reward.score(Completions(batch, written, torch.ones_like(written, dtype=torch.bool), base.tokenizer)).tolist()
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

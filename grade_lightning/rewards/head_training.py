@@ -131,9 +131,7 @@ def trained_classifier(inputs: RewardInputs, *, head: HeadSettings, scope: str =
         ValueError: the data have no labels.
     """
     if inputs.splits is None:
-        raise ValueError(
-            "reward=classifier_head is trained on labelled reviews: use reward=function or sequence_classifier, or data=parquet"
-        )
+        raise ValueError("reward=classifier_head is trained on labelled reviews: use reward=function, or data with labels (data=parquet)")
     with inputs.policy.reference():
         trained, report = reward_head(inputs.base, inputs.splits, head, clean=inputs.clean_html)
     return ClassifierReward(inputs.policy, trained, scope=scope), report

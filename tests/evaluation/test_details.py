@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from grade_lightning.evaluation.diversity import distinct_n, repeated_n
 from grade_lightning.evaluation.evaluator import evaluate_batch, summarise
+from grade_lightning.rewards.base import Completions
 from tests.conftest import make_batch, make_context, make_policy, make_reward
 
 
@@ -37,11 +39,12 @@ def test_perplexity_is_that_of_the_reference(evaluated):
 
 
 def test_reward_of_the_completion_does_not_see_the_prompt(evaluated):
-    _, reward, batch, found = evaluated
+    policy, reward, batch, found = evaluated
     for row, prompt in enumerate(found):
         ids = torch.tensor([prompt.ids])
-        nothing = batch.ids[row : row + 1, :0]
-        alone = reward.scoped("full").score(nothing, nothing.bool(), ids, torch.ones_like(ids, dtype=torch.bool))
+        one = batch[row : row + 1]
+        nothing = dataclasses.replace(one, ids=one.ids[:, :0], mask=one.mask[:, :0])
+        alone = reward.scoped("full").score(Completions(nothing, ids, torch.ones_like(ids, dtype=torch.bool), policy.tokenizer))
         assert prompt.details["completion_reward"] == pytest.approx(float(alone), rel=1e-5)
         assert prompt.details["completion_reward"] != pytest.approx(prompt.reward, rel=1e-3)
 

@@ -11,7 +11,6 @@ from torch import nn
 
 from grade_lightning.data.module import ReviewDataModule
 from grade_lightning.data.prompts import PromptBatch
-from grade_lightning.estimators import SoftTokens
 from grade_lightning.models.policy import Policy
 from grade_lightning.records.folder import RunFolder
 from grade_lightning.training.experiment import Experiment
@@ -23,17 +22,15 @@ from tests.methods.harness import gradient, train_steps
 class EvenTokens(nn.Module):
     """Reward = share of the completion's real tokens with an even id.  Another reward is one class."""
 
-    uses_reference_pass = False
+    differentiable, soft, reads_states, range = True, True, False, (None, None)
 
     def __init__(self, vocab_size: int):
         super().__init__()
-        self.vocab_size = vocab_size
+        self.vocabulary = vocab_size
 
-    def score(self, prompt_ids, prompt_mask, completion, mask, *, hidden=None):
-        if isinstance(completion, SoftTokens):
-            even = (completion.weights * (completion.indices % 2 == 0)).sum(-1)
-        else:
-            even = (completion % 2 == 0).float()
+    def score(self, completions):
+        soft, ids, mask = completions.soft, completions.ids, completions.mask
+        even = (ids % 2 == 0).float() if soft is None else (soft.weights * (soft.indices % 2 == 0)).sum(-1)
         return (even * mask).sum(1) / mask.sum(1)
 
 

@@ -1,8 +1,11 @@
 """GRADE and GRADE-STE: the common suite, and what is their own."""
 
+import dataclasses
+
 import pytest
 import torch
 
+from grade_lightning.chain.parallel import completions_of
 from grade_lightning.estimators import decoupled_st_weights, gumbel_rao_weights, reinmax_weights
 from tests.conftest import make_batch, make_policy
 from tests.methods.harness import gradient, make_grade, train_steps
@@ -49,7 +52,8 @@ def test_completion_scope_scores_the_completion_alone(policy64):
     rollout = alone.sample_effective_batch(batch)[0]
 
     def scores(module, prompt):
-        return module.context.reward.score(prompt.ids, prompt.mask, rollout.completion_ids, rollout.mask)
+        written = completions_of(policy64, rollout)
+        return module.context.reward.score(dataclasses.replace(written, prompt=prompt))
 
     assert torch.equal(scores(alone, batch), scores(alone, other))
     assert not torch.allclose(scores(full, batch), scores(full, other))
@@ -84,7 +88,7 @@ def test_straight_through_forward_is_hard(policy64):
     method, batch, meter = make_grade(policy64), make_batch(policy64), Meter()
     rollout = method.sample_effective_batch(batch)[0]
     method.method.accumulate([rollout], Totals(4, rollout.tokens), meter, 1)
-    hard = method.context.reward.score(batch.ids, batch.mask, rollout.completion_ids, rollout.mask).mean()
+    hard = method.context.reward.score(completions_of(policy64, rollout)).mean()
     assert meter.compute()["reward"] == pytest.approx(float(hard), abs=1e-6)
 
 

@@ -12,6 +12,7 @@ from grade_lightning.data.synthetic import SyntheticSource
 from grade_lightning.estimators import SoftTokens
 from grade_lightning.models.base import load_base
 from grade_lightning.models.cache import make_once
+from grade_lightning.rewards.base import Completions
 from grade_lightning.rewards.classifier import RewardHead, mean_pool
 from grade_lightning.rewards.head_training import HeadSettings, features, fit_head, reward_head
 from tests.conftest import make_batch, make_policy, make_reward
@@ -29,8 +30,9 @@ def test_one_hot_soft_tokens_score_like_ids(request, folder, scope):
     indices = torch.stack([ids, (ids + 1) % 320, (ids + 2) % 320], dim=-1)
     weights = torch.zeros(4, 7, 3, dtype=torch.float64)
     weights[..., 0] = 1
-    soft = reward.score(batch.ids, batch.mask, SoftTokens(indices, weights, ids), mask)
-    torch.testing.assert_close(soft, reward.score(batch.ids, batch.mask, ids, mask), rtol=1e-5, atol=1e-6)
+    hard = Completions(batch, ids, mask, policy.tokenizer)
+    soft = Completions(batch, ids, mask, policy.tokenizer, SoftTokens(indices, weights, ids))
+    torch.testing.assert_close(reward.score(soft), reward.score(hard), rtol=1e-5, atol=1e-6)
 
 
 def test_score_equals_the_plain_model(model_folder):
@@ -41,7 +43,7 @@ def test_score_equals_the_plain_model(model_folder):
     torch.manual_seed(0)
     ids = torch.randint(2, 320, (4, 6))
     mask = torch.arange(6) < torch.tensor([[6], [3], [5], [1]])
-    found = reward.score(batch.ids, batch.mask, ids, mask)
+    found = reward.score(Completions(batch, ids, mask, policy.tokenizer))
     for row in range(4):
         whole = torch.cat([batch.ids[row][batch.mask[row]], ids[row][mask[row]]])
         hidden = base.model(input_ids=whole[None]).last_hidden_state[0].double().mean(0)

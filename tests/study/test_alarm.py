@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import nn
 
-from grade_lightning.estimators import SoftTokens
 from grade_lightning.study.alarm import GradientCosine
 from tests.conftest import make_batch, make_policy
 from tests.entry import run_small
@@ -18,19 +17,20 @@ from tests.methods.harness import make_grade
 class Letters(nn.Module):
     """Reward = mean over tokens of a fixed liking; ``sign`` is the slope that relaxed tokens see, which a true reward has at 1."""
 
-    uses_reference_pass = False
+    differentiable, soft, reads_states, range = True, True, False, (None, None)
 
     def __init__(self, vocab_size: int, sign: float):
         super().__init__()
-        self.vocab_size, self.sign = vocab_size, sign
+        self.vocabulary, self.sign = vocab_size, sign
         self.liking = torch.randn(vocab_size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
-    def score(self, prompt_ids, prompt_mask, completion, mask, *, hidden=None):
-        if isinstance(completion, SoftTokens):
-            likings = (completion.weights * self.liking[completion.indices]).sum(-1)
+    def score(self, completions):
+        soft, ids, mask = completions.soft, completions.ids, completions.mask
+        if soft is not None:
+            likings = (soft.weights * self.liking[soft.indices]).sum(-1)
             likings = self.sign * likings + (1 - self.sign) * likings.detach()
         else:
-            likings = self.liking[completion]
+            likings = self.liking[ids]
         return (likings * mask).sum(1) / mask.sum(1)
 
 
