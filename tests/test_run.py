@@ -16,6 +16,7 @@ from grade_lightning.compose import CONFIG_DIR, config_hash
 from grade_lightning.models.cache import cache_root
 from grade_lightning.run import execute
 from tests.entry import SMALL, SMALL_LM, compose_run, run_small
+from tests.rewards.vocabularies import save_classifier
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -256,6 +257,10 @@ def test_every_yaml_runs(choice, small_lm, tmp_path, monkeypatch):
     overrides = [choice, "max_steps=2", "effective_batch_size=4", "max_new_tokens=8", "rollout.top_k=64", "evaluation.validate_every=2"]
     if choice.startswith(("model=local", "model=qwen3")):
         overrides += [f"model.path={small_lm}", "reward.head.lr=3e-3", "reward.head.epochs=40"]
+    if choice == "reward=function":
+        overrides += ["reward.function=tests.rewards.test_function:length", "method=rloo"]
+    if choice == "reward=sequence_classifier":
+        overrides += [f"reward.path={save_classifier(tmp_path / 'classifier')}"]
     if choice == "method=hybrid":
         overrides += ["effective_batch_size=8", "method.completions_per_prompt=2"]
     if choice.startswith("hardware"):
@@ -272,7 +277,8 @@ def test_every_yaml_runs(choice, small_lm, tmp_path, monkeypatch):
         data = ["data=parquet", f"data.path={tmp_path / 'data'}", f"model.path={small_lm}", "reward.head.lr=3e-3", "reward.head.epochs=40"]
         if choice == "experiment=table1_paper":
             data += ["hardware.accelerator=cpu", "hardware.precision=fp32", "hardware.grad_accumulation=2"]
-    small = [item for item in SMALL if not (data and item.startswith("data.source"))]
+    headless = choice in ("reward=function", "reward=sequence_classifier")
+    small = [item for item in SMALL if not ((data and item.startswith("data.source")) or (headless and item.startswith("reward.head")))]
     lm = [] if data or choice.startswith(("model=local", "model=qwen3")) else SMALL_LM
     assert execute(compose_run([*small, *lm, *overrides, *data], tmp_path / "run"))["steps"] == 2
 

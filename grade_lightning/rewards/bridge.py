@@ -41,6 +41,8 @@ class VocabularyBridge:
         ValueError: the policy's tokens do not say what they spell.
     """
 
+    spelled: list[bytes]
+
     def __init__(self, policy: PreTrainedTokenizerBase, reward: PreTrainedTokenizerBase, embeddings: Tensor):
         spelled = token_bytes(policy)
         if spelled is None:

@@ -67,9 +67,11 @@ class ClassifierReward(nn.Module):
         self.reads_states = scope == "full"
 
     def scoped(self, scope: str) -> ClassifierReward:
+        """The same head with another scope."""
         return self if self.scope == scope else ClassifierReward(self._policy[0], self.head, scope=scope)
 
     def score(self, completions: Completions) -> Tensor:
+        """[B] P(positive), from the reference's states where they are lent."""
         policy, prompt, mask = self._policy[0], completions.prompt, completions.mask
         whole = torch.cat([prompt.mask, mask], dim=1) if self.scope == "full" else mask
         states = completions.states if self.reads_states else None

@@ -75,6 +75,11 @@ class FunctionReward:
         return None
 
     def score(self, completions: Completions) -> Tensor:
+        """[B] what the function returns.
+
+        Raises:
+            ValueError: it fails, or returns something else than B finite numbers; the message names the completion.
+        """
         arguments = {
             "prompts": completions.prompt_texts, "completions": completions.texts, "completion_ids": completions.token_ids,
             **completions.columns,

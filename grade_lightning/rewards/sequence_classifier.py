@@ -62,6 +62,7 @@ class SequenceClassifierReward(nn.Module):
     """
 
     differentiable, soft, vocabulary, reads_states = True, False, None, False
+    truncated: int
 
     def __init__(
         self,
@@ -101,6 +102,7 @@ class SequenceClassifierReward(nn.Module):
         )  # fmt: skip
 
     def score(self, completions: Completions) -> Tensor:
+        """[B] what the model gives the texts, with a gradient where there are relaxed tokens that require one."""
         texts = self._texts(completions)
         parts = [texts[start : start + self.batch_size] for start in range(0, len(texts), self.batch_size)]
         soft = completions.soft

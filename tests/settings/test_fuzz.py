@@ -22,6 +22,7 @@ OPTIONS = {
     "temperature": ["linear", "cosine", "exponential", "constant", "adaptive"],
     "data": ["synthetic", "parquet", "hub"],
     "logger": ["wandb"],
+    "reward": ["classifier_head", "function", "sequence_classifier"],
 }
 
 
@@ -48,7 +49,12 @@ def base(option: str | None) -> DictConfig:
     """The small run with an option; composed once."""
     if option not in _composed:
         small = [*SMALL, *SMALL_LM, "evaluation.validate_every=1"] if option not in ("data=parquet", "data=hub") else []
-        batch = ["effective_batch_size=16"] if option == "method=hybrid" else []
+        batch = {
+            "method=hybrid": ["effective_batch_size=16"], "reward=function": ["reward.function=a:b", "method=rloo"],
+            "reward=sequence_classifier": ["reward.path=x"],
+        }.get(str(option), [])  # fmt: skip
+        if batch and str(option).startswith("reward="):
+            small = [override for override in small if not override.startswith("reward.head")]
         _composed[option] = composed([*([option] if option else []), *small, *batch, "run.dir=x"])
     return _composed[option]
 
@@ -126,7 +132,7 @@ def test_a_value_in_place_of_a_group(group, value):
 
 
 # Whole runs of what is accepted: keys that neither make another base LM or head (minutes) nor only name things.
-_LONG = ("model.pretrain", "data.", "reward.head", "names.", "run.", "logger.", "max_steps")
+_LONG = ("model.pretrain", "data.", "reward.", "names.", "run.", "logger.", "max_steps")
 ACCEPTED = [(key, option) for key, option in KEYS if not key.startswith(_LONG)]
 
 

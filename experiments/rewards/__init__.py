@@ -1,0 +1,1 @@
+"""Rewards beyond the head on the policy's own base."""
