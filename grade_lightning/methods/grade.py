@@ -90,6 +90,7 @@ class GradeGradient(Method):
                 last_ratio=report.last_ratio,
                 residual=report.residual,
                 truncated=float(report.truncated),
+                limited_by_rounding=float(report.limited_by_rounding),
             )
         else:
             objective.backward()

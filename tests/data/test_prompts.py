@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from grade_lightning.data.module import ReviewDataModule, rows_of_step
+from grade_lightning.data.module import IMDBDataModule, ReviewDataModule, rows_of_step
 from grade_lightning.data.prompts import clean_html, collate, make_prompts, opening
 
 
@@ -78,3 +78,11 @@ def test_evaluation_batches_hold_every_prompt_once(data_module):
     data_module.setup()
     rows = torch.cat([batch.rows for batch in data_module.val_dataloader()])
     assert sorted(rows.tolist()) == list(range(20))
+
+
+def test_imdb_in_the_papers_splits(imdb_folder, tokenizer):
+    module = IMDBDataModule.from_parquet(imdb_folder, tokenizer, effective_batch_size=4, seed=0, val_prompts=8, test_prompts=8)
+    module.setup()
+    sizes = [len(getattr(module.splits, name)) for name in ("reward", "policy", "validation", "test")]
+    assert sizes == [5000, 10000, 2000, 25000]
+    assert [len(module.prompts[name]) for name in ("policy", "validation", "test")] == [10000, 8, 8]
