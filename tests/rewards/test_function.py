@@ -95,6 +95,15 @@ def test_trls_own_reward_functions_work_unchanged(written):
     assert found.tolist() == rewards.get_soft_overlong_punishment(8, 2)(completion_ids=written.token_ids)
 
 
+def test_a_lexicon_is_a_reward():
+    """VADER, which nobody here wrote: the scores are those it gives the texts one by one."""
+    vader = pytest.importorskip("vaderSentiment.vaderSentiment", reason="VADER comes with the extra `dev`")
+    texts = ["what a wonderful film", "dull :("]
+    found = FunctionReward(load_function("experiments.rewards.vader:compound"), "vader").score(completions_of(byte_level(), texts))
+    assert found.tolist() == pytest.approx([vader.SentimentIntensityAnalyzer().polarity_scores(t)["compound"] for t in texts])
+    assert found[0] > 0 > found[1]
+
+
 def test_policy_gradients_train_on_it_and_relaxed_methods_refuse(model_folder):
     _, policy = make_policy(model_folder)
     assert (
