@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -156,9 +157,11 @@ def _loggers(settings: Settings, plain: Mapping[str, Any], folder: RunFolder, ru
 
 
 def _command_to_go_on(folder: Path) -> str:
-    """The command that goes on with the run in a folder."""
-    given = [argument for argument in sys.argv[1:] if not argument.startswith(("run.dir=", "run.resume="))]
-    return " ".join(["python -m grade_lightning.run", *given, f"run.dir={folder}"])
+    """The command that goes on with the run in a folder; of a sweep, the sweep's own."""
+    given = sys.argv[1:]
+    if not {"-m", "--multirun"} & set(given):
+        given = [*(argument for argument in given if not argument.startswith(("run.dir=", "run.resume="))), f"run.dir={folder}"]
+    return f"python -m grade_lightning.run {shlex.join(given)}"
 
 
 def _note_failure(cfg: DictConfig, error: Exception) -> None:
@@ -200,7 +203,11 @@ def main(arguments: Sequence[str] | None = None) -> float | None:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     wait_passively()
-    return _command()
+    try:
+        return _command()
+    except KeyboardInterrupt:
+        print("\ninterrupted before the run began", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 if __name__ == "__main__":
