@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from grade_lightning.records.identity import MOVED
 from grade_lightning.reporting.read import Run
 from grade_lightning.reporting.table import Table
 from grade_lightning.reporting.variants import listed
@@ -14,6 +15,14 @@ _UNCOMPARABLE = {
 }
 
 
+def _reward(run: Run) -> tuple[tuple[str, str], ...]:
+    """What a run maximised, but for the recipe of a head: its settings, and the fingerprint of what they name."""
+    target = run.config.get("reward._target_", "")
+    found = {key: value for key, value in run.config.items() if key.startswith("reward.") and not key.startswith("reward.head.")}
+    found |= {"reward._target_": MOVED.get(target, target), "reward's files or source": str(run.results.get("reward_fingerprint"))}
+    return tuple(sorted(found.items()))
+
+
 def mixed(runs: list[Run]) -> list[str]:
     """Warnings about runs that should not stand in one table."""
     warnings = [
@@ -21,6 +30,12 @@ def mixed(runs: list[Run]) -> list[str]:
         for key, what in _UNCOMPARABLE.items()
         if len(values := {str(run.results.get(key)) for run in runs}) > 1
     ]
+    rewards = {_reward(run) for run in runs if run.config}
+    if len(rewards) > 1:
+        differing = sorted({key for one in rewards for key, _ in set(one) - set.intersection(*map(set, rewards))})
+        warnings.append(
+            f"runs of different rewards stand in one table (they differ in {listed(differing)}): their numbers are not comparable"
+        )
     if len({run.results.get("model_fingerprint") for run in runs if run.results.get("model_fingerprint")}) > 1:
         warnings.append("runs whose models have different weights stand in one table: their numbers are not comparable")
     kept = [set(run.per_prompt("test")) for run in runs if run.per_prompt("test")]

@@ -47,7 +47,9 @@ def group(runs: list[Run]) -> list[Variant]:
     """Variants in order of method; a method with several configurations gets what tells them apart into its label."""
     groups: dict[tuple[str, str], list[Run]] = defaultdict(list)
     for run in runs:
-        groups[run.method, str(run.results.get("variant_hash") or _fingerprint(run))].append(run)
+        # Runs whose settings are equal may still have been rewarded by other files or functions under the same name.
+        reward = run.results.get("reward_fingerprint") or ""
+        groups[run.method, str(run.results.get("variant_hash") or _fingerprint(run)) + (f" {reward}" if reward else "")].append(run)
     groups = _across_versions(groups)
     methods = [method for method, _ in groups]
     variants, seen = [], set()

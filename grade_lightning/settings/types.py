@@ -64,10 +64,13 @@ def _length(metadata: list[Any]) -> str:
 def type_text(info: FieldInfo) -> str:
     """What a field allows, in words: "a whole number, at least 1, or null"."""
     members = _members(info.annotation)
-    kind = next(member for member in members if member is not type(None))
-    words, own = _plain(kind)
-    if get_origin(kind) is list:
-        text = words.replace("a list", f"a list{_length(info.metadata)}", 1)
-    else:
-        text = words.replace("a number", "a finite number") + _bounds([*own, *info.metadata])
+    kinds = [member for member in members if member is not type(None)]
+    texts = []
+    for kind in kinds:
+        words, own = _plain(kind)
+        if get_origin(kind) is list:
+            texts.append(words.replace("a list", f"a list{_length(info.metadata)}", 1))
+        else:
+            texts.append(words.replace("a number", "a finite number") + _bounds([*own, *info.metadata]))
+    text = " or ".join(texts)
     return f"{text}, or null" if type(None) in members else text

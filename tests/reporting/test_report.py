@@ -12,6 +12,7 @@ import pytest
 from scipy.stats import norm, sem, t
 
 from grade_lightning.report import main
+from grade_lightning.reporting.cautions import mixed
 from grade_lightning.reporting.read import read_metrics, read_runs
 from grade_lightning.reporting.table1 import paired_lift, table1
 from grade_lightning.reporting.tests import mean_interval
@@ -156,6 +157,17 @@ def test_mixed_protocols_and_prompts_are_warned_about(tmp_path, capsys):
     assert "different protocols" in errors
     assert "different prompts" in errors
     assert "(39 are common to all)" in errors
+
+
+def test_runs_of_different_rewards_are_not_pooled(tmp_path):
+    """Equal settings, but an edited function: two rows; other settings of the reward: a warning that says which."""
+    for seed, (function, fingerprint) in enumerate((("m:f", "aa"), ("m:f", "aa"), ("m:f", "bb"), ("m:g", "bb")), start=1):
+        folder = write_run(tmp_path, "rloo", seed, variant_hash=function, reward_fingerprint=fingerprint)
+        (folder / "config.yaml").write_text(f"seed: {seed}\nreward:\n  function: {function}\n")
+    runs = read_runs(tmp_path)[0]
+    assert sorted([run.seed for run in variant.runs] for variant in group(runs)) == [[1, 2], [3], [4]]
+    assert any("they differ in reward's files or source, reward.function" in warning for warning in mixed(runs))
+    assert not any("different rewards" in warning for warning in mixed(runs[:2]))
 
 
 def test_configurations_are_not_averaged_as_seeds(tmp_path, capsys):
