@@ -6,9 +6,9 @@ from typing import Any
 
 from grade_lightning.reporting.pairing import Prompt
 from grade_lightning.reporting.read import Run
+from grade_lightning.reporting.significance import Interval
 from grade_lightning.reporting.table import Table
 from grade_lightning.reporting.table1 import mean, number, over_seeds, paired_lift
-from grade_lightning.reporting.tests import Interval
 from grade_lightning.reporting.variants import Variant
 
 _LOST_DIVERSITY = 0.7  # of the initial policy's distinct-2

@@ -13,10 +13,10 @@ from grade_lightning.reporting.cautions import mixed, within_noise
 from grade_lightning.reporting.figures import draw, save
 from grade_lightning.reporting.page import page
 from grade_lightning.reporting.read import Run, read_runs
+from grade_lightning.reporting.significance import Interval
 from grade_lightning.reporting.table import Table
 from grade_lightning.reporting.table1 import table1
 from grade_lightning.reporting.table2 import stability, table2
-from grade_lightning.reporting.tests import Interval
 from grade_lightning.reporting.variants import Variant, group, repeated
 
 

@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from grade_lightning.reporting.tests import Interval
+from grade_lightning.reporting.significance import Interval
 
 
 @dataclass

@@ -8,8 +8,8 @@ from typing import Any
 from grade_lightning.reporting.pairing import Prompt
 from grade_lightning.reporting.published import TABLE1
 from grade_lightning.reporting.read import Run
+from grade_lightning.reporting.significance import Interval, few_interval, mean_interval
 from grade_lightning.reporting.table import Table
-from grade_lightning.reporting.tests import Interval, few_interval, mean_interval
 from grade_lightning.reporting.variants import Variant
 
 

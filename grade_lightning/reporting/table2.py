@@ -11,9 +11,9 @@ from scipy.stats import ttest_ind_from_stats
 from grade_lightning.reporting.pairing import Prompt
 from grade_lightning.reporting.published import TABLE1, TABLE2
 from grade_lightning.reporting.read import Run
+from grade_lightning.reporting.significance import holm, paired_permutation, pooled_t, welch, windowed_variance
 from grade_lightning.reporting.table import Table
 from grade_lightning.reporting.table1 import mean, number
-from grade_lightning.reporting.tests import holm, paired_permutation, pooled_t, welch, windowed_variance
 from grade_lightning.reporting.variants import Variant
 
 MANY_PAIRS = 60  # above, permutation tests use fewer resamples

@@ -14,8 +14,8 @@ from scipy.stats import norm, sem, t
 from grade_lightning.report import main
 from grade_lightning.reporting.cautions import mixed
 from grade_lightning.reporting.read import read_metrics, read_runs
+from grade_lightning.reporting.significance import mean_interval
 from grade_lightning.reporting.table1 import paired_lift, table1
-from grade_lightning.reporting.tests import mean_interval
 from grade_lightning.reporting.variants import group, repeated
 
 PROMPTS = list(range(100, 140))

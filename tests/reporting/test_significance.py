@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import kstest, ttest_ind, ttest_ind_from_stats
 
 from grade_lightning.reporting.published import TABLE1, TABLE2
-from grade_lightning.reporting.tests import few_interval, holm, paired_permutation, pooled_t, welch, windowed_variance
+from grade_lightning.reporting.significance import few_interval, holm, paired_permutation, pooled_t, welch, windowed_variance
 
 
 def test_permutation_p_by_enumerating_all_signs():
