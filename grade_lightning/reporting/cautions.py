@@ -30,9 +30,9 @@ def mixed(runs: list[Run]) -> list[str]:
         for key, what in _UNCOMPARABLE.items()
         if len(values := {str(run.results.get(key)) for run in runs}) > 1
     ]
-    rewards = {_reward(run) for run in runs if run.config}
-    if len(rewards) > 1:
-        differing = sorted({key for one in rewards for key, _ in set(one) - set.intersection(*map(set, rewards))})
+    rewards = [set(_reward(run)) for run in runs if run.config]
+    differing = sorted({key for one in rewards for key, _ in one - set.intersection(*rewards)})
+    if differing:
         warnings.append(
             f"runs of different rewards stand in one table (they differ in {listed(differing)}): their numbers are not comparable"
         )

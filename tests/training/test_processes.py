@@ -31,6 +31,7 @@ def command(folder: Path, *overrides: str) -> list[str]:
 
 def start(cwd: Path, *arguments: str, executable: tuple[str, ...] = (sys.executable,)) -> subprocess.Popen[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment.pop("WANDB_SERVICE", None)  # of this test process, where a killed run would stay in use
     return subprocess.Popen(
         [*executable, *arguments], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
     )
