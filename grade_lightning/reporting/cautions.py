@@ -31,7 +31,8 @@ def mixed(runs: list[Run]) -> list[str]:
         if len(values := {str(run.results.get(key)) for run in runs}) > 1
     ]
     rewards = [set(_reward(run)) for run in runs if run.config]
-    differing = sorted({key for one in rewards for key, _ in one - set.intersection(*rewards)})
+    shared = {item for item in rewards[0] if all(item in one for one in rewards)} if rewards else set()
+    differing = sorted({key for one in rewards for key, _ in one - shared})
     if differing:
         warnings.append(
             f"runs of different rewards stand in one table (they differ in {listed(differing)}): their numbers are not comparable"
@@ -40,9 +41,9 @@ def mixed(runs: list[Run]) -> list[str]:
         warnings.append("runs whose models have different weights stand in one table: their numbers are not comparable")
     kept = [set(run.per_prompt("test")) for run in runs if run.per_prompt("test")]
     if len(set(map(frozenset, kept))) > 1:
-        shared = len(set.intersection(*kept))
+        common = len(set.intersection(*kept))
         warnings.append(
-            f"the runs were tested on different prompts: comparisons use the prompts that both sides have ({shared} are common to all)"
+            f"the runs were tested on different prompts: comparisons use the prompts that both sides have ({common} are common to all)"
         )
     if len({run.results["test"]["n"] for run in runs if run.results["test"]}) > 1:
         warnings.append("the runs were tested on different numbers of prompts")
