@@ -20,7 +20,7 @@ from rich.text import Text
 from grade_lightning.records.identity import as_laid_out_now
 from grade_lightning.settings import Settings
 from grade_lightning.settings import parse as parse_settings
-from grade_lightning.threads import wait_passively
+from grade_lightning.threads import wait_briefly
 
 log = logging.getLogger(__name__)
 
@@ -151,7 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(__doc__)
         return 0
-    wait_passively()
+    wait_briefly()
     from grade_lightning.training.process import prepare_process
 
     prepare_process()

@@ -32,7 +32,7 @@ from grade_lightning.compose import composed, config_hash, settings_of
 from grade_lightning.records.text import json_text
 from grade_lightning.settings import Settings
 from grade_lightning.study.plan import REFERENCE, Study, folder_of, group_of, overrides_of, parse, parse_method, rollouts_of
-from grade_lightning.threads import wait_passively
+from grade_lightning.threads import wait_briefly
 
 log = logging.getLogger(__name__)
 
@@ -172,7 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments and arguments[0] in ("-h", "--help", "help"):
         print(__doc__)
         return 0
-    wait_passively()
+    wait_briefly()
     from grade_lightning.training.environment import environment
     from grade_lightning.training.process import prepare_process
 

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from grade_lightning.compose import CONFIG_DIR, errors_as_messages, resolved
 from grade_lightning.settings.parse import parse_pretraining
-from grade_lightning.threads import wait_passively
+from grade_lightning.threads import wait_briefly
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ def main() -> float | None:
 
         print(pretraining_help())
         return None
-    wait_passively()
+    wait_briefly()
     return _command()
 
 

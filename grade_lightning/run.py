@@ -22,7 +22,7 @@ from grade_lightning.records.folder import RunFolder
 from grade_lightning.records.identity import run_hash
 from grade_lightning.records.text import yaml_text
 from grade_lightning.settings import Settings, help_text
-from grade_lightning.threads import wait_passively
+from grade_lightning.threads import wait_briefly
 from grade_lightning.training.interrupt import Interrupt, Interrupted
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> float | None:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    wait_passively()
+    wait_briefly()
     try:
         return _command()
     except KeyboardInterrupt:

@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from grade_lightning.threads import SPINS
+
 
 def started(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """A process of its own: the runtime reads its settings once.  OMP_DISPLAY_ENV makes it print what it read."""
@@ -26,17 +28,19 @@ def shown(code: str, **environment: str) -> str:
     return found[0]
 
 
-CALL = "from grade_lightning.threads import wait_passively; print(wait_passively()); import torch"
+CALL = "from grade_lightning.threads import wait_briefly; print(wait_briefly()); import torch"
 
 
 def test_the_runtime_takes_it_over():
     """And would not have chosen it."""
-    assert shown(CALL) == "0"
-    assert shown("import torch") != "0"
+    assert shown(CALL) == SPINS
+    assert shown("import torch") != SPINS
 
 
 def test_a_users_own_policy_wins():
-    assert shown(CALL, OMP_WAIT_POLICY="active") != "0"
+    assert shown(CALL, OMP_WAIT_POLICY="active") != SPINS
+    assert shown(CALL, OMP_WAIT_POLICY="passive") == "0"
+    assert shown(CALL, GOMP_SPINCOUNT="77") == "77"
 
 
 def test_it_says_whether_it_came_in_time():
