@@ -118,6 +118,12 @@ class _Series:
         return torch.where(_row_norms(self.total) > 0, self._relative(_row_norms(term)), 0.0)
 
 
+def _largest(values: Tensor) -> float:
+    """The largest finite value; 0 without any."""
+    finite = values[values.isfinite()]
+    return float(finite.max()) if len(finite) else 0.0
+
+
 def backward_through_time(
     chain: Chain, direct: Float[Tensor, "B T h"], inputs: Sequence[Tensor], *, tol: float, max_hops: int | None
 ) -> AdjointReport:
@@ -145,14 +151,14 @@ def backward_through_time(
     rounding = 4 * noise  # of a difference of sums, relative to them, after a pass through a network
     foresee = tol > rounding
     series = _Series(chain, direct, tol=tol, most=most, foresee=foresee)
-    began, added = direct, series.sum()
+    first, added = direct, series.sum()
     residual, rows = series.ratio, torch.ones_like(series.active)
     leaf.grad = None
     while True:
         torch.autograd.backward(states, added, inputs=[*inputs, leaf], retain_graph=foresee)
         fed, leaf.grad = leaf.grad, None
         assert fed is not None
-        term = chain.feed_back(fed) - (added - began)  # M^T (t_a + ... + t_b) = t_a+1 + ... + t_b+1
+        term = chain.feed_back(fed) - (added - first)  # M^T (t_a + ... + t_b) = t_a+1 + ... + t_b+1
         measured = series.residual(term)
         if not bool(series.taken.any()):
             series.first_ratio = float(measured.mean())  # no hop was made: this is the first
@@ -166,16 +172,8 @@ def backward_through_time(
         if not bool(rows.any()):
             break
         series.take(term, rows)
-        began, added = series.term, series.sum()
-    last = series.ratio[series.ratio.isfinite()]
+        first, added = series.term, series.sum()
     left = torch.where(_row_norms(series.total) > 0, residual.clamp_min(noise), residual)
-    left = left[left.isfinite()]
-    return AdjointReport(
-        int(series.taken.max()),
-        series.first_ratio,
-        float(last.max()) if len(last) else 0.0,
-        float(left.max()) if len(left) else 0.0,
-        truncated=bool((series.active & (series.taken < exact)).any()),
-        tolerance=tol,
-        limited_by_rounding=limited,
-    )
+    cut = bool((series.active & (series.taken < exact)).any())
+    hops, last = int(series.taken.max()), _largest(series.ratio)
+    return AdjointReport(hops, series.first_ratio, last, _largest(left), truncated=cut, tolerance=tol, limited_by_rounding=limited)
