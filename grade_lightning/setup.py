@@ -45,8 +45,11 @@ class Inputs:
 
     @cached_property
     def splits(self) -> Splits:
-        keys = ("reward_rows", "policy_rows", "validation_rows", "order", "shuffle_seed", "drop_duplicates")
-        return make_splits(self.corpus, **{key: getattr(self.settings.data, key) for key in keys})
+        data = self.settings.data
+        return make_splits(
+            self.corpus, reward_rows=data.reward_rows, policy_rows=data.policy_rows, validation_rows=data.validation_rows,
+            order=data.order, shuffle_seed=data.shuffle_seed, drop_duplicates=data.drop_duplicates,
+        )  # fmt: skip
 
     @property
     def model_folder(self) -> Path | None:
