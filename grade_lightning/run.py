@@ -21,6 +21,7 @@ from grade_lightning.records.folder import RunFolder
 from grade_lightning.records.identity import run_hash
 from grade_lightning.records.text import yaml_text
 from grade_lightning.settings import Settings, help_text
+from grade_lightning.settings.data import DataSettings
 from grade_lightning.threads import wait_passively
 from grade_lightning.training.interrupt import Interrupt, Interrupted
 
@@ -67,18 +68,19 @@ def _results_of_finished(found: Inputs, identity: str) -> dict[str, Any] | None:
 
     Raises:
         ValueError: the hash knows folders by their last part only, and this run was made from other contents under the same names.
-            Of reviews the rows of the four splits are compared; a model pretrained here is not.
+            Of reviews and prompts the rows of the splits are compared; a model pretrained here is not.
     """
     folder = Path(found.settings.run.resume or found.settings.run.dir)
     results = RunFolder(folder, writes=False).finished(identity)
     if results is None:
         return None
-    names = {"model_fingerprint": ("model", found.settings.model.path), "splits": ("reviews", found.settings.data.path)}
+    data, kind = ("reviews", "folder") if isinstance(found.settings.data, DataSettings) else ("prompts", "file or folder")
+    names = {"model_fingerprint": ("model", found.settings.model.path), "splits": (data, found.settings.data.path)}
     for key, fingerprint in found.named_by_folder().items():
         what, path = names[key]
         if fingerprint != results[key]:
             raise ValueError(
-                f"{folder} holds a finished run of other {what} whose folder is also named {Path(str(path)).name}: set run.dir"
+                f"{folder} holds a finished run of other {what} whose {kind} is also named {Path(str(path)).name}: set run.dir"
             )
     log.info("%s already holds this very run, finished: nothing to do", folder)
     return results

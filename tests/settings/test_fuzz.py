@@ -20,7 +20,7 @@ ALL = [*QUICK, 0, float("inf"), 1.5, 10**30, True, [], ""]
 OPTIONS = {
     "method": ["ppo", "grade_ste", "reinforce", "rloo", "grpo", "hybrid", "gumbel_rao"],
     "temperature": ["linear", "cosine", "exponential", "constant", "adaptive"],
-    "data": ["synthetic", "parquet", "hub"],
+    "data": ["synthetic", "parquet", "hub", "prompts"],
     "logger": ["wandb"],
 }
 
@@ -47,7 +47,9 @@ _composed: dict[str | None, DictConfig] = {}
 def base(option: str | None) -> DictConfig:
     """The small run with an option; composed once."""
     if option not in _composed:
-        small = [*SMALL, *SMALL_LM, "evaluation.validate_every=1"] if option not in ("data=parquet", "data=hub") else []
+        small = [*SMALL, *SMALL_LM, "evaluation.validate_every=1"] if option not in ("data=parquet", "data=hub", "data=prompts") else []
+        if option == "data=prompts":  # a reward without labels, and a model that is not pretrained on reviews
+            small = ["data.path=x.jsonl", "model=local", "model.path=x", "reward._target_=tests.data.test_prompt_files.even_tokens"]
         batch = ["effective_batch_size=16"] if option == "method=hybrid" else []
         _composed[option] = composed([*([option] if option else []), *small, *batch, "run.dir=x"])
     return _composed[option]
