@@ -46,7 +46,7 @@ class Request:
         if not (self.run / "config.yaml").exists():
             raise ValueError(f"run={self.run} is not a run folder: it has no config.yaml")
         if not self.prompts or not all(prompt.strip() for prompt in self.prompts):
-            raise ValueError('give the beginning of a review: prompt="..."')
+            raise ValueError('give the beginning of a review, or another text to continue: prompt="..."')
         if self.samples < 1:
             raise ValueError(f"samples must be at least 1, got {self.samples}")
         if self.checkpoint not in CHECKPOINTS:
@@ -108,19 +108,20 @@ def generate(request: Request) -> list[dict[str, dict[str, object]]]:
     from grade_lightning.setup import inputs, objects
 
     found = inputs(settings)
-    found.check()
+    found.check(prompts=False)
     made = objects(found, judge=True)
     policy, data = made.policy, settings.data
     policy.load_adapter(request.adapter)
     texts = [text for text in request.prompts for _ in range(request.samples)]
     most = data.prompt.max_tokens
-    encoded = [policy.tokenizer(clean_html(text) if data.clean_html else text)["input_ids"] for text in texts]
+    texts = [clean_html(text) for text in texts] if getattr(data, "clean_html", False) else texts
+    encoded = [policy.tokenizer(text)["input_ids"] for text in texts]
     if not all(encoded):
-        raise ValueError("a prompt is empty once HTML marks are removed: give the beginning of a review")
+        raise ValueError("a prompt has no tokens (HTML marks of reviews are removed): give a text to continue")
     if max(map(len, encoded)) > most:
         log.warning("a prompt is longer than the %d tokens that this run was trained with: only its first %d are read", most, most)
     # Each sample has noise of its own, the same before and after.
-    prompts = [Prompt(tuple(ids[:most]), key=row, label=-1) for row, ids in enumerate(encoded)]
+    prompts = [Prompt(tuple(ids[:most]), key=row, label=-1, text=texts[row]) for row, ids in enumerate(encoded)]
     batch = collate(prompts, policy.pad_id, rows=range(len(prompts))).to(policy.device)
     rollout, reward, measured = settings.evaluation_rollout, made.reward, []
     for initial in (True, False):

@@ -68,13 +68,13 @@ def _results_of_finished(found: Inputs, identity: str) -> dict[str, Any] | None:
 
     Raises:
         ValueError: the hash knows folders by their last part only, and this run was made from other contents under the same names.
-            Of reviews the rows of the four splits are compared; a model pretrained here is not.
+            Of reviews and prompts the rows of the splits are compared; a model pretrained here is not.
     """
     folder = Path(found.settings.run.resume or found.settings.run.dir)
     results = RunFolder(folder, writes=False).finished(identity)
     if results is None:
         return None
-    names = {"model_fingerprint": "another model", "splits": "other reviews", "reward_fingerprint": "another reward"}
+    names = {"model_fingerprint": "another model", "splits": "other reviews or prompts", "reward_fingerprint": "another reward"}
     for key, fingerprint in found.named_by_folder().items():
         if fingerprint != results.get(key):
             raise ValueError(f"{folder} holds a finished run of {names[key]} of the same name: set run.dir to a new folder")

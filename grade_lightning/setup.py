@@ -11,9 +11,12 @@ from typing import Any
 
 from grade_lightning.build import build, build_module
 from grade_lightning.data.corpus import Corpus, Splits, fingerprint, make_splits
-from grade_lightning.data.module import ReviewDataModule
+from grade_lightning.data.encoding import encode_splits
+from grade_lightning.data.module import PromptDataModule, ReviewDataModule
+from grade_lightning.data.own import PromptSplits, load_prompt_splits
+from grade_lightning.data.prompts import Prompt
 from grade_lightning.methods.base import Context
-from grade_lightning.models.base import BaseLM, check_model_folder, load_base
+from grade_lightning.models.base import BaseLM, check_model_folder, load_base, load_tokenizer
 from grade_lightning.models.cache import files_fingerprint
 from grade_lightning.models.policy import Policy
 from grade_lightning.models.pretraining import pretrained_folder
@@ -21,6 +24,7 @@ from grade_lightning.rewards.base import Reward, RewardInputs
 from grade_lightning.rewards.identity import fingerprint_of_reward
 from grade_lightning.rewards.judge import Judge, train_judge
 from grade_lightning.settings import Settings
+from grade_lightning.settings.data import DataSettings, PromptDataSettings
 from grade_lightning.training.machine import check_machine, check_shape
 from grade_lightning.training.module import MethodModule, Plan
 from grade_lightning.training.strategy import resolve_accelerator
@@ -30,7 +34,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a run reads: reviews, and the files of the base LM.
+    """What a run reads: reviews or prompts, and the files of the base LM.
 
     Attributes:
         settings: of the run. accelerator: ``cpu`` or ``cuda``.
@@ -41,15 +45,41 @@ class Inputs:
 
     @cached_property
     def corpus(self) -> Corpus:
+        assert isinstance(self.settings.data, DataSettings), "a user's prompts are no reviews"
         return build(self.settings.data.source).load()
 
     @cached_property
-    def splits(self) -> Splits:
+    def splits(self) -> Splits | PromptSplits:
+        """Of labelled reviews, or of a user's own prompts."""
         data = self.settings.data
+        if isinstance(data, PromptDataSettings):
+            return load_prompt_splits(
+                data.path, prompt_column=data.prompt_column, validation_path=data.validation_path, test_path=data.test_path,
+                hub_split=data.hub_split, hub_config=data.hub_config, revision=data.revision, validation_rows=data.validation_rows,
+                test_rows=data.test_rows, shuffle_seed=data.shuffle_seed,
+            )  # fmt: skip
         return make_splits(
             self.corpus, reward_rows=data.reward_rows, policy_rows=data.policy_rows, validation_rows=data.validation_rows,
             order=data.order, shuffle_seed=data.shuffle_seed, drop_duplicates=data.drop_duplicates,
         )  # fmt: skip
+
+    @property
+    def reviews(self) -> Splits | None:
+        """The splits of labelled reviews; None, and nothing is read, where the prompts are a user's own."""
+        if isinstance(self.settings.data, PromptDataSettings):
+            return None
+        assert isinstance(self.splits, Splits)
+        return self.splits
+
+    @cached_property
+    def own_prompts(self) -> dict[str, list[Prompt]]:
+        """A user's own prompts as tokens, by split; only the tokenizer of the model is loaded."""
+        data, model = self.settings.data, self.settings.model
+        assert isinstance(data, PromptDataSettings)
+        assert model.path is not None
+        assert isinstance(self.splits, PromptSplits)
+        tokenizer = load_tokenizer(model.path, revision=model.revision, trust_remote_code=model.trust_remote_code)
+        return encode_splits(self.splits, tokenizer, max_tokens=data.prompt.max_tokens, truncate=data.truncate)
 
     @property
     def model_folder(self) -> Path | None:
@@ -70,21 +100,33 @@ class Inputs:
             found["model_fingerprint"] = files_fingerprint(self.model_folder)
         if self.reward_fingerprint is not None:
             found["reward_fingerprint"] = self.reward_fingerprint
-        if self.settings.data.path is not None and Path(self.settings.data.path).expanduser().is_dir():
+        data = self.settings.data
+        named = (getattr(data, key, None) for key in ("path", "validation_path", "test_path"))
+        if any(path is not None and Path(path).expanduser().exists() for path in named):
             found["splits"] = self.splits.fingerprints
         return found
 
-    def check(self) -> None:
-        """Raise ValueError where this machine, the named model and the settings do not go together; no weights are loaded."""
+    def check(self, *, prompts: bool = True) -> None:
+        """Raise ValueError where this machine, the named model and the settings do not go together; no weights are loaded.
+
+        Args:
+            prompts: read and check a user's own prompts as well.
+        """
         check_machine(self.settings, self.accelerator)
         if self.model_folder is not None:
             check_model_folder(self.model_folder)
         check_shape(self.settings, self.accelerator)
+        if prompts and self.reviews is None:
+            counts = {name: len(own) for name, own in self.own_prompts.items()}
+            log.info("prompts: %s", ", ".join(f"{count:,} {name}" for name, count in counts.items()))
 
     def fingerprints(self, base: BaseLM) -> dict[str, Any]:
         """Of everything that was read."""
         reward = {} if self.reward_fingerprint is None else {"reward": self.reward_fingerprint}
-        return {**reward, "base LM": base.fingerprint, "reviews": {**self.splits.fingerprints, "unused": fingerprint(self.splits.unused)}}
+        if self.reviews is None:
+            return {**reward, "base LM": base.fingerprint, "prompts": self.splits.fingerprints}
+        reviews = {**self.reviews.fingerprints, "unused": fingerprint(self.reviews.unused)}
+        return {**reward, "base LM": base.fingerprint, "reviews": reviews}
 
 
 def inputs(settings: Settings) -> Inputs:
@@ -127,16 +169,21 @@ class Objects:
         )
         return build_module(settings.method, self.context(), plan)
 
-    def data(self) -> ReviewDataModule:
+    def data(self) -> PromptDataModule:
         """Prompts of policy, validation and test."""
         settings = self.inputs.settings
-        data, evaluation, prompt = settings.data, settings.evaluation, settings.data.prompt
+        data, evaluation = settings.data, settings.evaluation
+        options: dict[str, Any] = {
+            "effective_batch_size": settings.effective_batch_size // settings.method_settings.completions_per_prompt,
+            "seed": settings.seed, "subset_seed": evaluation.subset_seed, "evaluation_batch_size": evaluation.batch_size,
+            "val_prompts": evaluation.val_prompts, "test_prompts": evaluation.test_prompts,
+        }  # fmt: skip
+        if isinstance(data, PromptDataSettings):
+            return PromptDataModule(self.inputs.own_prompts, self.base.tokenizer, **options)
+        assert self.inputs.reviews is not None
         return ReviewDataModule(
-            self.inputs.splits, self.base.tokenizer,
-            effective_batch_size=settings.effective_batch_size // settings.method_settings.completions_per_prompt,
-            seed=settings.seed, subset_seed=evaluation.subset_seed, evaluation_batch_size=evaluation.batch_size,
-            val_prompts=evaluation.val_prompts, test_prompts=evaluation.test_prompts, clean_html=data.clean_html,
-            max_sentences=prompt.max_sentences, max_chars=prompt.max_chars, max_tokens=prompt.max_tokens,
+            self.inputs.reviews, self.base.tokenizer, clean_html=data.clean_html, max_sentences=data.prompt.max_sentences,
+            max_chars=data.prompt.max_chars, max_tokens=data.prompt.max_tokens, **options,
         )  # fmt: skip
 
 
@@ -145,14 +192,14 @@ def objects(found: Inputs, *, judge: bool, check: Callable[[dict[str, Any]], Non
     where they are there.
 
     Args:
-        judge: train the independent judge.
-        check: is given the fingerprints of base LM and reviews before anything is made with both, and may raise.
+        judge: train the independent judge, where there are labelled reviews that it could learn from.
+        check: is given the fingerprints of base LM and data before anything is made with both, and may raise.
 
     Raises:
         ValueError: any of it cannot be had; the message says what to do.
     """
     settings = found.settings
-    splits, base = found.splits, _base(found)
+    reviews, base = found.reviews, _base(found)
     if check is not None:
         check(found.fingerprints(base))
     lora = settings.model.lora
@@ -161,9 +208,10 @@ def objects(found: Inputs, *, judge: bool, check: Callable[[dict[str, Any]], Non
         checkpointing=settings.hardware.activation_checkpointing,
     )  # fmt: skip
     settings.rollout.check(policy.vocab_size)
-    reward, report = build(settings.reward, RewardInputs(base, policy, splits, settings.data.clean_html, settings.hardware.precision))
+    clean_html = isinstance(settings.data, DataSettings) and settings.data.clean_html
+    reward, report = build(settings.reward, RewardInputs(base, policy, reviews, clean_html, settings.hardware.precision))
     log.info("reward: %s", _shown(report))
-    trained = train_judge(splits.unused, clean_html=settings.data.clean_html) if judge else None
+    trained = train_judge(reviews.unused, clean_html=clean_html) if judge and reviews is not None else None
     if trained is not None:
         log.info("independent judge: %s", _shown(trained.report))
     return Objects(found, base, policy, reward, report, trained)

@@ -223,6 +223,7 @@ FILES = [f"{group}={file.stem}" for group in GROUPS for file in sorted(Path(CONF
 NEEDS = {
     "model=local": ["model.path=x"], "reward=function": ["reward.function=a:b", "method=rloo"],
     "reward=sequence_classifier": ["reward.path=x"],
+    "data=prompts": ["data.path=x"],
 }  # fmt: skip
 
 

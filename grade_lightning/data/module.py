@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,11 +73,11 @@ class PolicyStepSampler(Sampler[BatchIndex]):
         yield step, rows_of_step(self.seed, step, self.batch_size, self.total).tolist(), range(self.batch_size)
 
 
-class ReviewDataModule(L.LightningDataModule):
-    """Prompts of the policy, validation and test splits, whatever the reviews are of.
+class PromptDataModule(L.LightningDataModule):
+    """Batches of the prompts of the policy, validation and test splits, wherever the prompts come from.
 
     Args:
-        splits: the four splits, from :func:`grade_lightning.data.corpus.make_splits`.
+        prompts: of each of ``policy``, ``validation`` and ``test``; a subclass may make them in :meth:`setup` instead.
         tokenizer: the policy's; it must have a padding token.
         effective_batch_size: prompts in one policy step.
         seed: the run's seed, which decides the order of the policy prompts.
@@ -85,15 +85,11 @@ class ReviewDataModule(L.LightningDataModule):
         val_prompts: size of the fixed, seeded subset of the validation split; the whole split if None.
         test_prompts: the same of the test split.
         subset_seed: seed of those subsets.
-        max_sentences: of a prompt (paper: 2).
-        max_chars: of a prompt (paper: 200).
-        max_tokens: of a prompt (paper: 32).
-        clean_html: replace ``<br />`` marks by newlines first.
     """
 
     def __init__(
         self,
-        splits: Splits,
+        prompts: Mapping[str, list[Prompt]],
         tokenizer: PreTrainedTokenizerBase,
         *,
         effective_batch_size: int,
@@ -102,31 +98,26 @@ class ReviewDataModule(L.LightningDataModule):
         val_prompts: int | None = None,
         test_prompts: int | None = None,
         subset_seed: int = 0,
-        max_sentences: int = 2,
-        max_chars: int = 200,
-        max_tokens: int = 32,
-        clean_html: bool = True,
     ):
         super().__init__()
-        self.splits, self.tokenizer = splits, tokenizer
+        self.tokenizer = tokenizer
         self.effective_batch_size, self.seed = effective_batch_size, seed
         self.evaluation_batch_size, self.subset_seed = evaluation_batch_size, subset_seed
         self.subset = {"validation": val_prompts, "test": test_prompts}
-        self.rule: dict[str, Any] = {"max_sentences": max_sentences, "max_chars": max_chars, "max_tokens": max_tokens, "clean": clean_html}
         self.prompts: dict[str, list[Prompt]] = {}
+        for name, all_prompts in prompts.items():
+            chosen = self._subset(name, len(all_prompts))
+            self.prompts[name] = all_prompts if chosen is None else [all_prompts[row] for row in chosen]
 
     def setup(self, stage: str | None = None) -> None:
-        for name in ("policy", "validation", "test"):
-            if name not in self.prompts:
-                reviews = self._subset(name, getattr(self.splits, name))
-                self.prompts[name] = make_prompts(reviews.texts, reviews.labels.tolist(), self.tokenizer, **self.rule)
+        """Nothing is left to do where the prompts are given."""
 
-    def _subset(self, name: str, reviews: Reviews) -> Reviews:
+    def _subset(self, name: str, total: int) -> np.ndarray | None:
+        """Rows of a split that are used; None for all of them."""
         size = self.subset.get(name)
-        if size is None or size >= len(reviews):
-            return reviews
-        rows = np.random.Generator(np.random.PCG64(self.subset_seed)).permutation(len(reviews))[:size]
-        return reviews.take(np.sort(rows))
+        if size is None or size >= total:
+            return None
+        return np.sort(np.random.Generator(np.random.PCG64(self.subset_seed)).permutation(total)[:size])
 
     def _loader(self, name: str, sampler: Sampler[BatchIndex] | list[BatchIndex]) -> DataLoader[PromptBatch]:
         dataset = _Batches(self.prompts[name], int(self.tokenizer.pad_token_id))  # type: ignore[arg-type]
@@ -150,6 +141,43 @@ class ReviewDataModule(L.LightningDataModule):
     def transfer_batch_to_device(self, batch: PromptBatch, device, dataloader_idx: int) -> PromptBatch:  # type: ignore[no-untyped-def]
         """The batch with its tensors on the device: Lightning moves only the types it knows."""
         return batch.to(device)
+
+
+class ReviewDataModule(PromptDataModule):
+    """Openings of the policy, validation and test splits, whatever the reviews are of.
+
+    Args:
+        splits: the four splits, from :func:`grade_lightning.data.corpus.make_splits`.
+        tokenizer: the policy's; it must have a padding token.
+        max_sentences: of a prompt (paper: 2).
+        max_chars: of a prompt (paper: 200).
+        max_tokens: of a prompt (paper: 32).
+        clean_html: replace ``<br />`` marks by newlines first.
+        options: of :class:`PromptDataModule`.
+    """
+
+    def __init__(
+        self,
+        splits: Splits,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        max_sentences: int = 2,
+        max_chars: int = 200,
+        max_tokens: int = 32,
+        clean_html: bool = True,
+        **options: Any,
+    ):
+        super().__init__({}, tokenizer, **options)
+        self.splits = splits
+        self.rule: dict[str, Any] = {"max_sentences": max_sentences, "max_chars": max_chars, "max_tokens": max_tokens, "clean": clean_html}
+
+    def setup(self, stage: str | None = None) -> None:
+        for name in ("policy", "validation", "test"):
+            if name not in self.prompts:
+                reviews: Reviews = getattr(self.splits, name)
+                rows = self._subset(name, len(reviews))
+                chosen = reviews if rows is None else reviews.take(rows)
+                self.prompts[name] = make_prompts(chosen.texts, chosen.labels.tolist(), self.tokenizer, **self.rule)
 
 
 class IMDBDataModule(ReviewDataModule):

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from grade_lightning.data.corpus import Reviews
+
+T = TypeVar("T")
 
 # A sentence ends at . ! or ? (with closing quotes or brackets) before white space, or at a line break.
 _SENTENCE_END = re.compile(r"[.!?]+[\"')\]]*(?=\s|$)|\n+")
@@ -49,12 +52,17 @@ class Prompt:
     Attributes:
         ids: its token ids.
         key: a stable id that evaluation noise is drawn from (see :func:`prompt_key`).
-        label: the label of the review that it opens.
+        label: the label of the review that it opens; -1 where there is none.
+        text: what the ids spell, verbatim: before special tokens are added and before anything is cut for length; of a chat what the
+            tokenizer's template writes.
+        columns: what else the data say of it, by column; of a chat also its messages.
     """
 
     ids: tuple[int, ...]
     key: int
     label: int
+    text: str = ""
+    columns: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -65,9 +73,11 @@ class PromptBatch:
         ids: [B, P] token ids, padding on the left.
         mask: [B, P] bool, True = real token.
         keys: B stable prompt ids (see :func:`prompt_key`).
-        labels: [B] sentiment of the review that each prompt opens.
+        labels: [B] sentiment of the review that each prompt opens; -1 where there is none.
         rows: [B] place in the effective batch (training) or in the split (evaluation).
         step: policy step that this batch belongs to; 0 in evaluation.
+        texts: B texts, see :class:`Prompt`; all empty if they are not given.
+        columns: B mappings from column to value, see :class:`Prompt`; all empty if they are not given.
     """
 
     ids: Tensor
@@ -76,25 +86,41 @@ class PromptBatch:
     labels: Tensor
     rows: Tensor
     step: int = 0
+    texts: tuple[str, ...] = ()
+    columns: tuple[Mapping[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        size = len(self)
+        object.__setattr__(self, "texts", self.texts or ("",) * size)
+        object.__setattr__(self, "columns", self.columns or ({},) * size)
+        assert len(self.texts) == len(self.columns) == size, "one text and one mapping a row"
 
     def __len__(self) -> int:
         return self.ids.shape[0]
 
     def __getitem__(self, rows: slice) -> PromptBatch:
-        return PromptBatch(self.ids[rows], self.mask[rows], self.keys[rows], self.labels[rows], self.rows[rows], self.step)
+        return PromptBatch(
+            self.ids[rows], self.mask[rows], self.keys[rows], self.labels[rows], self.rows[rows], self.step, self.texts[rows],
+            self.columns[rows],
+        )  # fmt: skip
 
     def repeat(self, times: int) -> PromptBatch:
         """Each prompt ``times`` times in a row, with rows of their own."""
         if times == 1:
             return self
         ids, mask, labels = (x.repeat_interleave(times, dim=0) for x in (self.ids, self.mask, self.labels))
-        keys = tuple(key for key in self.keys for _ in range(times))
         rows = (self.rows[:, None] * times + torch.arange(times)).flatten()
-        return PromptBatch(ids, mask, keys, labels, rows, self.step)
+        return PromptBatch(
+            ids, mask, _each(self.keys, times), labels, rows, self.step, _each(self.texts, times), _each(self.columns, times)
+        )
 
     def to(self, device: torch.device | str) -> PromptBatch:
         """The batch with its tensors on another device; ``rows`` stay on the CPU, where they are read one by one."""
-        return PromptBatch(self.ids.to(device), self.mask.to(device), self.keys, self.labels.to(device), self.rows, self.step)
+        return replace(self, ids=self.ids.to(device), mask=self.mask.to(device), labels=self.labels.to(device))
+
+
+def _each(items: tuple[T, ...], times: int) -> tuple[T, ...]:
+    return tuple(item for item in items for _ in range(times))
 
 
 def prompt_key(text: str) -> int:
@@ -115,7 +141,10 @@ def make_prompts(
     """Tokenised openings (special tokens as the tokenizer declares, counted in ``max_tokens``)."""
     openings = [opening(clean_html(t) if clean else t, max_sentences=max_sentences, max_chars=max_chars) for t in texts]
     encoded = tokenizer(openings, truncation=True, max_length=max_tokens)["input_ids"]
-    return [Prompt(tuple(ids), prompt_key(text), int(label)) for ids, text, label in zip(encoded, texts, labels, strict=True)]
+    return [
+        Prompt(tuple(ids), prompt_key(text), int(label), opened)
+        for ids, text, label, opened in zip(encoded, texts, labels, openings, strict=True)
+    ]
 
 
 def collate(prompts: Sequence[Prompt], pad_id: int, *, rows: Sequence[int], step: int = 0) -> PromptBatch:
@@ -134,4 +163,7 @@ def collate(prompts: Sequence[Prompt], pad_id: int, *, rows: Sequence[int], step
         ids[row, width - len(prompt.ids) :] = torch.tensor(prompt.ids)
         mask[row, width - len(prompt.ids) :] = True
     labels = torch.tensor([prompt.label for prompt in prompts])
-    return PromptBatch(ids, mask, tuple(p.key for p in prompts), labels, torch.tensor(list(rows)), step)
+    return PromptBatch(
+        ids, mask, tuple(p.key for p in prompts), labels, torch.tensor(list(rows)), step, tuple(p.text for p in prompts),
+        tuple(p.columns for p in prompts),
+    )  # fmt: skip

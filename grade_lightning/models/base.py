@@ -64,9 +64,9 @@ def load_base(path: str, *, precision: str = "fp32", revision: str | None = None
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
         config = AutoConfig.from_pretrained(path, **options)
-        tokenizer = AutoTokenizer.from_pretrained(path, **options)
     except (OSError, ValueError) as error:
         raise _not_loaded(path, error, local) from error
+    tokenizer = load_tokenizer(path, revision=revision, trust_remote_code=trust_remote_code)
     check_config(config, path)
     try:
         model = AutoModelForCausalLM.from_pretrained(
@@ -74,12 +74,21 @@ def load_base(path: str, *, precision: str = "fp32", revision: str | None = None
         )
     except (OSError, ValueError) as error:
         raise _not_loaded(path, error, local) from error
-    _set_padding(tokenizer, path)
     model.requires_grad_(False).eval()
     check_model(model, path)
     commit = getattr(model.config, "_commit_hash", None)
     name = Path(path).name if local else path
     return BaseLM(model, tokenizer, name, files_fingerprint(Path(path).expanduser()) if local or not commit else commit)
+
+
+def load_tokenizer(path: str, *, revision: str | None = None, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer of a base language model, with a padding token; arguments and errors as those of :func:`load_base`."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise _not_loaded(path, error, looks_local(path)) from error
+    _set_padding(tokenizer, path)
+    return tokenizer
 
 
 def looks_local(path: str) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
+PATHS = ("path", "validation_path", "test_path")  # keys that hold a folder, a file or a hub id
 NOT_IDENTITY = ("hydra", "run", "logger")  # where and how a run is written down, not what it is
 
 
@@ -32,7 +33,7 @@ def _without_added(plain: dict[str, Any]) -> dict[str, Any]:
 def _without_folders(value: Any) -> Any:
     """Folders reduced to their last part, so that a run keeps its hash when its data or model moves; hub ids stay whole."""
     if isinstance(value, dict):
-        return {key: _without_folder(str(item)) if key == "path" and item else _without_folders(item) for key, item in value.items()}
+        return {key: _without_folder(str(item)) if key in PATHS and item else _without_folders(item) for key, item in value.items()}
     return [_without_folders(item) for item in value] if isinstance(value, list) else value
 
 

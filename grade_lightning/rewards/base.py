@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol, get_args
@@ -64,7 +63,7 @@ class Completions:
 
     @cached_property
     def prompt_texts(self) -> list[str]:
-        """Each prompt as text, without special tokens."""
+        """Each prompt as the policy read it (it may have been cut), as text without special tokens."""
         prompt = self.prompt
         rows = [row[real].tolist() for row, real in zip(prompt.ids.cpu(), prompt.mask.cpu(), strict=True)]
         return self.tokenizer.batch_decode(rows, skip_special_tokens=True)
@@ -72,7 +71,7 @@ class Completions:
     @property
     def columns(self) -> dict[str, list[Any]]:
         """The data set's further columns, a list for each name."""
-        rows: Sequence[Mapping[str, Any]] = getattr(self.prompt, "columns", ())
+        rows = self.prompt.columns
         return {name: [row.get(name) for row in rows] for name in (rows[0] if rows else ())}
 
 

@@ -1,8 +1,11 @@
-"""Where reviews come from, their splits, and the prompts made of them."""
+"""Where prompts come from: openings of labelled reviews, or a file of a user's own."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Discriminator, Tag
 
 from grade_lightning.settings.fields import Bool, Int, Text, component, key, settings
 
@@ -69,3 +72,46 @@ class DataSettings:
     drop_duplicates: Bool = key("keep only the first row of each text, test rows first", default=False)
     clean_html: Bool = key("<br /> becomes a newline", default=True)
     prompt: PromptSettings = key("how a prompt is made of a review", default=PromptSettings())
+
+
+@settings
+class LengthSettings:
+    """How long a prompt of a user's own may be."""
+
+    max_tokens: Int = key("longest prompt in tokens, special tokens and chat template counted", default=256, ge=1)
+
+
+@settings
+class PromptDataSettings:
+    """Prompts of your own: a column of a file or of a hub data set, read verbatim.
+
+    Attributes:
+        option: of the group ``data`` that has these keys.
+    """
+
+    option: ClassVar[str] = "prompts"
+
+    path: Text = key("a .jsonl, .json, .csv or .parquet file, a folder of such files, or the id of a hub data set")
+    prompt_column: Text = key('column with the prompts: texts, or chats as lists of {"role", "content"}', default="prompt")
+    validation_path: Text | None = key("where validation prompts come from; null = rows of data.path", default=None)
+    test_path: Text | None = key("where test prompts come from; null = rows of data.path", default=None)
+    validation_rows: Int = key("rows of data.path set aside for validation where data.validation_path is null", default=100, ge=1)
+    test_rows: Int = key("rows of data.path set aside for the test where data.test_path is null", default=200, ge=1)
+    shuffle_seed: Int = key("of the order, which decides the rows that are set aside", default=42, ge=0, le=SHUFFLE)
+    revision: Text | None = key("of the hub repository at data.path", default=None)
+    hub_split: Text = key("of the hub data set at data.path", default="train")
+    hub_config: Text | None = key("name of the hub data set's configuration, where it has several", default=None)
+    truncate: Literal["error", "end"] = key("a prompt of too many tokens is an error, or is cut at its end", default="error")
+    prompt: LengthSettings = key("how long a prompt may be", default=LengthSettings())
+
+
+def _kind(value: Any) -> str:
+    """Which settings plain values are meant for: those of a user's prompts name a column and no source of reviews."""
+    if isinstance(value, Mapping):
+        return PromptDataSettings.__name__ if "prompt_column" in value and "source" not in value else DataSettings.__name__
+    return type(value).__name__ if isinstance(value, DataSettings | PromptDataSettings) else DataSettings.__name__
+
+
+AnyData = Annotated[
+    Annotated[DataSettings, Tag("DataSettings")] | Annotated[PromptDataSettings, Tag("PromptDataSettings")], Discriminator(_kind)
+]

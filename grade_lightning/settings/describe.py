@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from grade_lightning.settings.fields import fields_of, is_component
 from grade_lightning.settings.methods import MethodSettings
 from grade_lightning.settings.parse import KNOWN, locate
 from grade_lightning.settings.root import PretrainingSettings, Settings
-from grade_lightning.settings.types import nested, type_text
+from grade_lightning.settings.types import groups_in, nested, type_text
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,11 @@ def _fields(group: type, prefix: str) -> list[FieldDescription]:
 def _groups(group: type, prefix: str, doc: str) -> Iterator[GroupDescription]:
     yield GroupDescription(prefix.rstrip("."), None, doc, _fields(group, prefix))
     for name, info in fields_of(group).items():
-        inner = nested(info.annotation)
-        if inner is not None:
-            yield from _groups(inner, f"{prefix}{name}.", info.description or "")
+        for place, inner in enumerate(groups_in(info.annotation)):
+            own = (inner.__doc__ or "").strip().splitlines()[0]
+            for described in _groups(inner, f"{prefix}{name}.", own if place else info.description or ""):
+                # What stands in the place of the usual group says which option it is of.
+                yield replace(described, option=inner.option) if place else described  # type: ignore[attr-defined]
 
 
 def _targets(conf: Path, group: str, key: str | None) -> dict[str, list[str]]:

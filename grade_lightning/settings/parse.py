@@ -18,7 +18,7 @@ from grade_lightning.settings.reward import REWARDS
 from grade_lightning.settings.root import PretrainingSettings, Settings
 from grade_lightning.settings.rules import faults
 from grade_lightning.settings.schedules import RELAXATIONS, SCHEDULES
-from grade_lightning.settings.types import nested
+from grade_lightning.settings.types import group_of
 
 KNOWN: dict[str, type] = {**METHODS, **SCHEDULES, **RELAXATIONS, **REWARDS, **SOURCES}
 MISSING = "???"  # what OmegaConf writes where a value must be given
@@ -31,6 +31,8 @@ def parse_pretraining(resolved: Mapping[str, Any]) -> PretrainingSettings:
         SettingsError: with every problem that was found.
     """
     problems: list[Problem] = []
+    if isinstance(resolved.get("data"), Mapping) and "prompt_column" in resolved["data"]:
+        raise SettingsError([Problem("data", "prompts are no reviews to pretrain on: choose data=synthetic, parquet, aclimdb or hub")])
     made = _group("", PretrainingSettings, _without_missing("", resolved, problems), problems)
     if problems:
         raise SettingsError(problems)
@@ -47,7 +49,7 @@ def parse(resolved: Mapping[str, Any]) -> Settings:
     plain = dict(_without_missing("", resolved, problems))
     made = _group("", Settings, plain, problems)
     if not problems:
-        problems = [Problem(key, reason, shown(select(resolved, key))) for key, reason in faults(made)]
+        problems = [Problem(key, reason, _shown_alone(select(resolved, key))) for key, reason in faults(made)]
     if problems:
         raise SettingsError(list({problem.key: problem for problem in reversed(problems)}.values())[::-1])
     return made
@@ -65,7 +67,13 @@ def _without_missing(prefix: str, value: Any, problems: list[Problem]) -> Any:
     return kept
 
 
+def _shown_alone(value: Any) -> str | None:
+    """A value as a message shows it; a whole group is not shown."""
+    return None if isinstance(value, Mapping) else shown(value)
+
+
 _MISSING_REASONS = {
+    "data.path": "name the prompts: data.path=FILE (.jsonl, .json, .csv or .parquet), a folder of such files, or a hub id",
     "model.path": "name the folder of a model in the Hugging Face layout: model.path=FOLDER",
 }
 
@@ -92,7 +100,7 @@ def _with_components(prefix: str, group: type, value: Mapping[str, Any], problem
     """The values of a group, its components (at any depth) made."""
     found = dict(value)
     for name, info in fields_of(group).items():
-        inner = nested(info.annotation)
+        inner = group_of(info, found.get(name))
         if is_component(info) and found.get(name) is not None:
             found[name] = _component(f"{prefix}{name}", found[name], problems)
         elif inner is not None and isinstance(found.get(name), Mapping):

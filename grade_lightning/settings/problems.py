@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from grade_lightning.settings.fields import fields_of
-from grade_lightning.settings.types import nested, type_text
+from grade_lightning.settings.types import group_of, groups_in, type_text
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,10 @@ class SettingsError(ValueError):
 
 
 def known_keys(group: type, prefix: str = "") -> Iterator[str]:
-    """Dotted keys of a group and of the groups inside it."""
+    """Dotted keys of a group and of the groups inside it, also of those that stand in each other's place."""
     for name, info in fields_of(group).items():
         yield f"{prefix}{name}"
-        inner = nested(info.annotation)
-        if inner is not None:
+        for inner in groups_in(info.annotation):
             yield from known_keys(inner, f"{prefix}{name}.")
 
 
@@ -70,12 +69,17 @@ def problem_of(prefix: str, group: type, value: Mapping[str, Any], detail: Error
         name = str(rest.pop(0))
         path.append(name)
         info = fields_of(inner).get(name)
-        inner = nested(info.annotation) if info is not None else None
+        inner = group_of(info, select(value, ".".join(path))) if info is not None else None
         while inner is not None and rest and str(rest[0]) not in fields_of(inner) and str(rest[0]) == inner.__name__:
             rest.pop(0)  # pydantic names the member of a union
     key = prefix + ".".join(path)
     if detail["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        guess = nearest(key, [*elsewhere, *(f"{prefix}{name}" for name in known_keys(group))])
+        candidates = [*elsewhere, *(f"{prefix}{name}" for name in known_keys(group))]
+        if key in candidates:
+            return Problem(
+                key, "another choice of this group has such a setting, and this one has not: leave it out", shown(detail["input"])
+            )
+        guess = nearest(key, candidates)
         return Problem(key, f"there is no such setting: did you mean {guess}?", shown(detail["input"]))
     if detail["type"].startswith("missing"):
         return Problem(key, "it is missing and must be given")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from grade_lightning.settings.data import DataSettings
+from grade_lightning.settings.data import AnyData, DataSettings
 from grade_lightning.settings.fields import Component, Float, Int, Text, component, key, settings
 from grade_lightning.settings.methods import MethodSettings
 from grade_lightning.settings.model import ModelSettings, PretrainSettings
@@ -35,7 +35,7 @@ class Settings:
     """A run."""
 
     model: ModelSettings = key("the base language model")
-    data: DataSettings = key("reviews, splits and prompts")
+    data: AnyData = key("reviews, splits and prompts")
     reward: Any = component("what is maximised")
     method: Any = component("how the gradient is estimated")
     optimizer: OptimizerSettings = key("of the LoRA weights")

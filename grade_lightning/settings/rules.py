@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from grade_lightning.settings.data import PromptDataSettings
 from grade_lightning.settings.fields import fields_of
 from grade_lightning.settings.rollout import ProtocolSettings
 from grade_lightning.settings.root import Settings
@@ -118,7 +119,7 @@ def _positions(s: Settings) -> Iterator[Fault]:
             "max_new_tokens",
             (
                 f"prompt and completion of {longest:,} tokens exceed the {4 * pretrain.context:,} positions of the model: lower it, "
-                "or raise model.pretrain.context"
+                "or data.prompt.max_tokens, or raise model.pretrain.context"
             ),
         )
     if pretrain is not None and getattr(s.reward.settings, "head", None) and s.reward.settings.head.text_tokens > 4 * pretrain.context:
@@ -126,14 +127,50 @@ def _positions(s: Settings) -> Iterator[Fault]:
 
 
 def _source(s: Settings) -> Iterator[Fault]:
+    if isinstance(s.data, PromptDataSettings):
+        return
     takes = fields_of(type(s.data.source.settings))
     for name in ("path", "revision"):
         if getattr(s.data, name) is not None and takes and name not in takes:
             yield f"data.{name}", f"data={s.names.data} reads nothing from there: leave it out, or choose data=parquet, aclimdb or hub"
 
 
+def _unlabelled(s: Settings) -> Iterator[Fault]:
+    """A user's prompts are no labelled reviews."""
+    if not isinstance(s.data, PromptDataSettings):
+        return
+    if getattr(s.reward.settings, "labelled", False):
+        yield (
+            "reward._target_",
+            (
+                f"this reward learns from labelled reviews, and data={s.names.data} has none: choose reward=function, "
+                "reward=sequence_classifier, or labelled reviews (data=parquet, aclimdb, hub or synthetic)"
+            ),
+        )
+    if s.model.pretrain is not None:
+        yield (
+            "model.pretrain",
+            (
+                f"data={s.names.data} has no reviews that a base LM could be pretrained on: use model=local with model.path=FOLDER "
+                "(python -m grade_lightning.pretrain makes one), or a model of the hub"
+            ),
+        )
+
+
 Rule = Callable[[Settings], Iterator[Fault]]
-RULES: tuple[Rule, ...] = (_form, _kl, _reward, _scope, _batch, _optimizer, _watch, _vocabulary, _positions, _source)
+RULES: tuple[Rule, ...] = (
+    _form,
+    _kl,
+    _reward,
+    _scope,
+    _batch,
+    _optimizer,
+    _watch,
+    _vocabulary,
+    _positions,
+    _source,
+    _unlabelled,
+)
 
 
 def faults(settings: Settings) -> list[Fault]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import types
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+from pydantic import Discriminator
 from pydantic.fields import FieldInfo
 
 from grade_lightning.settings.fields import fields_of
@@ -17,12 +18,24 @@ def _members(annotation: Any) -> tuple[Any, ...]:
     return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
 
 
+def groups_in(annotation: Any) -> list[type]:
+    """The settings groups that a field may hold; the first is the usual one."""
+    plain = [get_args(member)[0] if get_origin(member) is Annotated else member for member in _members(annotation)]
+    return [member for member in plain if isinstance(member, type) and fields_of(member)]
+
+
 def nested(annotation: Any) -> type | None:
-    """The settings group that a field holds, if it holds one."""
-    for member in _members(annotation):
-        if isinstance(member, type) and fields_of(member):
-            return member
-    return None
+    """The settings group that a field holds, if it holds one; of several the usual one."""
+    return next(iter(groups_in(annotation)), None)
+
+
+def group_of(info: FieldInfo, value: Any) -> type | None:
+    """The settings group that a field holds, if it holds one; of several the one that a value is meant for."""
+    for item in info.metadata:
+        if isinstance(item, Discriminator) and callable(item.discriminator):
+            chosen = item.discriminator(value)
+            return next(group for group in groups_in(info.annotation) if group.__name__ == chosen)
+    return nested(info.annotation)
 
 
 def _plain(annotation: Any) -> tuple[str, list[Any]]:

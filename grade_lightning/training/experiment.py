@@ -11,7 +11,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 
-from grade_lightning.data.module import ReviewDataModule
+from grade_lightning.data.module import PromptDataModule
 from grade_lightning.progress import StepProgressBar
 from grade_lightning.records.folder import EVALUATION_KEYS, RunFolder
 from grade_lightning.training.interrupt import Interrupt
@@ -40,7 +40,7 @@ class Experiment:
     """
 
     module: MethodModule
-    data: ReviewDataModule
+    data: PromptDataModule
     folder: RunFolder
     description: dict[str, Any]
     max_steps: int

@@ -59,7 +59,11 @@ def check_shape(settings: Settings, accelerator: str) -> None:
         refuse("evaluation.sampling.top_k", f"it is above the vocabulary size {shape.vocab_size:,}: lower it")
     longest = settings.data.prompt.max_tokens + settings.max_new_tokens
     if shape.positions and longest > shape.positions:
-        refuse("max_new_tokens", f"prompt and completion of {longest:,} tokens exceed the model's {shape.positions:,} positions: lower it")
+        refuse(
+            "max_new_tokens",
+            f"prompt and completion of {longest:,} tokens exceed the model's {shape.positions:,} positions: lower it, or "
+            "data.prompt.max_tokens",
+        )
     check_memory(
         shape, rows=-(-settings.effective_batch_size // processes), accumulation=hardware.grad_accumulation,
         prompt_tokens=settings.data.prompt.max_tokens, new_tokens=settings.max_new_tokens, precision=hardware.precision,

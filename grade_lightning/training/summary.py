@@ -35,7 +35,8 @@ def print_summary(results: dict[str, Any], folder: Path, *, samples: int = 3) ->
     console = Console()
     console = Console(width=max(console.width, 100))
     console.print(
-        f"\n[bold]{results['method']}[/bold], seed {results['seed']}: {results['steps']} policy steps on {results['data']} reviews"
+        f"\n[bold]{results['method']}[/bold], seed {results['seed']}: {results['steps']} policy steps on "
+        + ("prompts of your own" if results["data"] == "prompts" else f"{results['data']} reviews")
     )
     if "test" in results:
         table = Table("test", "before", "after")

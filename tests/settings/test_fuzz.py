@@ -20,7 +20,7 @@ ALL = [*QUICK, 0, float("inf"), 1.5, 10**30, True, [], ""]
 OPTIONS = {
     "method": ["ppo", "grade_ste", "reinforce", "rloo", "grpo", "hybrid", "gumbel_rao"],
     "temperature": ["linear", "cosine", "exponential", "constant", "adaptive"],
-    "data": ["synthetic", "parquet", "hub"],
+    "data": ["synthetic", "parquet", "hub", "prompts"],
     "logger": ["wandb"],
     "reward": ["classifier_head", "function", "sequence_classifier"],
 }
@@ -48,7 +48,9 @@ _composed: dict[str | None, DictConfig] = {}
 def base(option: str | None) -> DictConfig:
     """The small run with an option; composed once."""
     if option not in _composed:
-        small = [*SMALL, *SMALL_LM, "evaluation.validate_every=1"] if option not in ("data=parquet", "data=hub") else []
+        small = [*SMALL, *SMALL_LM, "evaluation.validate_every=1"] if option not in ("data=parquet", "data=hub", "data=prompts") else []
+        if option == "data=prompts":  # a reward without labels, and a model that is not pretrained on reviews
+            small = ["data.path=x.jsonl", "model=local", "model.path=x", "reward=function", "reward.function=a:b", "method=rloo"]
         batch = {
             "method=hybrid": ["effective_batch_size=16"], "reward=function": ["reward.function=a:b", "method=rloo"],
             "reward=sequence_classifier": ["reward.path=x"],
