@@ -80,6 +80,7 @@ class Inputs:
         if self.model_folder is not None:
             check_model_folder(self.model_folder)
         check_shape(self.settings, self.accelerator)
+        _ = self.reward_fingerprint  # a function or folder that is not there is refused now
 
     def fingerprints(self, base: BaseLM) -> dict[str, Any]:
         """Of everything that was read."""

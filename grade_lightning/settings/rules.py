@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from grade_lightning.settings.fields import fields_of
+from grade_lightning.settings.fields import Component, fields_of
 from grade_lightning.settings.rollout import ProtocolSettings
 from grade_lightning.settings.root import Settings
 
@@ -82,6 +82,16 @@ NO_MIXTURES = (
 )
 
 
+def _relaxation(s: Settings) -> Iterator[Fault]:
+    method = s.method_settings
+    relaxation, temperature = getattr(method, "relaxation", None), getattr(method, "temperature", None)
+    if isinstance(relaxation, Component) and not relaxation.partial:
+        yield "method.relaxation._partial_", "a relaxation is a function that gets logits and noise later: set it to true"
+    metric = getattr(getattr(temperature, "settings", None), "metric", None)
+    if metric == "first_ratio" and getattr(method, "backprop", "adjoint") != "adjoint":
+        yield "temperature.metric", "first_ratio is measured by the adjoint alone: use largest_weight, or method.backprop=adjoint"
+
+
 def _reward(s: Settings) -> Iterator[Fault]:
     facts = s.reward.settings
     if s.method_settings.relaxed and not getattr(facts, "differentiable", True):
@@ -133,7 +143,7 @@ def _source(s: Settings) -> Iterator[Fault]:
 
 
 Rule = Callable[[Settings], Iterator[Fault]]
-RULES: tuple[Rule, ...] = (_form, _kl, _reward, _scope, _batch, _optimizer, _watch, _vocabulary, _positions, _source)
+RULES: tuple[Rule, ...] = (_form, _relaxation, _kl, _reward, _scope, _batch, _optimizer, _watch, _vocabulary, _positions, _source)
 
 
 def faults(settings: Settings) -> list[Fault]:
