@@ -131,7 +131,8 @@ class _Origins:
     def of(self, key: str) -> str | None:
         """A place in words; None where it cannot be told."""
         given = {override.split("=", 1)[0].lstrip("+~") for override in self.overrides}
-        if any(key == name or key.startswith(f"{name}.") for name in given if "/" not in name and not self._is_group(name)):
+        plain = [name for name in given if "/" not in name and not self._is_group(name)]
+        if any(key == name or key.startswith(f"{name}.") or name.startswith(f"{key}.") for name in plain):
             return "command line"
         found = [path for path, package, values in _files(tuple(self.overrides)) if _has(values, package, key)]
         return f"conf/{found[-1]}.yaml" if found else None

@@ -105,6 +105,7 @@ def generate(request: Request) -> list[dict[str, dict[str, object]]]:
     settings = settings_of_run(request.run)
     from grade_lightning.data.prompts import Prompt, clean_html, collate
     from grade_lightning.evaluation.evaluator import evaluate_batch
+    from grade_lightning.rewards.base import evaluation_reward
     from grade_lightning.setup import inputs, objects
 
     found = inputs(settings)
@@ -123,7 +124,7 @@ def generate(request: Request) -> list[dict[str, dict[str, object]]]:
     # Each sample has noise of its own, the same before and after.
     prompts = [Prompt(tuple(ids[:most]), key=row, label=-1, text=texts[row]) for row, ids in enumerate(encoded)]
     batch = collate(prompts, policy.pad_id, rows=range(len(prompts))).to(policy.device)
-    rollout, reward, measured = settings.evaluation_rollout, made.reward, []
+    rollout, reward, measured = settings.evaluation_rollout, evaluation_reward(made.reward, settings.evaluation.scope), []
     for initial in (True, False):
         measured.append(evaluate_batch(policy, reward, batch, rollout, seed=request.seed, initial=initial, detailed=True, judge=made.judge))
     before, after = (

@@ -116,6 +116,7 @@ class Inputs:
         if self.model_folder is not None:
             check_model_folder(self.model_folder)
         check_shape(self.settings, self.accelerator)
+        _ = self.reward_fingerprint  # a function or folder that is not there is refused now
         if prompts and self.reviews is None:
             counts = {name: len(own) for name, own in self.own_prompts.items()}
             log.info("prompts: %s", ", ".join(f"{count:,} {name}" for name, count in counts.items()))

@@ -429,5 +429,5 @@ def test_a_folder_with_other_contents_is_another_run(tmp_path, small_lm, monkeyp
     assert execute(cfg) == json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["steps"] == 2
     write(leave_out=1)
-    with pytest.raises(ValueError, match=r"finished run of other reviews of the same name"):
+    with pytest.raises(ValueError, match=r"finished run of other reviews or prompts of the same name"):
         execute(cfg)

@@ -66,6 +66,7 @@ class HybridGradient(Method):
             unbiased.append(take_gradient(weights))
             self.biased.accumulate(chunk, totals, unused, step)
             biased.append(take_gradient(weights))
+        meter.drop("advantage_std")  # of each part by itself, which is not that of the batch
         found = unused.compute()
         meter.update(**{name: found[name] for name in ("hops", "first_ratio", "last_ratio", "residual", "largest_weight") if name in found})
         give_gradient(weights, before + self.combine(torch.stack(unbiased), torch.stack(biased), meter))

@@ -22,6 +22,10 @@ class Meter:
                 self._means[name].set_dtype(torch.float64)
             self._means[name].update(value, weight)
 
+    def drop(self, name: str) -> None:
+        """Forget what was measured under a name."""
+        self._means.pop(name, None)
+
     def compute(self) -> dict[str, float]:
         """The mean of each name, over all processes."""
         return {name: float(mean.compute()) for name, mean in self._means.items()}

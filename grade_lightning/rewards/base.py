@@ -120,6 +120,24 @@ class RewardInputs:
     precision: str = "fp32"
 
 
+def evaluation_reward(reward: Reward, scope: str) -> Reward:
+    """What evaluation scores with.
+
+    Args:
+        reward: of training.
+        scope: ``reward`` = as training does; ``full`` or ``completion``.
+
+    Raises:
+        ValueError: the reward knows no scopes.
+    """
+    if scope == "reward":
+        return reward
+    found = reward.scoped(scope)
+    if found is None:
+        raise ValueError("evaluation.scope: this reward has no scope: leave it at reward")
+    return found
+
+
 def is_probability(reward: Reward) -> bool:
     """Whether scores lie between 0 and 1, where p (1 - p) says how undecided they are."""
     return reward.range == (0.0, 1.0)

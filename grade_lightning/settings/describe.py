@@ -168,9 +168,7 @@ def help_text() -> str:
             head = described.name or "of no group"
             lines += ["", f"{head}{f' ({described.option})' if described.option else ''}: {described.doc}"]
         for item in described.fields:
-            lines += textwrap.wrap(
-                f"{item.key}: {item.doc} ({item.type}) [{item.default}]", 110, initial_indent="  ", subsequent_indent="      "
-            )
+            lines += _entry(item)
     return "\n".join([*lines, "", _TAIL])
 
 
@@ -181,9 +179,7 @@ def pretraining_help() -> str:
     for described in _groups(PretrainingSettings, "", "keys"):
         lines += ["", f"{described.name}: {described.doc}".lstrip(": ")]
         for item in described.fields:
-            lines += textwrap.wrap(
-                f"{item.key}: {item.doc} ({item.type}) [{item.default}]", 110, initial_indent="  ", subsequent_indent="      "
-            )
+            lines += _entry(item)
     return "\n".join(lines)
 
 

@@ -101,7 +101,9 @@ def _with_components(prefix: str, group: type, value: Mapping[str, Any], problem
     found = dict(value)
     for name, info in fields_of(group).items():
         inner = group_of(info, found.get(name))
-        if is_component(info) and found.get(name) is not None:
+        if is_component(info) and info.is_required() and name in found and found[name] is None:
+            problems.append(Problem(f"{prefix}{name}", "it must be given: choose one of the group's options", "null"))
+        elif is_component(info) and found.get(name) is not None:
             found[name] = _component(f"{prefix}{name}", found[name], problems)
         elif inner is not None and isinstance(found.get(name), Mapping):
             found[name] = _with_components(f"{prefix}{name}.", inner, found[name], problems)

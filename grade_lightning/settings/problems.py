@@ -84,7 +84,7 @@ def problem_of(prefix: str, group: type, value: Mapping[str, Any], detail: Error
     if detail["type"].startswith("missing"):
         return Problem(key, "it is missing and must be given")
     if detail["type"] == "value_error":
-        return Problem(key or prefix.rstrip("."), str(detail["ctx"]["error"]))
+        return Problem(key.rstrip("."), str(detail["ctx"]["error"]))
     return Problem(key, f"it must be {type_text(info)}" if info is not None else detail["msg"], shown(select(value, ".".join(path))))
 
 

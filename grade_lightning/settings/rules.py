@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from grade_lightning.settings.data import PromptDataSettings
-from grade_lightning.settings.fields import fields_of
+from grade_lightning.settings.fields import Component, fields_of
 from grade_lightning.settings.rollout import ProtocolSettings
 from grade_lightning.settings.root import Settings
 
@@ -81,6 +81,16 @@ NO_MIXTURES = (
     "soft GRADE feeds mixtures of tokens forward, which have no text that this reward could read: use method=grade_ste, or "
     "reward=classifier_head"
 )
+
+
+def _relaxation(s: Settings) -> Iterator[Fault]:
+    method = s.method_settings
+    relaxation, temperature = getattr(method, "relaxation", None), getattr(method, "temperature", None)
+    if isinstance(relaxation, Component) and not relaxation.partial:
+        yield "method.relaxation._partial_", "a relaxation is a function that gets logits and noise later: set it to true"
+    metric = getattr(getattr(temperature, "settings", None), "metric", None)
+    if metric == "first_ratio" and getattr(method, "backprop", "adjoint") != "adjoint":
+        yield "temperature.metric", "first_ratio is measured by the adjoint alone: use largest_weight, or method.backprop=adjoint"
 
 
 def _reward(s: Settings) -> Iterator[Fault]:
@@ -160,6 +170,7 @@ def _unlabelled(s: Settings) -> Iterator[Fault]:
 Rule = Callable[[Settings], Iterator[Fault]]
 RULES: tuple[Rule, ...] = (
     _form,
+    _relaxation,
     _kl,
     _reward,
     _scope,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import model_validator
+
 from grade_lightning.settings.fields import Bool, Float, Int, key, settings
 
 
@@ -36,6 +38,12 @@ class AdaptiveSettings:
     falls_with_tau: Bool = key("whether a higher tau lowers the metric", default=True)
     minimum: Float = key("least tau", default=0.1, gt=0, le=1000)
     maximum: Float = key("largest tau", default=5.0, gt=0, le=1000)
+
+    @model_validator(mode="after")
+    def _range(self) -> AdaptiveSettings:
+        if not self.minimum <= self.start <= self.maximum:
+            raise ValueError(f"start={self.start} must lie between minimum={self.minimum} and maximum={self.maximum}")
+        return self
 
 
 SCHEDULES: dict[str, type] = {

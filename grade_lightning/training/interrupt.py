@@ -18,7 +18,7 @@ class Interrupted(BaseException):
 
 
 class Interrupt:
-    """While it is entered, SIGINT raises :class:`Interrupted`: within a policy step once that is done, elsewhere at once.
+    """While it is entered, SIGINT raises :class:`Interrupted`: while policy steps are made once the present one is done, elsewhere at once.
 
     Signals can be handled in a process' main thread alone; elsewhere entering it changes nothing.
 
@@ -48,13 +48,15 @@ class Interrupt:
         self.wanted = True
         print("\ninterrupt: the run stops and is kept after this policy step (Ctrl-C again stops at once)", file=sys.stderr, flush=True)
 
-    def begin_step(self) -> None:
-        """A policy step begins; half of one could not be gone on from."""
+    def begin_steps(self) -> None:
+        """Policy steps begin, half of which could not be gone on from: whoever makes them looks at ``wanted`` after each."""
         self._in_step = True
 
-    def end_step(self) -> None:
-        """The step is done and recorded."""
+    def end_steps(self) -> None:
+        """The last step is done and recorded; an interrupt that came in after it stops now."""
         self._in_step = False
+        if self.wanted:
+            self.stop()
 
     def stop(self) -> NoReturn:
         """Raise :class:`Interrupted`."""

@@ -15,6 +15,7 @@ from grade_lightning.evaluation.evaluator import EvaluatedPrompt, JudgeFunction,
 from grade_lightning.methods.base import Context, Method, Totals
 from grade_lightning.methods.distributed import gather_objects, my_rows, sum_gradients, sum_over_processes, world
 from grade_lightning.methods.meter import Meter
+from grade_lightning.rewards.base import evaluation_reward
 from grade_lightning.rollout.noise import training_noise
 from grade_lightning.rollout.sampling import sample
 from grade_lightning.rollout.types import Rollout
@@ -89,9 +90,9 @@ class MethodModule(L.LightningModule):
         self.update(rollouts, totals, meter, step)
         measured = meter.compute()
         measured["loss"] = -measured["reward"] + self._kl_term(measured["kl"], totals)
-        self.method.observe(measured)
         optimizer = self.plan.optimizer
         scheduled = {"lr": optimizer.lr * optimizer.factor(step), **self.method.schedule_values(step)}
+        self.method.observe(measured)  # after what this step was made with is noted
         self.step_metrics = {**measured, "tokens": totals.tokens, **scheduled}
         shown: dict[str, Any] = {name: self.step_metrics[name] for name in ("reward", "kl", "tau") if name in self.step_metrics}
         self.log_dict(shown, prog_bar=True, logger=False)
@@ -164,8 +165,7 @@ class MethodModule(L.LightningModule):
             return
         plan = self.plan
         settings = plan.evaluation_rollout or self.context.rollout
-        reward = self.method.reward if plan.evaluation_scope == "reward" else self.method.reward.scoped(plan.evaluation_scope)
-        assert reward is not None, "settings refuse a scope of a reward without scopes"
+        reward = evaluation_reward(self.method.reward, plan.evaluation_scope)
         self.evaluated += evaluate_batch(
             self.policy, reward, batch, settings, seed=plan.evaluation_seed, initial=self.evaluate_initial,
             detailed=detailed, judge=plan.judge,
@@ -194,6 +194,15 @@ class MethodModule(L.LightningModule):
         self._evaluation_end()
 
     # -- checkpoints ---------------------------------------------------------------------------------------------------
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Checkpoints of earlier versions hold the method's state without its prefix."""
+        state = checkpoint["state_dict"]
+        former = [name for name in state if not name.startswith(("policy.", "method."))]
+        for name in former:
+            state[f"method.{name}"] = state.pop(name)
+        if "temperature" in checkpoint:
+            state["method._extra_state"] = checkpoint["temperature"]
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """The adapters and what the method keeps: the frozen base never goes into a checkpoint."""

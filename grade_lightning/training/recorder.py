@@ -54,8 +54,13 @@ class StepRecorder(Callback):
         """The validation with the highest mean reward; the first of equals."""
         return max(self.validations, key=lambda validation: validation["reward_mean"])
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.interrupt.begin_steps()
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.interrupt.end_steps()
+
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
-        self.interrupt.begin_step()
         self._started = time.perf_counter()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -99,7 +104,6 @@ class StepRecorder(Callback):
         wanted = sum_over_processes(float(self.interrupt.wanted)) > 0
         if step % self.checkpoint_every == 0 or step == trainer.max_epochs or wanted:
             self._save_checkpoint(trainer, step)
-        self.interrupt.end_step()
         if wanted:
             self.interrupt.stop()
 

@@ -12,6 +12,7 @@ from typing import Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
@@ -35,21 +36,23 @@ class SweepReport(Callback):
 
     def __init__(self) -> None:
         self.left: list[str] = []
+        self.started = False
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         folder, started = Path(config.hydra.sweep.dir), time.time()
         os.environ[GROUP] = f"{folder.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+        atexit.register(lambda: _report(folder, started, self.left if self.started else []))
         self.left = _runs(config)
-        atexit.register(lambda: _report(folder, started, self.left))
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Called in the sweep's own process by the launcher that runs there."""
+        self.started = True
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        """Called in the sweep's own process by launchers that run there."""
+        """As above."""
         name = _name(job_return.overrides or [])
         if name in self.left:
             self.left.remove(name)
-
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        self.left.clear()  # also of launchers whose runs end elsewhere
 
 
 def _name(overrides: Any) -> str:
@@ -57,11 +60,16 @@ def _name(overrides: Any) -> str:
 
 
 def _runs(config: DictConfig) -> list[str]:
-    """The runs of a plain sweep, as their overrides; none where a search decides as it goes."""
-    if not str(config.hydra.sweeper._target_).endswith("BasicSweeper"):
+    """The runs of a plain sweep in this process, as their overrides; none where a search decides as it goes, where runs are made elsewhere,
+    or where only Hydra knows what a pattern stands for."""
+    plain = "basic_sweeper" in str(config.hydra.sweeper._target_) and "basic_launcher" in str(config.hydra.launcher._target_)
+    if not plain:
         return []
-    overrides = OverridesParser.create().parse_overrides(list(map(str, config.hydra.overrides.task)))
-    batches = BasicSweeper.split_arguments(overrides, None)
+    try:
+        overrides = OverridesParser.create().parse_overrides(list(map(str, config.hydra.overrides.task)))
+        batches = BasicSweeper.split_arguments(overrides, None)
+    except HydraException:  # a pattern such as glob(*), which needs the configuration's folder
+        return []
     return [_name(run) for batch in batches for run in batch]
 
 

@@ -60,3 +60,44 @@ def test_another_packages_method_needs_one_class(policy64):
         settings_of(composed(["method=rloo", f"method._target_={target}", "method.completions_per_prompt=1", "run.dir=x"]))
     with pytest.raises(ValueError, match="is no method"):
         build_module(Component("torch.nn.Linear"), context_of(policy64), Plan())
+
+
+def test_checkpoints_of_earlier_versions_hold_the_methods_state_without_its_prefix(policy64):
+    import torch
+
+    module = methods.REINFORCE(context_of(policy64))
+    checkpoint = {"state_dict": {"baseline": torch.tensor(0.65, dtype=torch.float64)}}
+    module.on_load_checkpoint(checkpoint)
+    module.load_state_dict(checkpoint["state_dict"], strict=False)
+    assert float(module.method.baseline) == 0.65
+    ppo = methods.PPO(context_of(policy64))
+    checkpoint = {"state_dict": {"value_head.weight": torch.ones_like(ppo.method.value_head.weight)}}
+    ppo.on_load_checkpoint(checkpoint)
+    ppo.load_state_dict(checkpoint["state_dict"], strict=False)
+    assert (ppo.method.value_head.weight == 1).all()
+
+
+def test_an_adaptive_temperature_is_noted_as_the_step_was_made(model_folder, data_module):
+    """And its state is kept in checkpoints, of earlier versions too."""
+    from grade_lightning.estimators import AdaptiveTemperature
+    from grade_lightning.methods import GradeGradient
+    from tests.conftest import make_policy
+    from tests.methods.harness import make_module, train_steps
+
+    def made():
+        _, policy = make_policy(model_folder, precision="fp32")
+        temperature = AdaptiveTemperature(start=2.0, metric="largest_weight", target=0.9, rate=0.1)
+        return make_module(GradeGradient, policy, {"temperature": temperature})
+
+    module = made()
+    rows = train_steps(module, data_module, 2)
+    assert rows[0]["tau"] == 2.0
+    assert rows[1]["tau"] != 2.0
+    again = made()
+    again.load_state_dict(module.state_dict(), strict=False)
+    assert again.method.temperature(9) == module.method.temperature(9) != 2.0
+    former = {"state_dict": {}, "temperature": module.method.temperature.state_dict()}
+    third = made()
+    third.on_load_checkpoint(former)
+    third.load_state_dict(former["state_dict"], strict=False)
+    assert third.method.temperature(9) == module.method.temperature(9)

@@ -139,6 +139,19 @@ def test_the_papers_protocol_has_the_papers_temperature_and_rate_with_every_mode
         assert (found.kl_coef, found.max_new_tokens, found.rollout.top_k, found.max_steps) == (0.1, 64, 256, 250)
 
 
+def test_components_that_cannot_work():
+    assert message("method.temperature=null").endswith("it must be given: choose one of the group's options")
+    assert "data.source=null" in message("data.source=null")
+    assert "set it to true" in message("method=reinmax", "method.relaxation._partial_=false")
+    assert "must lie between minimum=9.0 and maximum" in message("temperature=adaptive", "temperature.minimum=9.0")
+    assert "use largest_weight" in message("temperature=adaptive", "temperature.metric=first_ratio", "method.backprop=sequential")
+
+
+def test_faults_of_a_group_name_its_key_and_the_command_line():
+    assert message("max_new_tokens=32", "rollout.min_new_tokens=99").startswith("rollout (command line): min_new_tokens=99")
+    assert message("method=decoupled_st", "method.straight_through=false").startswith("method (command line): relaxation replaces")
+
+
 def test_rules_between_groups():
     assert "multiple of 16" in message("method=hybrid", "effective_batch_size=24")
     assert "use adamw" in message("method=ppo", "optimizer.name=sgd")

@@ -33,15 +33,15 @@ def test_outside_a_step_it_stops_at_once_and_says_how_to_go_on():
 
 def test_within_a_step_it_waits_for_the_end_and_a_second_one_does_not(capsys):
     with Interrupt() as interrupt:
-        interrupt.begin_step()
+        interrupt.begin_steps()
         interrupt_now()
         assert interrupt.wanted
         assert "after this policy step" in capsys.readouterr().err
         with pytest.raises(Interrupted):
             interrupt_now()
     with Interrupt() as interrupt:
-        interrupt.begin_step()
-        interrupt.end_step()
+        interrupt.begin_steps()
+        interrupt.end_steps()
         with pytest.raises(Interrupted):
             interrupt_now()
 
