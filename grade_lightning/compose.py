@@ -53,7 +53,7 @@ def _plain(cfg: DictConfig) -> dict[str, Any]:
 
 def resolved(cfg: DictConfig) -> dict[str, Any]:
     """All of a run's values, as ``config.yaml`` of a run folder holds them; without Hydra's own."""
-    return {key: value for key, value in _plain(_without_hydra(cfg)).items() if key != "hydra"}
+    return _plain(_without_hydra(cfg))
 
 
 def _without_hydra(cfg: DictConfig) -> DictConfig:

@@ -27,6 +27,15 @@ class BaseLM:
     fingerprint: str
 
 
+def check_weights(folder: Path) -> None:
+    """Raise ValueError for a folder without a configuration and safetensors weights."""
+    if not (folder / "config.json").exists():
+        raise ValueError(f"{folder} has no config.json: it is not a model folder in the Hugging Face layout")
+    if not any(folder.glob("*.safetensors")):
+        pickled = " (pickled *.bin weights are not read: convert them to safetensors)" if any(folder.glob("*.bin")) else ""
+        raise ValueError(f"{folder} has no *.safetensors weights{pickled}")
+
+
 def check_model_folder(path: str | Path) -> Path:
     """A folder in the Hugging Face layout with a configuration, safetensors weights and a tokenizer.
 
@@ -36,11 +45,7 @@ def check_model_folder(path: str | Path) -> Path:
     folder = Path(path).expanduser()
     if not folder.is_dir():
         raise ValueError(f"model.path={path} is not a folder: give the folder of a model in the Hugging Face layout")
-    if not (folder / "config.json").exists():
-        raise ValueError(f"{folder} has no config.json: it is not a model folder in the Hugging Face layout")
-    if not any(folder.glob("*.safetensors")):
-        pickled = " (pickled *.bin weights are not read: convert them to safetensors)" if any(folder.glob("*.bin")) else ""
-        raise ValueError(f"{folder} has no *.safetensors weights{pickled}")
+    check_weights(folder)
     if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")):
         raise ValueError(f"{folder} has no tokenizer (tokenizer.json): save it beside the model with tokenizer.save_pretrained")
     return folder

@@ -36,12 +36,14 @@ class VocabularyBridge:
 
     Attributes:
         spelled: what each policy token spells.
+        reward_spelled: what each reward token spells; None where a token alone does not say.
 
     Raises:
         ValueError: the policy's tokens do not say what they spell.
     """
 
     spelled: list[bytes]
+    reward_spelled: list[bytes] | None
 
     def __init__(self, policy: PreTrainedTokenizerBase, reward: PreTrainedTokenizerBase, embeddings: Tensor):
         spelled = token_bytes(policy)
@@ -50,8 +52,8 @@ class VocabularyBridge:
                 f"the policy's tokenizer ({type(policy).__name__}) does not say what a token spells by itself: a reward with another "
                 "vocabulary needs a byte-level or SentencePiece vocabulary on the policy's side"
             )
-        self.spelled = spelled
-        begins, continues = _pieces(spelled, reward)
+        self.spelled, self.reward_spelled = spelled, token_bytes(reward)
+        begins, continues = _pieces(spelled, reward, self.reward_spelled)
         self._begins = _mean_embeddings(begins, embeddings)
         self._continues = self._begins if continues is None else _mean_embeddings(continues, embeddings)
 
@@ -85,9 +87,10 @@ def pull(gradients: Tensor, groups: Sequence[Group], tokens: int) -> Tensor:
     return found
 
 
-def _pieces(spelled: Sequence[bytes], reward: PreTrainedTokenizerBase) -> tuple[list[list[int]], list[list[int]] | None]:
+def _pieces(
+    spelled: Sequence[bytes], reward: PreTrainedTokenizerBase, theirs: Sequence[bytes] | None
+) -> tuple[list[list[int]], list[list[int]] | None]:
     """Reward tokens that spell each policy token where a word begins, and where one goes on (None = the same)."""
-    theirs = token_bytes(reward)
     known = {} if theirs is None else {piece: index for index, piece in reversed(list(enumerate(theirs))) if piece}
     texts = [piece.decode("utf-8", "replace") for piece in spelled]
     encoded = reward(texts, add_special_tokens=False)["input_ids"]

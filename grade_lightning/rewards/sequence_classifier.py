@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from dataclasses import dataclass
 from itertools import accumulate
@@ -12,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from grade_lightning.models.base import DTYPES, looks_local
+from grade_lightning.models.base import DTYPES, check_weights, looks_local
 from grade_lightning.rewards.base import Completions, RewardInputs, check_scope, linearised
 from grade_lightning.rewards.bridge import VocabularyBridge, pull
-from grade_lightning.rewards.spelling import align, readable, token_bytes, within
+from grade_lightning.rewards.spelling import align, readable, within
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,6 @@ class SequenceClassifierReward(nn.Module):
         max_length: tokens the model reads at most.
         scope: ``full``, or ``completion`` to leave the prompt out.
         batch_size: texts at once.
-        bridge: of these vocabularies; made if None.
 
     Attributes:
         truncated: texts that were cut so far.
@@ -76,7 +76,6 @@ class SequenceClassifierReward(nn.Module):
         max_length: int = 512,
         scope: str = "full",
         batch_size: int = 64,
-        bridge: VocabularyBridge | None = None,
     ):
         super().__init__()
         check_scope(scope)
@@ -84,22 +83,20 @@ class SequenceClassifierReward(nn.Module):
         self.label, self.output, self.template = label, output, template
         self.max_length, self.batch_size, self.truncated = max_length, batch_size, 0
         self.range: tuple[float | None, float | None] = (0.0, 1.0) if output == "probability" else (None, None)
-        self._policy_tokenizer = policy_tokenizer
-        self._bridge = bridge or VocabularyBridge(policy_tokenizer, tokenizer, self._embedding.weight)  # type: ignore[arg-type]
-        self._own_bytes = token_bytes(tokenizer)
+        self._bridge = VocabularyBridge(policy_tokenizer, tokenizer, self._embedding.weight)  # type: ignore[arg-type]
 
     @property
     def _embedding(self) -> nn.Module:
         return self.model.get_input_embeddings()
 
     def scoped(self, scope: str) -> SequenceClassifierReward:
-        """The same of another scope; no weights are copied."""
+        """The same of another scope; neither weights nor tables are copied, so that each batch of an evaluation may ask for one."""
+        check_scope(scope)
         if scope == self.scope:
             return self
-        return SequenceClassifierReward(
-            self.model, self.tokenizer, self._policy_tokenizer, label=self.label, output=self.output, template=self.template,
-            max_length=self.max_length, scope=scope, batch_size=self.batch_size, bridge=self._bridge,
-        )  # fmt: skip
+        other = copy.copy(self)
+        other.scope = scope
+        return other
 
     def score(self, completions: Completions) -> Tensor:
         """[B] what the model gives the texts, with a gradient where there are relaxed tokens that require one."""
@@ -189,7 +186,8 @@ class SequenceClassifierReward(nn.Module):
     def _ends(self, text: _Text, ids: list[int], offsets: list[list[int]]) -> list[float]:
         """Where in the completion each reward token ends: see :func:`grade_lightning.rewards.spelling.within`."""
         whole = text.text.encode()
-        own = None if self._own_bytes is None else [self._own_bytes[index] for index in ids]
+        spelled = self._bridge.reward_spelled
+        own = None if spelled is None else [spelled[index] for index in ids]
         if own is not None and whole.startswith(b"".join(own)):
             ends = list(accumulate(map(len, own)))
         else:  # offsets are of characters; a space that no token spells belongs to the token behind it
@@ -252,11 +250,7 @@ def check_classifier_folder(path: str) -> None:
     folder = Path(path).expanduser()
     if not folder.is_dir():
         raise ValueError(f"reward.path={path} is not a folder: give the folder of a sequence-classification model")
-    if not (folder / "config.json").exists():
-        raise ValueError(f"{folder} has no config.json: it is no model folder in the Hugging Face layout")
-    if not any(folder.glob("*.safetensors")):
-        pickled = " (pickled *.bin weights are not read: convert them to safetensors)" if any(folder.glob("*.bin")) else ""
-        raise ValueError(f"{folder} has no *.safetensors weights{pickled}")
+    check_weights(folder)
     if not (folder / "tokenizer.json").exists():
         raise ValueError(f"{folder} has no tokenizer.json: save the tokenizer beside the model with tokenizer.save_pretrained")
 
