@@ -1,0 +1,90 @@
+"""Other rewards on the IMDB policy: ``python -m experiments.rewards.study --data FOLDER --model FOLDER``.
+
+1. classifier: a classifier with a WordPiece vocabulary of its own, trained on the reward split (:mod:`.train_classifier`).
+2. cross: RLOO and GRADE-STE driven by it at several weights of the KL, three seeds.
+3. gradients: ``python -m grade_lightning.gradients`` of that reward, for the initial policy with perturbed adapters.
+
+Resumable.  Runs are kept in ``runs.parquet``, all else in ``measured.parquet``, beside this file.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+from experiments.imdb_small.study import at_best
+from experiments.queue import Cell, Queue, study_arguments
+from grade_lightning.records.leaves import add_leaves, read_leaves
+
+HERE = Path(__file__).parent
+RECORDS = HERE / "runs.parquet"
+MEASURED = HERE / "measured.parquet"
+CLASSIFIER = Path("multirun/rewards/classifier")
+SEEDS = (1, 2, 3)
+COMMON = (
+    "experiment=imdb_small", "max_steps=30", "max_new_tokens=32", "evaluation.val_prompts=256", "evaluation.test_prompts=500",
+    "evaluation.validate_every=5",
+)  # fmt: skip
+CROSS = ("reward=sequence_classifier", f"reward.path={CLASSIFIER}")
+TAU = ("temperature=constant", "temperature.value=2.0")
+# From little to much KL; a straight-through gradient is too short, so that its weights are smaller for the same KL.
+WEIGHTS = {"rloo": ("0.1", "0.3", "1.0"), "grade_ste": ("0.02", "0.1", "0.3")}
+METHODS = {"rloo": at_best("rloo"), "grade_ste": (*at_best("grade_ste"), *TAU)}
+MEASURED_METHODS = ("rloo", "grade_ste:tau=2", "decoupled_st:tau=1")
+SAMPLES = ("prompts=48", "draws=2", "rollouts=16", "relaxed_rollouts=4", "max_new_tokens=32")
+PARTS = ("classifier", "cross", "gradients")
+
+_cell = partial(Cell, RECORDS)
+
+
+def cross() -> list[Cell]:
+    """One seed of everything before the next seed."""
+    return [
+        _cell("cross", f"{method}-beta{beta}-seed{seed}", (*METHODS[method], *CROSS, f"kl_coef={beta}", f"seed={seed}"))
+        for seed in SEEDS
+        for method, betas in WEIGHTS.items()
+        for beta in betas
+    ]
+
+
+def classifier(data: str) -> None:
+    """Train it once, and keep what is known of it."""
+    if not (CLASSIFIER / "training.json").exists():
+        command = [sys.executable, "-m", "experiments.rewards.train_classifier", "--data", data, "--out", str(CLASSIFIER)]
+        subprocess.run(command, check=True)
+    if "classifier" not in read_leaves(MEASURED):
+        add_leaves(MEASURED, "classifier", json.loads((CLASSIFIER / "training.json").read_text()))
+
+
+def gradients(queue: Queue) -> None:
+    """How good the gradient through the other vocabulary is."""
+    folder = queue.work / "gradients"
+    if "gradients" in read_leaves(MEASURED):
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [
+        sys.executable, "-m", "grade_lightning.gradients", f"methods={','.join(MEASURED_METHODS)}", *SAMPLES, "experiment=imdb_small",
+        *CROSS, *queue.paths, f"out={folder}",
+    ]  # fmt: skip
+    with (folder / "output.log").open("a") as log:
+        subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=True, env=queue.environment)
+    add_leaves(MEASURED, "gradients", json.loads(queue.without_paths((folder / "results.json").read_text())))
+
+
+def main() -> int:
+    chosen = study_arguments(__doc__ or "", "rewards", PARTS)
+    queue = Queue(COMMON, chosen.data, chosen.model, chosen.work)
+    if "classifier" in chosen.parts:
+        classifier(chosen.data)
+    if "cross" in chosen.parts:
+        queue.run_all(cross(), chosen.jobs)
+    if "gradients" in chosen.parts:
+        gradients(queue)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
