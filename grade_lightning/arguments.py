@@ -11,7 +11,7 @@ from grade_lightning.settings.problems import known_keys, nearest
 from grade_lightning.settings.root import Settings
 
 # What code of other packages may take: Hydra knows whether their YAML files have such a key.
-_OPEN = ("method", "temperature", "reward", "data.source", "method.relaxation", "method.temperature")
+_OPEN = ("method", "temperature", "reward", "data.source", "method.relaxation", "method.temperature", "evaluation.judges")
 _OVERRIDE = re.compile(r"^[~+]*([A-Za-z_][\w./@-]*)=")
 
 

@@ -7,18 +7,20 @@ from functools import partial
 from typing import Any
 
 from grade_lightning.methods.base import Context, Method
-from grade_lightning.settings.fields import Component, fields_of, is_component
+from grade_lightning.settings.fields import Component, are_components, fields_of, is_component
 from grade_lightning.settings.parse import locate
 from grade_lightning.training.module import BoundModule, MethodModule, Plan
 
 
-def made(settings: Any) -> Any:
-    """The same settings with every component in them built."""
-    inner = {
-        name: build(value)
-        for name, info in fields_of(type(settings)).items()
-        if is_component(info) and isinstance(value := getattr(settings, name), Component)
-    }
+def made(settings: Any, *arguments: Any) -> Any:
+    """The same settings with every component in them built from these arguments."""
+    inner: dict[str, Any] = {}
+    for name, info in fields_of(type(settings)).items():
+        value = getattr(settings, name)
+        if is_component(info) and isinstance(value, Component):
+            inner[name] = build(value, *arguments)
+        elif are_components(info):
+            inner[name] = {inside: build(component, *arguments) for inside, component in value.items()}
     return dataclasses.replace(settings, **inner) if inner else settings
 
 
@@ -31,10 +33,15 @@ def _values(settings: Any) -> dict[str, Any]:
 def build(component: Component, *arguments: Any, **more: Any) -> Any:
     """Call what a component names with its settings; where it is partial, the function that waits for the rest.
 
+    Args:
+        component: an import path and settings.
+        *arguments: of the callee, and of the components in its settings.
+        **more: of the callee.
+
     Raises:
         ValueError: what the callee raises for a user, or an import path with nothing behind it.
     """
-    thing, values = locate(component.target), _values(made(component.settings))
+    thing, values = locate(component.target), _values(made(component.settings, *arguments))
     return partial(thing, **values) if component.partial else thing(*arguments, **values, **more)
 
 

@@ -110,7 +110,7 @@ def generate(request: Request) -> list[dict[str, dict[str, object]]]:
 
     found = inputs(settings)
     found.check(prompts=False)
-    made = objects(found, judge=True)
+    made = objects(found, judges=True)
     policy, data = made.policy, settings.data
     policy.load_adapter(request.adapter)
     texts = [text for text in request.prompts for _ in range(request.samples)]
@@ -126,7 +126,9 @@ def generate(request: Request) -> list[dict[str, dict[str, object]]]:
     batch = collate(prompts, policy.pad_id, rows=range(len(prompts))).to(policy.device)
     rollout, reward, measured = settings.evaluation_rollout, evaluation_reward(made.reward, settings.evaluation.scope), []
     for initial in (True, False):
-        measured.append(evaluate_batch(policy, reward, batch, rollout, seed=request.seed, initial=initial, detailed=True, judge=made.judge))
+        measured.append(
+            evaluate_batch(policy, reward, batch, rollout, seed=request.seed, initial=initial, detailed=True, judges=made.judges)
+        )
     before, after = (
         [{"prompt": p.prompt, "completion": p.completion, **p.measurements(), "kl_per_token": p.kl / p.tokens} for p in when]
         for when in measured

@@ -90,7 +90,7 @@ def _measure(study: Study) -> dict[str, Any]:
     first = next(iter(all_settings.values()))
     found = inputs(first)
     found.check()
-    made = objects(found, judge=False)
+    made = objects(found, judges=False)
     policy, data = made.policy, made.data()
     _place(policy, study)
     data.setup()

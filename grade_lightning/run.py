@@ -74,7 +74,12 @@ def _results_of_finished(found: Inputs, identity: str) -> dict[str, Any] | None:
     results = RunFolder(folder, writes=False).finished(identity)
     if results is None:
         return None
-    names = {"model_fingerprint": "another model", "splits": "other reviews or prompts", "reward_fingerprint": "another reward"}
+    names = {
+        "model_fingerprint": "another model",
+        "splits": "other reviews or prompts",
+        "reward_fingerprint": "another reward",
+        "judge_fingerprints": "other judges",
+    }
     for key, fingerprint in found.named_by_folder().items():
         if fingerprint != results.get(key):
             raise ValueError(f"{folder} holds a finished run of {names[key]} of the same name: set run.dir to a new folder")
@@ -103,6 +108,7 @@ def _open(settings: Settings, plain: Mapping[str, Any], identity: str) -> tuple[
 
 
 def _train(found: Inputs, plain: Mapping[str, Any], identity: str, start: float) -> dict[str, Any]:
+    from grade_lightning.evaluation.judges import best_by
     from grade_lightning.setup import objects
     from grade_lightning.study.alarm import GradientCosine
     from grade_lightning.training.experiment import Experiment
@@ -114,14 +120,15 @@ def _train(found: Inputs, plain: Mapping[str, Any], identity: str, start: float)
     evaluation = settings.evaluation
     folder, environment, resume = _open(settings, plain, identity)
     with Interrupt(partial(_command_to_go_on, folder.path)) as interrupt:
-        made = objects(found, judge=evaluation.test, check=partial(folder.begin, environment, again=resume))
+        made = objects(found, judges=evaluation.test or evaluation.best != "reward", check=partial(folder.begin, environment, again=resume))
         loggers = _loggers(settings, plain, folder, environment["run_id"])
         every = evaluation.gradient_cosine_every
         try:
             results = Experiment(
                 made.module(), made.data(), folder, _description(made, plain, identity), max_steps=settings.max_steps, loggers=loggers,
                 callbacks=[GradientCosine(every)] if every else [], validate_every=evaluation.validate_every, test=evaluation.test,
-                samples=evaluation.samples, checkpoint_every=settings.run.checkpoint_every, resume=resume, interrupt=interrupt,
+                samples=evaluation.samples, best_by=best_by(evaluation.best), checkpoint_every=settings.run.checkpoint_every,
+                resume=resume, interrupt=interrupt,
                 trainer_options=trainer_options(found.accelerator, distributed=settings.hardware.distributed),
                 seconds={"prepare": time.perf_counter() - start}, started=start,
             ).run()  # fmt: skip
@@ -134,14 +141,17 @@ def _train(found: Inputs, plain: Mapping[str, Any], identity: str, start: float)
 
 def _description(made: Objects, plain: Mapping[str, Any], identity: str) -> dict[str, Any]:
     """What identifies the run in its results."""
+    from grade_lightning.evaluation.judges import CLASSIFIER_JUDGE
+
     settings, base, splits = made.inputs.settings, made.base, made.inputs.splits
     names = settings.names
     return {
         "method": names.method, "model": names.model, "data": names.data, "protocol": names.protocol, "seed": settings.seed,
         "model_name": base.name, "model_fingerprint": base.fingerprint, "config_hash": identity,
         "variant_hash": run_hash(plain, without=("seed",)), "reward_head": made.reward_report,
-        "reward_fingerprint": made.inputs.reward_fingerprint,
-        "judge": None if made.judge is None else made.judge.report, "splits": splits.fingerprints, "duplicates": splits.duplicates,
+        "reward_fingerprint": made.inputs.reward_fingerprint, "judge_fingerprints": made.inputs.judge_fingerprints or None,
+        "judge": made.judge_reports.get(CLASSIFIER_JUDGE), "judges": made.judge_reports,
+        "splits": splits.fingerprints, "duplicates": splits.duplicates,
     }  # fmt: skip
 
 

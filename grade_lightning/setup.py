@@ -15,14 +15,14 @@ from grade_lightning.data.encoding import encode_splits
 from grade_lightning.data.module import PromptDataModule, ReviewDataModule
 from grade_lightning.data.own import PromptSplits, load_prompt_splits
 from grade_lightning.data.prompts import Prompt
+from grade_lightning.evaluation.judges import check_best
 from grade_lightning.methods.base import Context
 from grade_lightning.models.base import BaseLM, check_model_folder, load_base, load_tokenizer
 from grade_lightning.models.cache import files_fingerprint
 from grade_lightning.models.policy import Policy
 from grade_lightning.models.pretraining import pretrained_folder
 from grade_lightning.rewards.base import Reward, RewardInputs
-from grade_lightning.rewards.identity import fingerprint_of_reward
-from grade_lightning.rewards.judge import Judge, train_judge
+from grade_lightning.rewards.identity import fingerprint_of_reward, fingerprints_of
 from grade_lightning.settings import Settings
 from grade_lightning.settings.data import DataSettings, PromptDataSettings
 from grade_lightning.training.machine import check_machine, check_shape
@@ -93,6 +93,11 @@ class Inputs:
         """Of what the reward's settings name by a folder or an import path; None where they say all."""
         return fingerprint_of_reward(self.settings.reward.settings)
 
+    @cached_property
+    def judge_fingerprints(self) -> dict[str, str]:
+        """The same of judges, by name; those whose settings say all are left out."""
+        return fingerprints_of(self.settings.evaluation.judges)
+
     def named_by_folder(self) -> dict[str, Any]:
         """Fingerprints of what the settings name by a folder of this machine, whose contents their hash does not know."""
         found: dict[str, Any] = {}
@@ -100,6 +105,8 @@ class Inputs:
             found["model_fingerprint"] = files_fingerprint(self.model_folder)
         if self.reward_fingerprint is not None:
             found["reward_fingerprint"] = self.reward_fingerprint
+        if self.judge_fingerprints:
+            found["judge_fingerprints"] = self.judge_fingerprints
         data = self.settings.data
         named = (getattr(data, key, None) for key in ("path", "validation_path", "test_path"))
         if any(path is not None and Path(path).expanduser().exists() for path in named):
@@ -116,14 +123,15 @@ class Inputs:
         if self.model_folder is not None:
             check_model_folder(self.model_folder)
         check_shape(self.settings, self.accelerator)
-        _ = self.reward_fingerprint  # a function or folder that is not there is refused now
+        _ = self.reward_fingerprint, self.judge_fingerprints  # a function or folder that is not there is refused now
         if prompts and self.reviews is None:
             counts = {name: len(own) for name, own in self.own_prompts.items()}
             log.info("prompts: %s", ", ".join(f"{count:,} {name}" for name, count in counts.items()))
 
     def fingerprints(self, base: BaseLM) -> dict[str, Any]:
         """Of everything that was read."""
-        reward = {} if self.reward_fingerprint is None else {"reward": self.reward_fingerprint}
+        reward: dict[str, Any] = {} if self.reward_fingerprint is None else {"reward": self.reward_fingerprint}
+        reward |= {"judges": self.judge_fingerprints} if self.judge_fingerprints else {}
         if self.reviews is None:
             return {**reward, "base LM": base.fingerprint, "prompts": self.splits.fingerprints}
         reviews = {**self.reviews.fingerprints, "unused": fingerprint(self.reviews.unused)}
@@ -142,7 +150,7 @@ class Objects:
     Attributes:
         base: the frozen base LM. policy: base + LoRA.
         reward, reward_report: the reward and what is known of its accuracy.
-        judge: None where it was not asked for or cannot be trained.
+        judges, judge_reports: rewards that nothing optimises, and what is known of them; empty where none was asked for.
     """
 
     inputs: Inputs
@@ -150,7 +158,8 @@ class Objects:
     policy: Policy
     reward: Reward
     reward_report: dict[str, Any]
-    judge: Judge | None
+    judges: dict[str, Reward]
+    judge_reports: dict[str, dict[str, Any]]
 
     def context(self, settings: Settings | None = None) -> Context:
         """What a method gets of these objects, under the settings that they were made with or those of another method."""
@@ -165,7 +174,7 @@ class Objects:
             settings.hardware.grad_accumulation,
             settings.evaluation.seed,
             settings.evaluation_rollout,
-            self.judge,
+            self.judges,
             settings.evaluation.scope,
         )
         return build_module(settings.method, self.context(), plan)
@@ -188,12 +197,12 @@ class Objects:
         )  # fmt: skip
 
 
-def objects(found: Inputs, *, judge: bool, check: Callable[[dict[str, Any]], None] | None = None) -> Objects:
+def objects(found: Inputs, *, judges: bool, check: Callable[[dict[str, Any]], None] | None = None) -> Objects:
     """The second phase: load the base LM (pretraining it if the model group says so), and train the reward head, both from the cache
     where they are there.
 
     Args:
-        judge: train the independent judge, where there are labelled reviews that it could learn from.
+        judges: make the judges too.
         check: is given the fingerprints of base LM and data before anything is made with both, and may raise.
 
     Raises:
@@ -210,12 +219,22 @@ def objects(found: Inputs, *, judge: bool, check: Callable[[dict[str, Any]], Non
     )  # fmt: skip
     settings.rollout.check(policy.vocab_size)
     clean_html = isinstance(settings.data, DataSettings) and settings.data.clean_html
-    reward, report = build(settings.reward, RewardInputs(base, policy, reviews, clean_html, settings.hardware.precision))
+    lent = RewardInputs(base, policy, reviews, clean_html, settings.hardware.precision)
+    reward, report = build(settings.reward, lent)
     log.info("reward: %s", _shown(report))
-    trained = train_judge(reviews.unused, clean_html=clean_html) if judge and reviews is not None else None
-    if trained is not None:
-        log.info("independent judge: %s", _shown(trained.report))
-    return Objects(found, base, policy, reward, report, trained)
+    made, reports = _judges(settings, lent) if judges else ({}, {})
+    return Objects(found, base, policy, reward, report, made, reports)
+
+
+def _judges(settings: Settings, lent: RewardInputs) -> tuple[dict[str, Reward], dict[str, dict[str, Any]]]:
+    """Judges and their reports by name, without those that cannot be made from what there is."""
+    built = {name: build(component, lent) for name, component in settings.evaluation.judges.items()}
+    made = {name: judge for name, (judge, _) in built.items() if judge is not None}
+    check_best(settings.evaluation.best, made)
+    reports = {name: report for name, (_, report) in built.items() if name in made}
+    for name, report in reports.items():
+        log.info("judge %s: %s", name, _shown(report))
+    return made, reports
 
 
 def _shown(report: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ from grade_lightning.chain.divergence import kl_gradients
 from grade_lightning.chain.parallel import completions_of, predicting
 from grade_lightning.chain.sequential import RelaxedRollout
 from grade_lightning.models.policy import Policy
-from grade_lightning.rewards.base import Reward
+from grade_lightning.rewards.base import Reward, Scored, scored
 from grade_lightning.rollout.types import Rollout
 
 
@@ -22,14 +22,14 @@ class DirectGradient(NamedTuple):
     Attributes:
         weights: [B, T, k] gradient of the objective with respect to the relaxed weights.
         hidden: [B, T, d] gradient of the summed KL with respect to the policy's predicting states.
-        scores: [B] rewards of the tokens as they were fed (hard in value if straight-through).
+        scored: rewards of the tokens as they were fed (hard in value if straight-through), detached.
         kl: [B, T] exact KL.
         reference_hidden: [B, T, d] the reference's predicting states.
     """
 
     weights: Float[Tensor, "B T k"]
     hidden: Float[Tensor, "B T d"]
-    scores: Float[Tensor, " B"]
+    scored: Scored
     kl: Float[Tensor, "B T"]
     reference_hidden: Float[Tensor, "B T d"]
 
@@ -57,9 +57,9 @@ def direct_gradient(
     with policy.reference():
         before, states = policy.states(prompt.ids, prompt.mask, policy.embed_soft(tokens, mask), mask)
         shared = torch.cat([before, states], dim=1) if reward.reads_states else None
-        scores = reward.score(completions_of(policy, rollout, leaf).with_states(shared))
+        found = scored(reward, completions_of(policy, rollout, leaf).with_states(shared))
         reference_hidden = predicting(before, states, mask.shape[1])
         divergence = kl_gradients(policy, relaxed.hidden, reference_hidden, mask)
-        objective = score_weight * scores.sum() + kl_weight * (reference_hidden * divergence.reference_hidden).sum()
+        objective = score_weight * found.scores.sum() + kl_weight * (reference_hidden * divergence.reference_hidden).sum()
         (gradient,) = torch.autograd.grad(objective, leaf)
-    return DirectGradient(gradient, divergence.hidden, scores.detach(), divergence.kl, reference_hidden.detach())
+    return DirectGradient(gradient, divergence.hidden, found.detach(), divergence.kl, reference_hidden.detach())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from grade_lightning.models.policy import Policy
-from grade_lightning.rewards.base import Completions, Reward
+from grade_lightning.rewards.base import Completions, Reward, Scored, scored
 from grade_lightning.rollout.types import Rollout
 
 
@@ -46,12 +48,26 @@ def completions_of(policy: Policy, rollout: Rollout, weights: Tensor | None = No
     return Completions(rollout.prompt, rollout.completion_ids, rollout.mask, policy.tokenizer, soft)
 
 
+class Frozen(NamedTuple):
+    """What frozen models say of hard completions.
+
+    Attributes:
+        completions: with the reference's states.
+        scored: by the reward.
+        reference_hidden: [B, T, d] the reference's predicting states.
+    """
+
+    completions: Completions
+    scored: Scored
+    reference_hidden: Float[Tensor, "B T d"]
+
+
 @torch.no_grad()
-def read_frozen(policy: Policy, reward: Reward, rollout: Rollout) -> tuple[Float[Tensor, " B"], Float[Tensor, "B T d"]]:
-    """Scores [B] of the hard tokens and the reference's predicting states [B, T, d], from one frozen pass where the reward allows it."""
+def read_frozen(policy: Policy, reward: Reward, rollout: Rollout) -> Frozen:
+    """Read the hard tokens in one frozen pass, which serves reference and reward where the reward allows it."""
     with policy.reference():
         embeds = policy.embed(torch.cat([rollout.prompt.ids, rollout.completion_ids], dim=1))
         hidden = policy.hidden(embeds, rollout.whole_mask)
-        shared = hidden if reward.reads_states else None
-        scores = reward.score(completions_of(policy, rollout).with_states(shared))
-    return scores, predicting(*_split(hidden, rollout), rollout.mask.shape[1])
+        completions = completions_of(policy, rollout).with_states(hidden)
+        found = scored(reward, completions)
+    return Frozen(completions, found, predicting(*_split(hidden, rollout), rollout.mask.shape[1]))

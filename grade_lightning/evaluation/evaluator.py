@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,9 +11,10 @@ import numpy as np
 import torch
 
 from grade_lightning.chain.logprobs import surprisal, token_statistics
-from grade_lightning.chain.parallel import completions_of, hard_hidden, read_frozen
+from grade_lightning.chain.parallel import Frozen, hard_hidden, read_frozen
 from grade_lightning.data.prompts import PromptBatch
-from grade_lightning.evaluation.diversity import distinct_n, repeated_n
+from grade_lightning.evaluation.diversity import distinct_n, entropy_n, msttr, repeated_n
+from grade_lightning.evaluation.judges import judged
 from grade_lightning.models.policy import Policy
 from grade_lightning.rewards.base import Reward
 from grade_lightning.rollout.noise import evaluation_noise
@@ -37,7 +38,8 @@ class EvaluatedPrompt:
         prompt: the prompt's text.
         completion: the completion's text.
         details: further measurements; empty where they were not asked for.  ``nll`` and ``perplexity`` of the completion under the
-            reference, ``completion_reward`` without the prompt, ``distinct_1`` to ``distinct_3``, ``repeated_4``, ``judge``.
+            reference, ``completion_reward`` without the prompt, ``distinct_1`` to ``distinct_3``, ``repeated_4``, ``judge`` and
+            ``judge_NAME``, ``reward_NAME`` of each part of a reward.
     """
 
     row: int
@@ -62,9 +64,6 @@ class EvaluatedPrompt:
         return {"prompt": self.prompt, "completion": self.completion, "prompt_id": self.key, "label": self.label, **self.measurements()}
 
 
-JudgeFunction = Callable[[Sequence[str]], list[float]]
-
-
 @torch.no_grad()
 def evaluate_batch(
     policy: Policy,
@@ -75,7 +74,7 @@ def evaluate_batch(
     seed: int,
     initial: bool = False,
     detailed: bool = False,
-    judge: JudgeFunction | None = None,
+    judges: Mapping[str, Reward] | None = None,
 ) -> list[EvaluatedPrompt]:
     """Sample, score and measure one batch; noise is keyed by (seed, prompt id) and rows do not influence each other.
 
@@ -86,8 +85,8 @@ def evaluate_batch(
         settings: how completions are sampled.
         seed: seed of the evaluation noise.
         initial: sample from the reference (adapters disabled): what the policy was before training.
-        detailed: measure fluency, diversity and the reward of the completion alone as well.
-        judge: P(positive) of texts; part of the details.
+        detailed: measure diversity within each completion and the reward of the completion alone as well.
+        judges: rewards that nothing optimises, by name; with them (and with ``detailed``) fluency is measured.
     """
     noise = evaluation_noise(seed, prompt.keys, settings.max_new_tokens, settings.top_k)
     if initial:
@@ -95,40 +94,35 @@ def evaluate_batch(
             rollout = sample(policy, prompt, noise, settings)
     else:
         rollout = sample(policy, prompt, noise, settings)
-    scores, reference_hidden = read_frozen(policy, reward, rollout)
-    kl = torch.zeros(len(prompt)) if initial else _sequence_kl(policy, rollout, reference_hidden)
-    prompts = [_describe(policy, rollout, row, scores, kl) for row in range(len(prompt))]
-    return _with_details(policy, reward, rollout, reference_hidden, prompts, judge) if detailed else prompts
+    frozen = read_frozen(policy, reward, rollout)
+    kl = torch.zeros(len(prompt)) if initial else _sequence_kl(policy, rollout, frozen.reference_hidden)
+    prompts = [_describe(policy, rollout, row, frozen.scored.scores, kl) for row in range(len(prompt))]
+    columns = {f"reward_{name}": part.tolist() for name, part in frozen.scored.parts.items()}
+    if detailed or judges:
+        columns |= _fluency(policy, rollout, frozen)
+    if detailed:
+        columns |= _details(reward, frozen, prompts)
+    columns |= judged(judges or {}, frozen.completions)
+    return [replace(p, details={name: values[row] for name, values in columns.items()}) for row, p in enumerate(prompts)]
 
 
 def _sequence_kl(policy: Policy, rollout: Rollout, reference_hidden: torch.Tensor) -> torch.Tensor:
     return token_statistics(policy, rollout, hard_hidden(policy, rollout), reference_hidden).kl.sum(dim=1).cpu()
 
 
-def _with_details(  # noqa: PLR0917
-    policy: Policy, reward: Reward, rollout: Rollout, reference_hidden: torch.Tensor, prompts: list[EvaluatedPrompt],
-    judge: JudgeFunction | None,
-) -> list[EvaluatedPrompt]:  # fmt: skip
-    """Adds ``nll`` (of the completion under the reference, summed, in nats), ``perplexity`` (its exponential per token),
-    ``completion_reward`` (of the completion without its prompt), ``distinct_1`` to ``distinct_3`` and ``repeated_4`` within the
-    completion, and ``judge``, P(positive) of prompt and completion by the judge."""
-    prompt, decode = rollout.prompt, policy.tokenizer.decode
+def _fluency(policy: Policy, rollout: Rollout, frozen: Frozen) -> dict[str, list[float]]:
+    """``nll`` of the completion under the reference, summed, in nats, and ``perplexity``, its exponential per token."""
+    nll = surprisal(policy, rollout, frozen.reference_hidden).sum(dim=1).tolist()
+    lengths = rollout.mask.sum(dim=1).tolist()
+    return {"nll": nll, "perplexity": [math.exp(total / max(1, tokens)) for total, tokens in zip(nll, lengths, strict=True)]}
+
+
+def _details(reward: Reward, frozen: Frozen, prompts: list[EvaluatedPrompt]) -> dict[str, list[float]]:
+    """``completion_reward`` (of the completion without its prompt), ``distinct_1`` to ``distinct_3`` and ``repeated_4`` within it."""
     apart = reward.scoped("completion")
-    alone = None if apart is None else apart.score(completions_of(policy, rollout)).tolist()
-    nll = surprisal(policy, rollout, reference_hidden).sum(dim=1).tolist()
-    openings = [prompt.ids[row][prompt.mask[row]].tolist() for row in range(len(prompts))]
-    judged: list[dict[str, float]] = [{} for _ in prompts]
-    if judge is not None:
-        texts = [str(decode([*ids, *p.ids], skip_special_tokens=True)) for ids, p in zip(openings, prompts, strict=True)]
-        judged = [{"judge": probability} for probability in judge(texts)]
-    found = []
-    for row, p in enumerate(prompts):
-        diversity = {f"distinct_{n}": distinct_n([p.ids], n) for n in (1, 2, 3)}
-        details = {"nll": nll[row], "perplexity": math.exp(nll[row] / p.tokens)}
-        if alone is not None:
-            details["completion_reward"] = alone[row]
-        found.append(replace(p, details={**details, **diversity, "repeated_4": repeated_n(p.ids, 4), **judged[row]}))
-    return found
+    columns = {} if apart is None else {"completion_reward": apart.score(frozen.completions.with_states(None)).tolist()}
+    columns |= {f"distinct_{n}": [distinct_n([p.ids], n) for p in prompts] for n in (1, 2, 3)}
+    return {**columns, "repeated_4": [repeated_n(p.ids, 4) for p in prompts]}
 
 
 def _describe(policy: Policy, rollout: Rollout, row: int, scores: torch.Tensor, kl: torch.Tensor) -> EvaluatedPrompt:
@@ -143,9 +137,10 @@ def _describe(policy: Policy, rollout: Rollout, row: int, scores: torch.Tensor, 
 
 
 def summarise(prompts: list[EvaluatedPrompt]) -> dict[str, Any]:
-    """Means over prompts in split order; ``reward_std`` with ddof 0; KL in nats per real token over all tokens.
+    """Means over prompts in split order; ``reward_std`` with ddof 0; KL in nats per real token over all tokens, and per completion.
 
-    With details also the perplexity under the reference over all tokens, and the means of what was measured for each prompt.
+    Of what was measured beyond that: perplexity under the reference over all tokens, the means of judges and of a reward's parts, and with
+    details diversity of the words (MSTTR, entropies of unigrams and bigrams in bits), as RL4LMs reports it (2210.01241).
     """
     ordered = sorted(prompts, key=lambda prompt: prompt.row)
     rewards = np.asarray([prompt.reward for prompt in ordered])
@@ -155,13 +150,17 @@ def summarise(prompts: list[EvaluatedPrompt]) -> dict[str, Any]:
         "reward_std": float(rewards.std()),
         "n": len(ordered),
         "kl_mean": math.fsum(prompt.kl for prompt in ordered) / max(1, tokens),
+        "kl_sequence_mean": math.fsum(prompt.kl for prompt in ordered) / len(ordered),
         "length_mean": tokens / len(ordered),
         "eos_rate": float(np.mean([prompt.ended for prompt in ordered])),
     }
     for n in (1, 2, 3):
         summary[f"distinct_{n}"] = distinct_n((prompt.ids for prompt in ordered), n)
-    if ordered[0].details:
+    details = ordered[0].details
+    if "nll" in details:
         summary["perplexity"] = math.exp(math.fsum(prompt.details["nll"] for prompt in ordered) / max(1, tokens))
-        names = [name for name in ("completion_reward", "judge", "repeated_4") if name in ordered[0].details]
-        summary.update({f"{name}_mean": float(np.mean([prompt.details[name] for prompt in ordered])) for name in names})
-    return summary
+    if "repeated_4" in details:
+        texts = [prompt.completion for prompt in ordered]
+        summary |= {"msttr": msttr(texts), "entropy_1": entropy_n(texts, 1), "entropy_2": entropy_n(texts, 2)}
+    averaged = [name for name in details if name in ("completion_reward", "repeated_4") or name.startswith(("judge", "reward_"))]
+    return summary | {f"{name}_mean": float(np.mean([prompt.details[name] for prompt in ordered])) for name in averaged}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from grade_lightning.methods.meter import Meter
 from grade_lightning.models.policy import Policy
-from grade_lightning.rewards.base import Reward, is_probability
+from grade_lightning.rewards.base import Reward, Scored, is_probability
 from grade_lightning.rollout.sampling import Relaxation
 from grade_lightning.rollout.types import Rollout
 from grade_lightning.settings.methods import MethodSettings
@@ -69,10 +69,16 @@ class Totals:
         return 1.0 / (self.tokens if reduction == "token_mean" else self.samples)
 
 
-def score_measurements(reward: Reward, scores: Tensor) -> dict[str, Tensor]:
-    """What is logged of the scores [B] of a micro-batch; p (1 - p) only where they are probabilities."""
-    found = {"reward": scores.mean()}
-    return {**found, "reward_uncertainty": (scores * (1 - scores)).mean()} if is_probability(reward) else found
+def score_measurements(reward: Reward, found: Scored) -> dict[str, Tensor | float]:
+    """What is logged of a micro-batch's scores: their mean and that of each part, p (1 - p) only where they are probabilities, and
+    for a reward that reads texts the seconds that one took."""
+    scores = found.scores
+    measured: dict[str, Tensor | float] = {"reward": scores.mean(), **{f"reward_{n}": part.mean() for n, part in found.parts.items()}}
+    if is_probability(reward):
+        measured["reward_uncertainty"] = (scores * (1 - scores)).mean()
+    if reward.vocabulary is None:
+        measured["reward_seconds"] = found.seconds / len(scores)
+    return measured
 
 
 Apply = Callable[[Meter], None]

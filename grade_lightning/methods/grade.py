@@ -94,8 +94,7 @@ class GradeGradient(Method):
             )
         else:
             objective.backward()
-        scores = direct.scores
-        meter.update(len(rollout), **score_measurements(self.reward, scores))
+        meter.update(len(rollout), **score_measurements(self.reward, direct.scored))
         meter.update(tokens, kl=direct.kl.sum() / tokens)
         with torch.no_grad():
             if protocol.kl_alignment == "shifted":

@@ -40,9 +40,9 @@ class PolicyGradient(Method):
 
     def read(self, rollout: Rollout, meter: Meter) -> Sampled:
         """Score a micro-batch and measure the score."""
-        scores, reference_hidden = read_frozen(self.policy, self.reward, rollout)
-        meter.update(len(rollout), **score_measurements(self.reward, scores))
-        return Sampled(rollout, scores, reference_hidden)
+        frozen = read_frozen(self.policy, self.reward, rollout)
+        meter.update(len(rollout), **score_measurements(self.reward, frozen.scored))
+        return Sampled(rollout, frozen.scored.scores, frozen.reference_hidden)
 
     def statistics(self, sampled: Sampled, hidden: Tensor) -> TokenStatistics:
         """Log-probabilities, entropy and KL of a micro-batch, given the policy's predicting states [B, T, d]."""

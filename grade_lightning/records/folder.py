@@ -85,7 +85,7 @@ class RunFolder:
         for row in rows:
             if int(row["step"]) == step:
                 row.update({name: str(value) for name, value in values.items()})
-        self.write_text("metrics.csv", _csv_text(list(rows[0]), rows))
+        self.write_text("metrics.csv", _csv_text([*rows[0], *(name for name in values if name not in rows[0])], rows))
 
     def append_samples(self, split: str, step: int, samples: Iterable[Mapping[str, Any]]) -> None:
         """Append samples (prompt, completion, what was measured) to ``samples.jsonl``."""
@@ -192,6 +192,17 @@ def metrics_row(step: int, train: Mapping[str, float], evaluation: Mapping[str, 
     return row
 
 
+def evaluation_keys(evaluation: Mapping[str, Any]) -> list[str]:
+    """What is kept of a validation: what every one has, and what judges, fluency and a reward's parts add."""
+    added = [name for name in evaluation if name.startswith(("judge", "reward_", "perplexity", "kl_sequence")) and name.endswith(_SUFFIXES)]
+    return [*EVALUATION_KEYS, *(name for name in added if name not in EVALUATION_KEYS)]
+
+
+_SUFFIXES = ("_mean", "perplexity")
+
+
 def validation_cells(evaluation: Mapping[str, Any] | None) -> dict[str, Any]:
     """The ``val/`` cells of a row; blank without a validation."""
-    return {f"val/{name}": "" if evaluation is None else evaluation[name] for name in EVALUATION_KEYS}
+    if evaluation is None:
+        return {f"val/{name}": "" for name in EVALUATION_KEYS}
+    return {f"val/{name}": evaluation[name] for name in evaluation_keys(evaluation)}

@@ -13,7 +13,11 @@ NOT_IDENTITY = ("hydra", "run", "logger")  # where and how a run is written down
 
 
 # Keys of later versions and the value that earlier ones had by construction: with it a run keeps the hash it had.
-ADDED = {"optimizer.name": "adamw"}
+ADDED: dict[str, Any] = {
+    "optimizer.name": "adamw",
+    "evaluation.judges": {"classifier": {"_target_": "grade_lightning.rewards.judge.classifier_judge"}},
+    "evaluation.best": "reward",
+}
 
 
 def _with_changed(plain: dict[str, Any]) -> dict[str, Any]:

@@ -125,7 +125,7 @@ def _from_table(file: Path, part: str | None) -> list[tuple[Run, list[str]]]:
         except ValueError as error:
             raise ValueError(f"{file}: the run {record.part}/{record.name} cannot be read ({error})") from error
         metrics = {name: [math.nan if v is None else v for v in values] for name, values in record.metrics.items()}
-        config = dict(_flat("", record.config))
+        config = dict(flat("", record.config))
         run = Run(file / record.part / record.name, results, metrics, record.samples, config, record.environment)
         found.append((run, faults + _faults_of_metrics(metrics) + _missing_steps(run)))
     return found
@@ -205,7 +205,7 @@ def _load_config(run: Run) -> list[str]:
         found = yaml.safe_load(file.read_text())
     except (yaml.YAMLError, ValueError) as error:
         return [f"config.yaml cannot be read ({type(error).__name__})"]
-    run.config = dict(_flat("", found)) if isinstance(found, dict) else {}
+    run.config = dict(flat("", found)) if isinstance(found, dict) else {}
     return []
 
 
@@ -221,10 +221,11 @@ def _load_environment(run: Run) -> list[str]:
     return []
 
 
-def _flat(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
+def flat(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
+    """Nested values by dotted name, as text."""
     if isinstance(value, dict):
         for key, item in value.items():
-            yield from _flat(f"{prefix}.{key}" if prefix else str(key), item)
+            yield from flat(f"{prefix}.{key}" if prefix else str(key), item)
     else:
         yield prefix, str(value)
 

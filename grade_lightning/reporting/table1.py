@@ -44,6 +44,12 @@ def number(found: dict[str, Any], key: str) -> float:
     return math.nan if value is None else float(value)
 
 
+def kl_of_sequences(run: Run, split: str = "test") -> float:
+    """Mean KL of whole completions, in nats; of runs of earlier versions from each prompt's; nan where it is unknown."""
+    found = run.results[split]
+    return number(found, "kl_sequence_mean") if "kl_sequence_mean" in found else mean(list(run.per_prompt(split, "kl").values()))
+
+
 def gap_error(run: Run) -> float:
     """Standard error of best validation - test from the spreads over prompts, as if the best step had not been chosen; nan if unknown."""
     best = run.results["best_validation"].get("step")
@@ -65,6 +71,7 @@ def _row(variant: Variant) -> dict[str, Any]:
         "gap_error": math.sqrt(math.fsum(e * e for e in errors)) / len(errors) if errors else math.nan, "best_validation": mean(bests),
         "gap": mean(gaps), "grad_norm_spread": mean([run.mean("train/grad_norm_tensor_std") for run in runs]),
         "kl": mean([number(run.results["test"], "kl_mean") for run in tested]), "lift": paired_lift(tested) if tested else None,
+        "kl_sequence": mean([kl_of_sequences(run) for run in tested]),
     }  # fmt: skip
     if variant.method in TABLE1:
         published = TABLE1[variant.method]
@@ -84,7 +91,7 @@ def _initial_row(runs: list[Run]) -> dict[str, Any] | None:
     value = mean([number(m, "reward_mean") for m in found])
     return {
         "method": "initial policy", "seeds": len({run.seed for run in measured}), "test": Interval(value, math.nan, math.nan),
-        "test_std": mean([number(m, "reward_std") for m in found]), "prompts": found[0]["n"], "kl": 0.0,
+        "test_std": mean([number(m, "reward_std") for m in found]), "prompts": found[0]["n"], "kl": 0.0, "kl_sequence": 0.0,
     }  # fmt: skip
 
 
@@ -94,7 +101,8 @@ def table1(variants: list[Variant]) -> Table:
     columns = [
         ("method", "Method", ""), ("seeds", "Seeds", "d"), ("test", "Test reward", ".3f"),
         ("test_bootstrap", "Bootstrap over seeds", ""), ("test_std", "Std over prompts", ".3f"),
-        ("lift", "Lift over step 0, paired", ".3f"), ("kl", "KL, nats/token", ".3f"), ("best_validation", "Best validation", ".3f"),
+        ("lift", "Lift over step 0, paired", ".3f"), ("kl", "KL, nats/token", ".3f"),
+        ("kl_sequence", "KL, nats/completion", ".2f"), ("best_validation", "Best validation", ".3f"),
         ("gap", "Generalisation gap", ".3f"), ("gap_error", "its s.e.", ".3f"),
         ("grad_norm_spread", "Spread of tensors' gradient norms", ".3g"),
         ("paper_test", "Paper: test", ""), ("paper_best", "Paper: best val.", ".3f"), ("paper_gap", "Paper: gap", ".3f"),

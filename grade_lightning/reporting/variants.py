@@ -10,7 +10,7 @@ from typing import Any
 
 from grade_lightning.records.identity import ADDED
 from grade_lightning.reporting.published import title
-from grade_lightning.reporting.read import Run
+from grade_lightning.reporting.read import Run, flat
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; line styles tell them apart in print.
 COLOURS = {
@@ -87,7 +87,7 @@ def _across_versions(groups: dict[tuple[str, str], list[Run]]) -> dict[tuple[str
 def _settings(run: Run) -> dict[str, str]:
     """What a run's configuration decides, by dotted name; what its version could not choose has the value it had."""
     own = {key: value for key, value in run.config.items() if not key.startswith(_NOT_SETTINGS)}
-    return {**ADDED, **own} if own else {}
+    return {**dict(flat("", ADDED)), **own} if own else {}
 
 
 def _comparable(run: Run) -> dict[str, str]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Protocol, get_args
+from typing import Any, NamedTuple, Protocol, get_args, runtime_checkable
 
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -68,6 +69,14 @@ class Completions:
         rows = [row[real].tolist() for row, real in zip(prompt.ids.cpu(), prompt.mask.cpu(), strict=True)]
         return self.tokenizer.batch_decode(rows, skip_special_tokens=True)
 
+    @cached_property
+    def whole_texts(self) -> list[str]:
+        """Prompt and completion as one text, without special tokens."""
+        prompt = self.prompt
+        openings = [row[real].tolist() for row, real in zip(prompt.ids.cpu(), prompt.mask.cpu(), strict=True)]
+        both = [[*opening, *own] for opening, own in zip(openings, self.token_ids, strict=True)]
+        return self.tokenizer.batch_decode(both, skip_special_tokens=True)
+
     @property
     def columns(self) -> dict[str, list[Any]]:
         """The data set's further columns, a list for each name."""
@@ -99,6 +108,45 @@ class Reward(Protocol):
     def scoped(self, scope: str) -> Reward | None:
         """The same reward of ``full`` (prompt + completion) or of ``completion`` alone; None where it knows no scopes."""
         ...
+
+
+@runtime_checkable
+class Composed(Protocol):
+    """A reward that is made of others."""
+
+    def scores_by_part(self, completions: Completions) -> dict[str, Tensor]:
+        """[B] scores of each part, by its name."""
+        ...
+
+    def together(self, parts: dict[str, Tensor]) -> Tensor:
+        """[B] the reward, from the scores of its parts."""
+        ...
+
+
+class Scored(NamedTuple):
+    """Scores and where they come from.
+
+    Attributes:
+        scores: [B].
+        parts: [B] of each part of a reward that is made of others; otherwise empty.
+        seconds: that the reward took.
+    """
+
+    scores: Tensor
+    parts: dict[str, Tensor]
+    seconds: float
+
+    def detach(self) -> Scored:
+        """The same without gradients."""
+        return Scored(self.scores.detach(), {name: part.detach() for name, part in self.parts.items()}, self.seconds)
+
+
+def scored(reward: Reward, completions: Completions) -> Scored:
+    """What a reward gives to completions, part by part where it has parts."""
+    start = time.perf_counter()
+    parts = reward.scores_by_part(completions) if isinstance(reward, Composed) else {}
+    scores = reward.together(parts) if isinstance(reward, Composed) else reward.score(completions)
+    return Scored(scores, parts, time.perf_counter() - start)
 
 
 @dataclass(frozen=True)

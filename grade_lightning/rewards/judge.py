@@ -9,14 +9,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
+import torch
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
+from torch import Tensor
 
 from grade_lightning.data.corpus import Reviews
 from grade_lightning.data.prompts import review_texts
+from grade_lightning.rewards.base import Completions, Reward, RewardInputs
 
 log = logging.getLogger(__name__)
 
@@ -36,9 +40,23 @@ class Judge:
     model: Pipeline
     report: dict[str, float]
 
+    differentiable: ClassVar[bool] = False
+    soft: ClassVar[bool] = False
+    range: ClassVar[tuple[float | None, float | None]] = (0.0, 1.0)
+    vocabulary: ClassVar[int | None] = None
+    reads_states: ClassVar[bool] = False
+
     def __call__(self, texts: Sequence[str]) -> list[float]:
         """P(positive) of each text."""
         return [float(p) for p in self.model.predict_proba(list(texts))[:, 1]]
+
+    def score(self, completions: Completions) -> Tensor:
+        """[B] P(positive) of prompt and completion as one text."""
+        return torch.tensor(self(completions.whole_texts), device=completions.ids.device)
+
+    def scoped(self, scope: str) -> Reward | None:
+        """None: it reads prompt and completion."""
+        return None
 
 
 def _opening(text: str) -> str:
@@ -74,3 +92,9 @@ def train_judge(unused: Reviews, *, clean_html: bool = True) -> Judge | None:
         "heldout_accuracy_openings": float(model.score([_opening(t) for t in heldout], test.labels)),
     }  # fmt: skip
     return Judge(model, report)
+
+
+def classifier_judge(inputs: RewardInputs) -> tuple[Judge | None, dict[str, float]]:
+    """The judge that every run with labelled reviews has, and its report; None where there is nothing that it could learn from."""
+    made = None if inputs.splits is None else train_judge(inputs.splits.unused, clean_html=inputs.clean_html)
+    return made, {} if made is None else made.report

@@ -42,6 +42,11 @@ def component(doc: str, **options: Any) -> Any:
     return Field(description=doc, json_schema_extra={"component": True}, **options)
 
 
+def components(doc: str, **options: Any) -> Any:
+    """A field that maps names of the user's choice to components."""
+    return Field(description=doc, json_schema_extra={"components": True}, **options)
+
+
 @dataclass_transform(frozen_default=True, field_specifiers=(key, component))
 def settings(cls: C) -> C:
     """Make a group of settings: an immutable dataclass whose values are checked whenever one is made, a fault being named in words."""
@@ -66,9 +71,19 @@ def fields_of(group: type) -> dict[str, pydantic.fields.FieldInfo]:
     return getattr(group, "__pydantic_fields__", {})
 
 
-def is_component(info: pydantic.fields.FieldInfo) -> bool:
+def _marked(info: pydantic.fields.FieldInfo, mark: str) -> bool:
     extra = info.json_schema_extra
-    return isinstance(extra, Mapping) and bool(extra.get("component"))
+    return isinstance(extra, Mapping) and bool(extra.get(mark))
+
+
+def is_component(info: pydantic.fields.FieldInfo) -> bool:
+    """Whether a field holds a component."""
+    return _marked(info, "component")
+
+
+def are_components(info: pydantic.fields.FieldInfo) -> bool:
+    """Whether a field maps names to components."""
+    return _marked(info, "components")
 
 
 @dataclass(frozen=True)
@@ -84,3 +99,15 @@ class Component:
     target: str
     settings: Any = field(default_factory=dict)
     partial: bool = False
+
+
+def parts_of(group: Any) -> dict[str, Component]:
+    """The components inside an instance of a settings group, by field, and those of a mapping by their names."""
+    found: dict[str, Component] = {}
+    for name, info in fields_of(type(group)).items():
+        value = getattr(group, name)
+        if is_component(info) and isinstance(value, Component):
+            found[name] = value
+        elif are_components(info):
+            found |= value
+    return found

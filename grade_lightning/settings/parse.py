@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from grade_lightning.settings.data import SOURCES
-from grade_lightning.settings.fields import Component, fields_of, is_component
+from grade_lightning.settings.fields import Component, are_components, fields_of, is_component
 from grade_lightning.settings.methods import METHODS
 from grade_lightning.settings.problems import Problem, SettingsError, known_keys, problem_of, select, shown
 from grade_lightning.settings.reward import REWARDS
@@ -21,6 +22,7 @@ from grade_lightning.settings.schedules import RELAXATIONS, SCHEDULES
 from grade_lightning.settings.types import group_of
 
 KNOWN: dict[str, type] = {**METHODS, **SCHEDULES, **RELAXATIONS, **REWARDS, **SOURCES}
+_NAME = re.compile(r"[A-Za-z]\w*")
 MISSING = "???"  # what OmegaConf writes where a value must be given
 
 
@@ -105,9 +107,22 @@ def _with_components(prefix: str, group: type, value: Mapping[str, Any], problem
             problems.append(Problem(f"{prefix}{name}", "it must be given: choose one of the group's options", "null"))
         elif is_component(info) and found.get(name) is not None:
             found[name] = _component(f"{prefix}{name}", found[name], problems)
+        elif are_components(info) and name in found:
+            found[name] = _components(f"{prefix}{name}", found[name], problems)
         elif inner is not None and isinstance(found.get(name), Mapping):
             found[name] = _with_components(f"{prefix}{name}.", inner, found[name], problems)
     return found
+
+
+def _components(key: str, value: Any, problems: list[Problem]) -> dict[str, Component]:
+    """Components by name; a null takes a name out."""
+    if not isinstance(value, Mapping):
+        problems.append(Problem(key, "it maps names to groups with a _target_", shown(value)))
+        return {}
+    wrong = [name for name in value if not _NAME.fullmatch(str(name))]
+    problems += [Problem(f"{key}.{name}", "a name is made of letters, digits and underscores", str(name)) for name in wrong]
+    made = {str(name): _component(f"{key}.{name}", item, problems) for name, item in value.items() if item is not None}
+    return {name: component for name, component in made.items() if component is not None}
 
 
 def _component(key: str, value: Any, problems: list[Problem]) -> Component | None:

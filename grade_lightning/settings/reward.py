@@ -88,7 +88,15 @@ class FunctionSettings(RewardSettings):
     function: Text = key("package.module:name, importable from where the command runs")
 
 
+@settings
+class ClassifierJudgeSettings(RewardSettings):
+    """TF-IDF and logistic regression on labelled rows that no split uses; a judge, absent where there are no labels."""
+
+    differentiable: ClassVar[bool] = False
+
+
 REWARDS: dict[str, type] = {
+    "grade_lightning.rewards.judge.classifier_judge": ClassifierJudgeSettings,
     "grade_lightning.rewards.head_training.trained_classifier": ClassifierHeadSettings,
     "grade_lightning.rewards.sequence_classifier.sequence_classifier": SequenceClassifierSettings,
     "grade_lightning.rewards.function.function_reward": FunctionSettings,

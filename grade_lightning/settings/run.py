@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
-from grade_lightning.settings.fields import Bool, Float, Int, Text, key, settings
+from grade_lightning.settings.fields import Bool, Component, Float, Int, Text, components, key, settings
+from grade_lightning.settings.reward import ClassifierJudgeSettings
 from grade_lightning.settings.rollout import DecodingSettings
 
 Name = Annotated[str, StringConstraints(pattern=r"^[\w.-]+$", max_length=100)]
@@ -70,6 +71,11 @@ class EvaluationSettings:
     )
     test: Bool = key("false: the test split is never touched (searches)", default=True)
     samples: Int = key("kept of the initial and of the final test", default=64, ge=0)
+    judges: Any = components(
+        "rewards by name that are measured at validation and test and never optimised",
+        default={"classifier": Component("grade_lightning.rewards.judge.classifier_judge", ClassifierJudgeSettings())},
+    )
+    best: Text = key("whose mean at validation decides which adapter is kept as the best: reward, or the name of a judge", default="reward")
     gradient_cosine_every: Int = key(
         "policy steps between comparisons of a relaxed method's gradient with a policy gradient (train/gradient_cosine); 0 = never",
         default=0, ge=0,

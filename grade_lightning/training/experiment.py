@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import Logger
 
 from grade_lightning.data.module import PromptDataModule
 from grade_lightning.progress import StepProgressBar
-from grade_lightning.records.folder import EVALUATION_KEYS, RunFolder
+from grade_lightning.records.folder import RunFolder, evaluation_keys
 from grade_lightning.training.interrupt import Interrupt
 from grade_lightning.training.memory import peak
 from grade_lightning.training.module import MethodModule
@@ -31,6 +31,7 @@ class Experiment:
         validate_every: policy steps between validations; step 0 and the last step are always validated.
         test: evaluate the test split before and after.
         samples: how many samples of ``initial`` and ``test`` are kept.
+        best_by: the measurement at validation that decides which adapter is the best.
         checkpoint_every: policy steps between checkpoints.
         resume: go on from the folder's checkpoint.
         interrupt: what Ctrl-C does.
@@ -49,6 +50,7 @@ class Experiment:
     callbacks: Sequence[Callback] = ()
     test: bool = True
     samples: int = 64
+    best_by: str = "reward_mean"
     checkpoint_every: int = 10
     resume: bool = False
     interrupt: Interrupt = field(default_factory=Interrupt)
@@ -63,7 +65,9 @@ class Experiment:
             What ``results.json`` holds.
         """
         checkpoint = self.folder.checkpoint if self.resume else None
-        recorder = StepRecorder(self.folder, checkpoint_every=self.checkpoint_every, interrupt=self.interrupt)
+        recorder = StepRecorder(
+            self.folder, best_by=self.best_by, checkpoint_every=self.checkpoint_every, interrupt=self.interrupt
+        )  # fmt: skip
         callbacks: list[Callback] = [*self.callbacks, recorder]
         if self.folder.writes:
             callbacks.append(StepProgressBar("policy steps", self.max_steps))
@@ -105,13 +109,12 @@ class Experiment:
         return evaluations
 
     def _finish(self, recorder: StepRecorder, evaluations: dict[str, Any]) -> dict[str, Any]:
-        keys = ("step", *EVALUATION_KEYS)
         self.seconds["total"] = time.perf_counter() - self.started
         ends = (recorder.validations[0], recorder.validations[-1])
         results = {
             **self.description, "steps": self.max_steps, **evaluations,
-            "validation": [{key: validation[key] for key in keys} for validation in recorder.validations],
-            "best_validation": {key: recorder.best[key] for key in ("step", "reward_mean")},
+            "validation": [{key: v[key] for key in ("step", *evaluation_keys(v))} for v in recorder.validations],
+            "best_validation": {key: recorder.best[key] for key in dict.fromkeys(("step", "reward_mean", self.best_by))},
             # Before and after on the same prompts and noise: what a paired test needs.
             "validation_per_prompt": {
                 "prompt_id": ends[0]["per_prompt"]["prompt_id"],

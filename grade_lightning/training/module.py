@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -11,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from grade_lightning.data.prompts import PromptBatch
-from grade_lightning.evaluation.evaluator import EvaluatedPrompt, JudgeFunction, evaluate_batch, summarise
+from grade_lightning.evaluation.evaluator import EvaluatedPrompt, evaluate_batch, summarise
 from grade_lightning.methods.base import Context, Method, Totals
 from grade_lightning.methods.distributed import gather_objects, my_rows, sum_gradients, sum_over_processes, world
 from grade_lightning.methods.meter import Meter
-from grade_lightning.rewards.base import evaluation_reward
+from grade_lightning.rewards.base import Reward, evaluation_reward
 from grade_lightning.rollout.noise import training_noise
 from grade_lightning.rollout.sampling import sample
 from grade_lightning.rollout.types import Rollout
@@ -34,7 +35,7 @@ class Plan:
         grad_accumulation: micro-batches an effective batch is split into; changes memory, not the update.
         evaluation_seed: of evaluation noise.
         evaluation_rollout: how evaluation samples; as training if None.
-        judge: P(positive) of texts by a model that no reward saw; part of the test's details.
+        judges: rewards by name that are measured at validation and test and never optimised.
         evaluation_scope: what evaluation scores: as the ``reward`` does, or ``full`` or ``completion``.
     """
 
@@ -42,7 +43,7 @@ class Plan:
     grad_accumulation: int = 1
     evaluation_seed: int = 0
     evaluation_rollout: RolloutSettings | None = None
-    judge: JudgeFunction | None = None
+    judges: Mapping[str, Reward] = field(default_factory=dict)
     evaluation_scope: str = "reward"
 
 
@@ -168,7 +169,7 @@ class MethodModule(L.LightningModule):
         reward = evaluation_reward(self.method.reward, plan.evaluation_scope)
         self.evaluated += evaluate_batch(
             self.policy, reward, batch, settings, seed=plan.evaluation_seed, initial=self.evaluate_initial,
-            detailed=detailed, judge=plan.judge,
+            detailed=detailed, judges=plan.judges,
         )  # fmt: skip
 
     def _evaluation_end(self) -> None:

@@ -31,18 +31,27 @@ def save_adapter(policy: Policy, folder: Path) -> None:
 class StepRecorder(Callback):
     """Writes a row of ``metrics.csv`` for each policy step, validation included, and tells the loggers.
 
-    Keeps every validation in ``validations``; saves the best adapter when validation reward improves and the last one after
+    Keeps every validation in ``validations``; saves the best adapter when validation improves and the last one after
     each validation, both in PEFT's layout.  Every few steps it leaves a checkpoint that training can go on from.
 
     Args:
         folder: of the run.
+        best_by: the measurement whose highest validation is the best.
         samples: validation samples kept of each validation.
         checkpoint_every: policy steps between checkpoints; the last step leaves one too.
         interrupt: what Ctrl-C does.
     """
 
-    def __init__(self, folder: RunFolder, *, samples: int = 16, checkpoint_every: int = 10, interrupt: Interrupt | None = None):
-        self.folder, self.samples, self.checkpoint_every = folder, samples, checkpoint_every
+    def __init__(
+        self,
+        folder: RunFolder,
+        *,
+        best_by: str = "reward_mean",
+        samples: int = 16,
+        checkpoint_every: int = 10,
+        interrupt: Interrupt | None = None,
+    ):
+        self.folder, self.best_by, self.samples, self.checkpoint_every = folder, best_by, samples, checkpoint_every
         self.interrupt = interrupt or Interrupt()
         self.validations: list[dict[str, Any]] = []
         self._fresh: dict[str, Any] | None = None
@@ -51,8 +60,8 @@ class StepRecorder(Callback):
 
     @property
     def best(self) -> dict[str, Any]:
-        """The validation with the highest mean reward; the first of equals."""
-        return max(self.validations, key=lambda validation: validation["reward_mean"])
+        """The validation with the highest mean of ``best_by``; the first of equals."""
+        return max(self.validations, key=lambda validation: validation[self.best_by])
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.interrupt.begin_steps()

@@ -12,10 +12,21 @@ from rich.text import Text
 
 ROWS = (
     ("reward, mean", "reward_mean", ".3f"), ("reward, std over prompts", "reward_std", ".3f"), ("test prompts", "n", "d"),
-    ("KL, nats per token", "kl_mean", ".3f"), ("distinct-2", "distinct_2", ".3f"), ("length, tokens", "length_mean", ".1f"),
+    ("KL, nats per token", "kl_mean", ".3f"), ("KL, nats per completion", "kl_sequence_mean", ".2f"),
+    ("distinct-2", "distinct_2", ".3f"), ("length, tokens", "length_mean", ".1f"),
     ("independent judge, mean", "judge_mean", ".3f"), ("reward of completions alone", "completion_reward_mean", ".3f"),
     ("perplexity under the reference", "perplexity", ".1f"), ("repeated 4-grams", "repeated_4_mean", ".3f"),
+    ("MSTTR-100", "msttr", ".3f"), ("bigram entropy, bits", "entropy_2", ".2f"),
 )  # fmt: skip
+NOT_FLUENT = 2.0  # times the initial policy's perplexity
+
+
+def _named(test: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Rows of a user's own judges and of the parts of a reward."""
+    own = [name for name in test if name.startswith(("judge_", "reward_")) and name.endswith("_mean")]
+    kinds = {"judge": "judge", "reward": "part of the reward"}
+    titles = {name: name.removesuffix("_mean").partition("_") for name in own if name not in ("judge_mean", "reward_mean")}
+    return [(f"{kinds[kind]}: {given}", name, ".3f") for name, (kind, _, given) in titles.items()]
 
 
 def _samples(folder: Path, split: str) -> dict[int, dict[str, Any]]:
@@ -40,11 +51,13 @@ def print_summary(results: dict[str, Any], folder: Path, *, samples: int = 3) ->
     )
     if "test" in results:
         table = Table("test", "before", "after")
-        for title, key, spec in ROWS:
+        for title, key, spec in (*ROWS, *_named(results["test"])):
             if key not in results["test"]:
                 continue  # no judge where the splits leave no rows for one
             table.add_row(title, format(results["initial"][key], spec), format(results["test"][key], spec))
         console.print(table)
+        if "judge_mean" in results["test"] and results["test"]["perplexity"] > NOT_FLUENT * results["initial"]["perplexity"]:
+            console.print("[yellow]perplexity has more than doubled: judges may be sure of what is no sentence; read the samples[/yellow]")
         before, after = _samples(folder, "initial"), _samples(folder, "test")
         table = Table("prompt", "before", "after", show_lines=True)
         for prompt_id in list(before)[:samples]:

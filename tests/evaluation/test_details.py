@@ -14,13 +14,20 @@ from grade_lightning.rewards.base import Completions
 from tests.conftest import make_batch, make_context, make_policy, make_reward
 
 
+class _Length:
+    """A judge that can be checked by eye."""
+
+    def score(self, completions: Completions) -> torch.Tensor:
+        return torch.tensor([len(text) / 1000 for text in completions.whole_texts])
+
+
 @pytest.fixture
 def evaluated(model_folder):
     _, policy = make_policy(model_folder)
     reward = make_reward(policy)
     settings = make_context(policy, reward, tokens=12).rollout
     batch = make_batch(policy)
-    found = evaluate_batch(policy, reward, batch, settings, seed=3, detailed=True, judge=lambda texts: [len(t) / 1000 for t in texts])
+    found = evaluate_batch(policy, reward, batch, settings, seed=3, detailed=True, judges={"classifier": _Length()})
     return policy, reward, batch, found
 
 

@@ -13,7 +13,7 @@ from grade_lightning.arguments import check_arguments
 from grade_lightning.compose import composed, config_hash, resolved, settings_of
 from grade_lightning.records.identity import as_laid_out_now, run_hash
 from grade_lightning.settings import SettingsError, describe, help_text, parse
-from grade_lightning.settings.fields import Component, fields_of, is_component
+from grade_lightning.settings.fields import Component, are_components, fields_of, is_component
 from grade_lightning.settings.methods import PPOSettings
 from grade_lightning.settings.rollout import RolloutSettings
 from grade_lightning.settings.types import nested
@@ -67,7 +67,7 @@ def test_values_in_files_are_the_defaults_of_the_fields():
             key, inner = f"{prefix}{name}", nested(info.annotation)
             if inner is not None and isinstance(values.get(name), dict):
                 compare(inner, values[name], f"{key}.")
-            elif name in values and key not in chosen and not is_component(info) and inner is None:
+            elif name in values and key not in chosen and not is_component(info) and not are_components(info) and inner is None:
                 assert values[name] == info.default, key
 
     from grade_lightning.settings import Settings
