@@ -17,7 +17,8 @@ from grade_lightning.methods.base import Context
 from grade_lightning.models.base import BaseLM, load_base
 from grade_lightning.models.policy import Policy
 from grade_lightning.models.pretraining import build_model, train_tokenizer
-from grade_lightning.rewards.classifier import ClassifierReward, RewardHead
+from grade_lightning.rewards.classifier import ClassifierReward
+from grade_lightning.rewards.head import RewardHead
 from grade_lightning.settings.fields import fields_of
 from grade_lightning.settings.model import PretrainSettings
 from grade_lightning.settings.rollout import ProtocolSettings, RolloutSettings

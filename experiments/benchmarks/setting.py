@@ -14,7 +14,8 @@ from grade_lightning.data.synthetic import SyntheticSource
 from grade_lightning.models.base import BaseLM, load_base
 from grade_lightning.models.policy import Policy
 from grade_lightning.models.pretraining import model_config, train_tokenizer
-from grade_lightning.rewards.classifier import ClassifierReward, RewardHead
+from grade_lightning.rewards.classifier import ClassifierReward
+from grade_lightning.rewards.head import RewardHead
 from grade_lightning.settings.model import PretrainSettings
 from grade_lightning.settings.rollout import RolloutSettings
 

@@ -3,6 +3,8 @@
 1. classifier: a classifier with a WordPiece vocabulary of its own, trained on the reward split (:mod:`.train_classifier`).
 2. cross: RLOO and GRADE-STE driven by it at several weights of the KL, three seeds.
 3. gradients: ``python -m grade_lightning.gradients`` of that reward, for the initial policy with perturbed adapters.
+4. vader: a lexicon's score of the completion (:mod:`.vader`), by RLOO, by GRADE-STE through a surrogate, and by surrogate and residual.
+5. preferences: a head trained on pairs of a positive and a negative review's continuation (:mod:`.make_pairs`), by RLOO and GRADE-STE.
 
 Resumable.  Runs are kept in ``runs.parquet``, all else in ``measured.parquet``, beside this file.
 """
@@ -17,6 +19,7 @@ from pathlib import Path
 
 from experiments.imdb_small.study import at_best
 from experiments.queue import Cell, Queue, study_arguments
+from experiments.rewards.make_pairs import make_pairs
 from grade_lightning.records.leaves import add_leaves, read_leaves
 
 HERE = Path(__file__).parent
@@ -35,7 +38,18 @@ WEIGHTS = {"rloo": ("0.1", "0.3", "1.0"), "grade_ste": ("0.02", "0.1", "0.3")}
 METHODS = {"rloo": at_best("rloo"), "grade_ste": (*at_best("grade_ste"), *TAU)}
 MEASURED_METHODS = ("rloo", "grade_ste:tau=2", "decoupled_st:tau=1")
 SAMPLES = ("prompts=48", "draws=2", "rollouts=16", "relaxed_rollouts=4", "max_new_tokens=32")
-PARTS = ("classifier", "cross", "gradients")
+VADER = "experiments.rewards.vader:compound"
+SURROGATE = ("reward=surrogate", f"reward.of.function={VADER}")
+LEXICON = {
+    "rloo": (*at_best("rloo"), "reward=function", f"reward.function={VADER}"),
+    "grade_ste-surrogate": (*at_best("grade_ste"), *TAU, *SURROGATE),
+    "residual": ("method=residual", at_best("rloo")[1], *TAU, *SURROGATE),
+}
+LEXICON_WEIGHTS = {"rloo": ("0.1", "0.3"), "grade_ste-surrogate": ("0.02", "0.1"), "residual": ("0.1", "0.3")}
+PAIRS = Path("multirun/rewards/pairs.jsonl")
+PREFERENCE = ("reward=preference", f"reward.path={PAIRS}")
+PREFERENCE_WEIGHTS = {"rloo": ("0.5", "2.0"), "grade_ste": ("0.2", "1.0")}  # log-odds vary six times as much as probabilities
+PARTS = ("classifier", "cross", "gradients", "vader", "preferences")
 
 _cell = partial(Cell, RECORDS)
 
@@ -46,6 +60,24 @@ def cross() -> list[Cell]:
         _cell("cross", f"{method}-beta{beta}-seed{seed}", (*METHODS[method], *CROSS, f"kl_coef={beta}", f"seed={seed}"))
         for seed in SEEDS
         for method, betas in WEIGHTS.items()
+        for beta in betas
+    ]
+
+
+def vader() -> list[Cell]:
+    return [
+        _cell("vader", f"{name}-beta{beta}-seed{seed}", (*LEXICON[name], f"kl_coef={beta}", f"seed={seed}"))
+        for seed in SEEDS
+        for name, betas in LEXICON_WEIGHTS.items()
+        for beta in betas
+    ]
+
+
+def preferences() -> list[Cell]:
+    return [
+        _cell("preferences", f"{method}-beta{beta}-seed{seed}", (*METHODS[method], *PREFERENCE, f"kl_coef={beta}", f"seed={seed}"))
+        for seed in SEEDS
+        for method, betas in PREFERENCE_WEIGHTS.items()
         for beta in betas
     ]
 
@@ -83,6 +115,11 @@ def main() -> int:
         queue.run_all(cross(), chosen.jobs)
     if "gradients" in chosen.parts:
         gradients(queue)
+    if "vader" in chosen.parts:
+        queue.run_all(vader(), chosen.jobs)
+    if "preferences" in chosen.parts:
+        make_pairs(chosen.data, PAIRS)
+        queue.run_all(preferences(), chosen.jobs)
     return 0
 
 

@@ -1,6 +1,6 @@
 """Methods: plain torch objects that estimate the gradient of the same objective.
 
-``GRADE``, ``GRPO``, ``Hybrid``, ``PPO``, ``REINFORCE`` and ``RLOO`` are LightningModules: each is the one module of
+``GRADE``, ``GRPO``, ``Hybrid``, ``PPO``, ``REINFORCE``, ``Residual`` and ``RLOO`` are LightningModules: each is the one module of
 :mod:`grade_lightning.training` around a plain method (``GradeGradient`` and its siblings).  They are imported when they are first asked
 for, so that the plain methods do not load Lightning.
 """
@@ -15,15 +15,16 @@ from grade_lightning.methods.group import GRPOGradient, RLOOGradient
 from grade_lightning.methods.hybrid import HybridGradient
 from grade_lightning.methods.ppo import PPOGradient
 from grade_lightning.methods.reinforce import ReinforceGradient
+from grade_lightning.methods.residual import ResidualGradient
 
 if TYPE_CHECKING:
-    from grade_lightning.training.bound import GRADE, GRPO, PPO, REINFORCE, RLOO, Hybrid
+    from grade_lightning.training.bound import GRADE, GRPO, PPO, REINFORCE, RLOO, Hybrid, Residual
 
-_BOUND = ("GRADE", "GRPO", "PPO", "REINFORCE", "RLOO", "Hybrid")
+_BOUND = ("GRADE", "GRPO", "PPO", "REINFORCE", "RLOO", "Hybrid", "Residual")
 
 __all__ = [
     "GRADE", "GRPO", "PPO", "REINFORCE", "RLOO", "Context", "GRPOGradient", "GradeGradient", "Hybrid", "HybridGradient", "Method",
-    "PPOGradient", "RLOOGradient", "ReinforceGradient", "Totals",
+    "PPOGradient", "RLOOGradient", "ReinforceGradient", "Residual", "ResidualGradient", "Totals",
 ]  # fmt: skip
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from grade_lightning.distributed import world
 from grade_lightning.estimators import Moments, chunk_moments, hybrid_weights
 from grade_lightning.methods.base import Context, Method, Totals
-from grade_lightning.methods.distributed import world
 from grade_lightning.methods.grade import GradeGradient
 from grade_lightning.methods.gradients import give_gradient, take_gradient
 from grade_lightning.methods.group import RLOOGradient

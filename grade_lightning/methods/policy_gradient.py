@@ -10,9 +10,9 @@ from torch import Tensor
 
 from grade_lightning.chain.logprobs import TokenStatistics, token_statistics
 from grade_lightning.chain.parallel import hard_hidden, read_frozen
+from grade_lightning.distributed import gather_rows, my_rows
 from grade_lightning.estimators import SAMPLED_KL, reinforce_loss, sampled_kl
 from grade_lightning.methods.base import Method, Totals, score_measurements
-from grade_lightning.methods.distributed import gather_rows, my_rows
 from grade_lightning.methods.meter import Meter
 from grade_lightning.rollout.types import Rollout
 

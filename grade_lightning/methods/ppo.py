@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from grade_lightning.chain.parallel import hard_hidden
+from grade_lightning.distributed import gather_rows, my_rows
 from grade_lightning.estimators import gae, ppo_clip_loss, value_loss, whiten
 from grade_lightning.methods.base import Apply, Context, Totals
-from grade_lightning.methods.distributed import gather_rows, my_rows
 from grade_lightning.methods.meter import Meter
 from grade_lightning.methods.policy_gradient import PolicyGradient, Sampled
 from grade_lightning.rollout.types import Rollout

@@ -123,6 +123,15 @@ class Composed(Protocol):
         ...
 
 
+@runtime_checkable
+class Learning(Protocol):
+    """A reward whose gradient (never its value) is learned while the policy is trained; its buffers are part of checkpoints."""
+
+    def learn(self) -> dict[str, float]:
+        """Called once after each policy step, on every process; returns what is logged."""
+        ...
+
+
 class Scored(NamedTuple):
     """Scores and where they come from.
 

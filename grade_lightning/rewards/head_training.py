@@ -22,7 +22,8 @@ from grade_lightning.models.policy import positions_of
 from grade_lightning.models.supported import backbone
 from grade_lightning.progress import bar
 from grade_lightning.rewards.base import RewardInputs
-from grade_lightning.rewards.classifier import ClassifierReward, RewardHead, mean_pool
+from grade_lightning.rewards.classifier import ClassifierReward
+from grade_lightning.rewards.head import RewardHead, mean_pool
 from grade_lightning.settings.reward import HeadSettings
 
 log = logging.getLogger(__name__)

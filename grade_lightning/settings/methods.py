@@ -21,6 +21,7 @@ class MethodSettings:
         chunks: equal parts, each of whole prompts, that the method cuts an effective batch into.
         grouped: completions of the same prompt are compared with each other.
         completions_per_prompt: how often each prompt stands in an effective batch.
+        needs_surrogate: the reward must be a surrogate.
     """
 
     relaxed: ClassVar[bool] = False
@@ -30,6 +31,7 @@ class MethodSettings:
     chunks: ClassVar[int] = 1
     grouped: ClassVar[bool] = False
     completions_per_prompt: ClassVar[int] = 1
+    needs_surrogate: ClassVar[bool] = False
 
 
 Backprop = Literal["adjoint", "sequential"]
@@ -121,6 +123,16 @@ class HybridSettings(RelaxedSettings):
 
 
 @settings
+class ResidualSettings(RelaxedSettings):
+    """Straight-through for a surrogate of the reward, and RLOO for what the surrogate leaves, from the same rollouts."""
+
+    grouped: ClassVar[bool] = True
+    needs_surrogate: ClassVar[bool] = True
+
+    completions_per_prompt: Int = key("effective_batch_size / this many prompts in one policy step", default=4, ge=2)  # type: ignore[misc]  # a fact of the class where it cannot be chosen
+
+
+@settings
 class PPOSettings(MethodSettings):
     """PPO with a value head (eq. 6, Table 3)."""
 
@@ -154,4 +166,5 @@ METHODS: dict[str, type] = {
     "grade_lightning.methods.GRPO": GRPOSettings,
     "grade_lightning.methods.PPO": PPOSettings,
     "grade_lightning.methods.Hybrid": HybridSettings,
+    "grade_lightning.methods.Residual": ResidualSettings,
 }

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 
-from grade_lightning.settings.fields import Bool, Float, Int, Text, key, settings
+from grade_lightning.settings.fields import Bool, Component, Float, Int, Text, component, components, key, parts_of, settings
 
 Scope = Literal["full", "completion"]
 
@@ -20,12 +20,14 @@ class RewardSettings:
         soft: mixtures of tokens can be scored.
         labelled: it is trained on the labelled reviews of the reward split.
         scoped: it can score the completion without its prompt.
+        learns: its gradient is learned while the policy is trained.
     """
 
     differentiable: ClassVar[bool] = True
     soft: ClassVar[bool] = False
     labelled: ClassVar[bool] = False
     scoped: ClassVar[bool] = False
+    learns: ClassVar[bool] = False
 
 
 @settings
@@ -89,6 +91,116 @@ class FunctionSettings(RewardSettings):
 
 
 @settings
+class LikelihoodSettings(RewardSettings):
+    """How likely another language model finds the completion after its prompt, in nats per token of its own."""
+
+    differentiable: ClassVar[bool] = False
+
+    path: Text = key("a folder in the Hugging Face layout, or a hub id, of a causal language model")
+    max_length: Int = key("tokens that the model reads at most", default=1024, ge=8)
+    revision: Text | None = key("of the hub repository", default=None)
+    trust_remote_code: Bool = key("run code that the repository ships", default=False)
+
+
+@settings
+class PreferenceHeadSettings:
+    """Recipe of a head that learns from preferences or scores."""
+
+    lr: Float = key("of AdamW", default=1e-3, gt=0, le=10)
+    weight_decay: Float = key("of AdamW", default=0.01, ge=0, le=1e3)
+    batch_size: Int = key("rows in one optimizer step", default=32, ge=1)
+    epochs: Int = key("passes over the rows", default=8, ge=1, le=100_000)
+    text_tokens: Int = key("prompt and completion are cut to this many tokens", default=256, ge=1)
+    heldout_share: Float = key("of the prompts, on which it is measured and not trained", default=0.1, gt=0, lt=0.9)
+    seed: Int = key("of initial weights, order and held-out prompts", default=0, ge=0)
+
+
+@settings
+class PreferenceSettings(RewardSettings):
+    """A head on the policy's own base, trained on pairs of a chosen and a rejected completion (Bradley-Terry), or on scores."""
+
+    soft: ClassVar[bool] = True
+    scoped: ClassVar[bool] = True
+
+    path: Text = key("a .jsonl, .json, .csv or .parquet file, a folder of such files, or a hub data set")
+    objective: Literal["pairs", "scores"] = key(
+        "pairs: columns chosen, rejected and perhaps prompt; scores: completion, score and perhaps prompt", default="pairs"
+    )
+    scope: Scope = key("what is scored: prompt and completion, or the completion alone", default="full")
+    head: PreferenceHeadSettings = key("recipe of the head", default=PreferenceHeadSettings())
+    hub_split: Text = key("of a hub data set", default="train")
+    revision: Text | None = key("of the hub repository", default=None)
+
+
+def _all(parts: dict[str, Component], fact: str) -> bool:
+    return all(getattr(part.settings, fact, True) for part in parts.values())
+
+
+@settings
+class SumSettings(RewardSettings):
+    """A weighted sum of rewards, each part logged and reported on its own."""
+
+    parts: Any = components("rewards by name", default={})
+    weights: dict[str, float] = key("of parts by name; 1 where none is given", default={})
+
+    @property
+    def differentiable(self) -> bool:  # type: ignore[override]
+        return _all(parts_of(self), "differentiable")
+
+    @property
+    def soft(self) -> bool:  # type: ignore[override]
+        return _all(parts_of(self), "soft")
+
+    @property
+    def scoped(self) -> bool:  # type: ignore[override]
+        return _all(parts_of(self), "scoped")
+
+    @property
+    def labelled(self) -> bool:  # type: ignore[override]
+        return any(getattr(part.settings, "labelled", False) for part in parts_of(self).values())
+
+    @model_validator(mode="after")
+    def _named(self) -> SumSettings:
+        if not self.parts:
+            raise ValueError("reward=sum has no parts: add some with +reward@reward.parts.NAME=OPTION")
+        unknown = sorted(set(self.weights) - set(self.parts))
+        if unknown:
+            raise ValueError(f"reward.weights names {unknown[0]}, which is no part: parts are {', '.join(self.parts)}")
+        learning = [name for name, part in self.parts.items() if getattr(getattr(part, "settings", None), "learns", False)]
+        if learning:
+            raise ValueError(f"the part {learning[0]} is a surrogate: make a surrogate of the sum instead (reward@reward.of=sum)")
+        return self
+
+
+@settings
+class SurrogateSettings(RewardSettings):
+    """Any reward with the gradient of a stand-in that is fitted online to its values, so that relaxed methods can use it."""
+
+    learns: ClassVar[bool] = True
+
+    of: Any = component("the reward whose values are learned")
+    capacity: Int = key("completions that the fit remembers, the latest ones", default=2048, ge=2)
+    least: Int = key("completions before the first fit; until then the gradient is 0", default=64, ge=2)
+    scope: Scope = key("tokens whose states and embeddings are averaged: the completion's, or the prompt's too", default="completion")
+
+    @property
+    def scoped(self) -> bool:  # type: ignore[override]
+        return _all(parts_of(self), "scoped")
+
+    @property
+    def labelled(self) -> bool:  # type: ignore[override]
+        return any(getattr(part.settings, "labelled", False) for part in parts_of(self).values())
+
+    @model_validator(mode="after")
+    def _sizes(self) -> SurrogateSettings:
+        if self.least > self.capacity:
+            raise ValueError(f"least={self.least} completions do not fit into capacity={self.capacity}: lower one or raise the other")
+        if getattr(getattr(self.of, "settings", None), "learns", False):
+            raise ValueError("a surrogate of a surrogate has nothing to learn from: name the reward itself")
+        return self
+
+
+@settings
 class ClassifierJudgeSettings(RewardSettings):
     """TF-IDF and logistic regression on labelled rows that no split uses; a judge, absent where there are no labels."""
 
@@ -96,6 +208,10 @@ class ClassifierJudgeSettings(RewardSettings):
 
 
 REWARDS: dict[str, type] = {
+    "grade_lightning.rewards.preference.preference": PreferenceSettings,
+    "grade_lightning.rewards.likelihood.likelihood": LikelihoodSettings,
+    "grade_lightning.rewards.sum.sum_reward": SumSettings,
+    "grade_lightning.rewards.surrogate.surrogate": SurrogateSettings,
     "grade_lightning.rewards.judge.classifier_judge": ClassifierJudgeSettings,
     "grade_lightning.rewards.head_training.trained_classifier": ClassifierHeadSettings,
     "grade_lightning.rewards.sequence_classifier.sequence_classifier": SequenceClassifierSettings,

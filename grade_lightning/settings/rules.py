@@ -75,7 +75,7 @@ def _optimizer(s: Settings) -> Iterator[Fault]:
 
 NOT_DIFFERENTIABLE = (
     "this method differentiates the reward, and this reward has no gradient: use a policy gradient (method=rloo), or a reward that is "
-    "differentiable (reward=classifier_head or sequence_classifier)"
+    "differentiable (reward=classifier_head or sequence_classifier), or reward=surrogate, which learns a gradient from this one's values"
 )
 NO_MIXTURES = (
     "soft GRADE feeds mixtures of tokens forward, which have no text that this reward could read: use method=grade_ste, or "
@@ -93,8 +93,16 @@ def _relaxation(s: Settings) -> Iterator[Fault]:
         yield "temperature.metric", "first_ratio is measured by the adjoint alone: use largest_weight, or method.backprop=adjoint"
 
 
+NEEDS_SURROGATE = (
+    "this method adds what a surrogate leaves of the reward: use reward=surrogate (with reward@reward.of=OPTION for any other reward than "
+    "a function)"
+)
+
+
 def _reward(s: Settings) -> Iterator[Fault]:
     facts = s.reward.settings
+    if s.method_settings.needs_surrogate and not getattr(facts, "learns", False):
+        yield "reward", NEEDS_SURROGATE
     if s.method_settings.relaxed and not getattr(facts, "differentiable", True):
         yield "reward", NOT_DIFFERENTIABLE
     elif s.method_settings.feeds_mixtures and not getattr(facts, "soft", True):

@@ -7,6 +7,7 @@ from grade_lightning.methods.group import GRPOGradient, RLOOGradient
 from grade_lightning.methods.hybrid import HybridGradient
 from grade_lightning.methods.ppo import PPOGradient
 from grade_lightning.methods.reinforce import ReinforceGradient
+from grade_lightning.methods.residual import ResidualGradient
 from grade_lightning.training.module import BoundModule
 
 
@@ -44,3 +45,9 @@ class Hybrid(BoundModule):
     """RLOO and straight-through combined: :class:`grade_lightning.methods.HybridGradient`."""
 
     Gradient = HybridGradient
+
+
+class Residual(BoundModule):
+    """Straight-through for a surrogate and RLOO for the rest: :class:`grade_lightning.methods.ResidualGradient`."""
+
+    Gradient = ResidualGradient

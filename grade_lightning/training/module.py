@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from grade_lightning.data.prompts import PromptBatch
+from grade_lightning.distributed import gather_objects, my_rows, sum_gradients, sum_over_processes, world
 from grade_lightning.evaluation.evaluator import EvaluatedPrompt, evaluate_batch, summarise
 from grade_lightning.methods.base import Context, Method, Totals
-from grade_lightning.methods.distributed import gather_objects, my_rows, sum_gradients, sum_over_processes, world
 from grade_lightning.methods.meter import Meter
-from grade_lightning.rewards.base import Reward, evaluation_reward
+from grade_lightning.rewards.base import Learning, Reward, evaluation_reward
 from grade_lightning.rollout.noise import training_noise
 from grade_lightning.rollout.sampling import sample
 from grade_lightning.rollout.types import Rollout
@@ -24,6 +24,8 @@ from grade_lightning.settings.methods import MethodSettings
 from grade_lightning.settings.rollout import RolloutSettings
 from grade_lightning.settings.run import OptimizerSettings
 from grade_lightning.training.optimizer import clip_and_measure, optimizer_of
+
+LEARNED = "_scored_by."  # of a reward that learns
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,8 @@ class MethodModule(L.LightningModule):
             meter.update(len(rollout), length=rollout.tokens / len(rollout), eos_rate=ended.float().mean())
         self.update(rollouts, totals, meter, step)
         measured = meter.compute()
+        if isinstance(self.method.reward, Learning):
+            measured |= self.method.reward.learn()
         measured["loss"] = -measured["reward"] + self._kl_term(measured["kl"], totals)
         optimizer = self.plan.optimizer
         scheduled = {"lr": optimizer.lr * optimizer.factor(step), **self.method.schedule_values(step)}
@@ -199,17 +203,18 @@ class MethodModule(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Checkpoints of earlier versions hold the method's state without its prefix."""
         state = checkpoint["state_dict"]
-        former = [name for name in state if not name.startswith(("policy.", "method."))]
+        former = [name for name in state if not name.startswith(("policy.", "method.", LEARNED))]
         for name in former:
             state[f"method.{name}"] = state.pop(name)
         if "temperature" in checkpoint:
             state["method._extra_state"] = checkpoint["temperature"]
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
-        """The adapters and what the method keeps: the frozen base never goes into a checkpoint."""
+        """The adapters, what the method keeps and what the reward learns: the frozen base never goes into a checkpoint."""
         trained = {name for name, weight in self.named_parameters() if weight.requires_grad}
         whole = super().state_dict(*args, **kwargs)
-        return {name: value for name, value in whole.items() if name in trained or name.startswith("method.")}
+        kept = ("method.", LEARNED) if isinstance(self.method.reward, Learning) else ("method.",)
+        return {name: value for name, value in whole.items() if name in trained or name.startswith(kept)}
 
 
 class BoundModule(MethodModule):

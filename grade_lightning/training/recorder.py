@@ -12,7 +12,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 
-from grade_lightning.methods.distributed import sum_over_processes
+from grade_lightning.distributed import sum_over_processes
 from grade_lightning.models.policy import Policy
 from grade_lightning.records.folder import RunFolder, metrics_row, validation_cells
 from grade_lightning.training.interrupt import Interrupt

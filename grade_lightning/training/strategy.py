@@ -13,7 +13,7 @@ class SummedGradients(DDPStrategy):
     """Processes without DistributedDataParallel around the module.
 
     Each process works on its rows of the effective batch with normalisers of the whole, and the method adds the gradients up
-    (:func:`grade_lightning.methods.distributed.sum_gradients`).  DDP would average them at hooks of its own, which knows
+    (:func:`grade_lightning.distributed.sum_gradients`).  DDP would average them at hooks of its own, which knows
     neither the normalisers nor the several backward passes of an adjoint.
     """
 

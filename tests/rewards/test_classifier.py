@@ -13,7 +13,7 @@ from grade_lightning.estimators import SoftTokens
 from grade_lightning.models.base import load_base
 from grade_lightning.models.cache import make_once
 from grade_lightning.rewards.base import Completions
-from grade_lightning.rewards.classifier import RewardHead, mean_pool
+from grade_lightning.rewards.head import RewardHead, mean_pool
 from grade_lightning.rewards.head_training import HeadSettings, features, fit_head, reward_head
 from tests.conftest import make_batch, make_policy, make_reward
 

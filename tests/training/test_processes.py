@@ -21,12 +21,19 @@ LAST = "checkpoints/last/adapter_model.safetensors"
 
 
 @pytest.fixture(autouse=True)
-def cache(shared_cache, monkeypatch):
+def cache(shared_cache, monkeypatch, tmp_path):
     monkeypatch.setenv("GRADE_CACHE", shared_cache)
+    (tmp_path / "vowels_of_test.py").write_text(
+        "def score(completions, **_): return [sum(c in 'aeiou' for c in t) / 9 for t in completions]\n"
+    )
 
 
 def command(folder: Path, *overrides: str) -> list[str]:
-    return ["-m", "grade_lightning.run", *SMALL, *SMALL_LM, f"run.dir={folder}", *overrides]
+    small = [o for o in SMALL if not ("reward=surrogate" in overrides and o.startswith("reward.head"))]
+    return ["-m", "grade_lightning.run", *small, *SMALL_LM, f"run.dir={folder}", *overrides]
+
+
+SURROGATE = ["reward=surrogate", "reward.of.function=vowels_of_test:score", "reward.least=4"]
 
 
 def start(cwd: Path, *arguments: str, executable: tuple[str, ...] = (sys.executable,)) -> subprocess.Popen[str]:
@@ -45,16 +52,20 @@ def finish(process: subprocess.Popen[str]) -> str:
 
 def rows(folder: Path) -> list[dict[str, str]]:
     with (folder / "metrics.csv").open() as stream:
-        return [{key: value for key, value in row.items() if key != "train/seconds"} for row in csv.DictReader(stream)]
+        return [
+            {key: value for key, value in row.items() if key not in ("train/seconds", "train/reward_seconds")}
+            for row in csv.DictReader(stream)
+        ]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [*METHODS, "residual"])
 def test_killed_and_run_again_equals_uninterrupted(method, tmp_path, monkeypatch):
     """SIGKILL in the middle of training; the same command again goes on from the last checkpoint, in Weights & Biases' eyes too."""
     monkeypatch.setenv("WANDB_MODE", "offline")
     options = [f"method={method}", "max_steps=12", "run.checkpoint_every=3", "evaluation.validate_every=4", "model.lora.dropout=0.05"]
     options += ["logger=wandb"] if method == "grade_ste" else []
+    options += SURROGATE if method == "residual" else []
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     finish(start(tmp_path, *command(whole, *options)))
     process = start(tmp_path, *command(killed, *options))
@@ -81,10 +92,11 @@ def test_killed_and_run_again_equals_uninterrupted(method, tmp_path, monkeypatch
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["grade_ste", "ppo", "rloo"])
+@pytest.mark.parametrize("method", ["grade_ste", "ppo", "residual", "rloo"])
 def test_two_processes_are_one(method, tmp_path):
     """torchrun with two gloo processes against one process: the same updates up to the order of summation."""
     options = [f"method={method}", "max_steps=3", "evaluation.validate_every=1", "effective_batch_size=8", "max_new_tokens=12"]
+    options += SURROGATE if method == "residual" else []
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     finish(start(tmp_path, *command(tmp_path / "one", *options)))
     finish(start(tmp_path, *command(tmp_path / "two", "hardware=ddp", *options), executable=torchrun))

@@ -1,0 +1,70 @@
+"""Straight-through for what a surrogate knows of the reward, and a policy gradient for the rest."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from grade_lightning.distributed import sum_over_processes
+from grade_lightning.methods.base import Context, Method, Totals
+from grade_lightning.methods.grade import GradeGradient
+from grade_lightning.methods.gradients import give_gradient, take_gradient
+from grade_lightning.methods.group import RLOOGradient
+from grade_lightning.methods.meter import Meter
+from grade_lightning.rewards.surrogate import RestReward, SurrogateReward
+from grade_lightning.rollout.types import Rollout
+from grade_lightning.settings.methods import ResidualSettings
+
+
+class ResidualGradient(Method):
+    """The gradient of E[r^] by straight-through plus that of E[r - r^] by RLOO, from the same hard rollouts.
+
+    r^ was fitted to earlier steps, so that both expectations are of a fixed function: where the first part were unbiased, the sum would be,
+    whatever r^ is.  Only r^'s part carries the straight-through bias, only the rest has the policy gradient's variance.  The KL stands in
+    the first part alone.
+
+    Args:
+        context: its reward is a :class:`grade_lightning.rewards.surrogate.SurrogateReward`.
+        settings, **values: see :class:`Method` and :class:`grade_lightning.settings.methods.ResidualSettings`.
+
+    Raises:
+        ValueError: the reward is no surrogate.
+    """
+
+    Settings = ResidualSettings
+
+    def __init__(self, context: Context, settings: ResidualSettings | None = None, **values: Any):
+        super().__init__(context, settings, **values)
+        if not isinstance(context.reward, SurrogateReward):
+            raise ValueError("method=residual needs a surrogate, whose rest it takes by a policy gradient: use reward=surrogate")
+        own: ResidualSettings = self.settings
+        relaxed = {key: getattr(own, key) for key in ("temperature", "backprop", "tol", "max_hops")}
+        self.pathwise = GradeGradient(context, diagnostics_every=0, **relaxed)
+        rest = dataclasses.replace(context, reward=RestReward(context.reward), kl_coef=0.0)
+        self.rest = RLOOGradient(rest, completions_per_prompt=own.completions_per_prompt)
+
+    def schedule_values(self, step: int) -> dict[str, float]:
+        return self.pathwise.schedule_values(step)
+
+    def observe(self, measured: dict[str, float]) -> None:
+        self.pathwise.observe(measured)
+
+    def accumulate(self, rollouts: list[Rollout], totals: Totals, meter: Meter, step: int) -> None:
+        weights = list(self.policy.trainable().values())
+        before = take_gradient(weights)
+        self.pathwise.accumulate(rollouts, totals, meter, step)
+        pathwise, unused = take_gradient(weights), Meter(self.policy.device)
+        self.rest.accumulate(rollouts, totals, unused, step)
+        rest = take_gradient(weights)
+        found = unused.compute()
+        meter.update(rest_std=found["advantage_std"], entropy=found["entropy"], rest_to_pathwise=_ratio(rest, pathwise))
+        give_gradient(weights, before + pathwise + rest)
+
+
+def _ratio(rest: Tensor, pathwise: Tensor) -> float:
+    """Length of one gradient over that of the other, both of all processes together; 0 where there is no other."""
+    squares = [sum_over_processes(float(torch.linalg.vector_norm(part)) ** 2) for part in (rest, pathwise)]
+    return float((squares[0] / squares[1]) ** 0.5) if squares[1] else 0.0
