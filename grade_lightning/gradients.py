@@ -37,6 +37,11 @@ from grade_lightning.threads import wait_briefly
 log = logging.getLogger(__name__)
 
 
+def _check_reward(settings: Settings) -> None:
+    if getattr(settings.reward.settings, "learns", False):
+        raise ValueError("a surrogate has no gradient before it has seen completions: measure the gradients of another reward")
+
+
 def _check_same_sampler(all_settings: dict[str, Settings]) -> None:
     reference = all_settings[REFERENCE]
     for spec, settings in all_settings.items():
@@ -88,6 +93,7 @@ def _measure(study: Study) -> dict[str, Any]:
     all_settings = {spec: settings_of(cfg) for spec, cfg in configs.items()}
     _check_same_sampler(all_settings)
     first = next(iter(all_settings.values()))
+    _check_reward(first)
     found = inputs(first)
     found.check()
     made = objects(found, judges=False)

@@ -16,6 +16,7 @@ from grade_lightning.compose import CONFIG_DIR, config_hash
 from grade_lightning.models.cache import cache_root
 from grade_lightning.run import execute
 from tests.entry import SMALL, SMALL_LM, compose_run, run_small
+from tests.rewards.test_preference import write_pairs
 from tests.rewards.vocabularies import save_classifier
 
 
@@ -222,7 +223,8 @@ GROUPS = ["model", "data", "reward", "method", "temperature", "protocol", "hardw
 FILES = [f"{group}={file.stem}" for group in GROUPS for file in sorted(Path(CONFIG_DIR, group).glob("[!_]*.yaml"))]
 NEEDS = {
     "model=local": ["model.path=x"], "reward=function": ["reward.function=a:b", "method=rloo"],
-    "reward=sequence_classifier": ["reward.path=x"],
+    "reward=sequence_classifier": ["reward.path=x"], "reward=likelihood": ["reward.path=x"], "reward=preference": ["reward.path=x"],
+    "reward=surrogate": ["reward.of.function=a:b"],
     "data=prompts": ["data.path=x"],
 }  # fmt: skip
 
@@ -260,6 +262,14 @@ def test_every_yaml_runs(choice, small_lm, tmp_path, monkeypatch):
         overrides += [f"model.path={small_lm}", "reward.head.lr=3e-3", "reward.head.epochs=40"]
     if choice == "reward=function":
         overrides += ["reward.function=tests.rewards.test_function:length", "method=rloo"]
+    if choice in ("reward=surrogate", "method=residual"):
+        overrides += ["reward=surrogate", "reward.of.function=tests.rewards.test_function:length", "reward.least=4"]
+    if choice == "reward=likelihood":
+        overrides += [f"reward.path={small_lm}", "method=rloo"]
+    if choice == "reward=sum":
+        overrides += ["+reward@reward.parts.a=function", "reward.parts.a.function=tests.rewards.test_function:length", "method=rloo"]
+    if choice == "reward=preference":
+        overrides += [f"reward.path={write_pairs(tmp_path / 'pairs.jsonl')}"]
     if choice == "reward=sequence_classifier":
         overrides += [f"reward.path={save_classifier(tmp_path / 'classifier')}"]
     if choice == "method=hybrid":
@@ -278,7 +288,7 @@ def test_every_yaml_runs(choice, small_lm, tmp_path, monkeypatch):
         data = ["data=parquet", f"data.path={tmp_path / 'data'}", f"model.path={small_lm}", "reward.head.lr=3e-3", "reward.head.epochs=40"]
         if choice == "experiment=table1_paper":
             data += ["hardware.accelerator=cpu", "hardware.precision=fp32", "hardware.grad_accumulation=2"]
-    headless = choice in ("reward=function", "reward=sequence_classifier")
+    headless = choice == "method=residual" or (choice.startswith("reward=") and choice != "reward=classifier_head")
     small = [item for item in SMALL if not ((data and item.startswith("data.source")) or (headless and item.startswith("reward.head")))]
     lm = [] if data or choice.startswith(("model=local", "model=qwen3")) else SMALL_LM
     assert execute(compose_run([*small, *lm, *overrides, *data], tmp_path / "run"))["steps"] == 2

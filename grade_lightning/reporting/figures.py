@@ -173,8 +173,17 @@ def temperature(variants: list[Variant], look: Look) -> Figure | None:
     return figure
 
 
-def frontier(variants: list[Variant], look: Look) -> Figure:
-    """Reward against what was paid for it: validations while training (small) and the final test (large), every seed."""
+Curve = list[dict[str, Any]]
+
+
+def frontier(variants: list[Variant], look: Look, best_of_n: Curve | None = None) -> Figure:
+    """Reward against what was paid for it: validations while training (small) and the final test (large), every seed.
+
+    Args:
+        variants: to draw.
+        look: colour and line of each.
+        best_of_n: points of the initial policy's best of n, as ``best_of_n.json`` holds them.
+    """
     figure, (axes,) = _panels(1, 3.8)
     figure.set_figwidth(5.5)
     for variant in variants:
@@ -189,6 +198,9 @@ def frontier(variants: list[Variant], look: Look) -> Figure:
             if is_number(test.get("kl_mean")):
                 point: dict[str, Any] = {"color": colour, "markeredgecolor": "white", "markersize": 6, "label": None if points else label}
                 axes.plot(test["kl_mean"], test["reward_mean"], "D", **point)
+    for place, point in enumerate(best_of_n or []):
+        axes.plot(point["kl_mean"], point["reward_mean"], "x", color=INK, label="best of n, initial policy" if place == 0 else None)
+        axes.annotate(str(point["n"]), (point["kl_mean"], point["reward_mean"]), xytext=(3, -9), textcoords="offset points", fontsize=7)
     _name(axes, "Reward against KL (diamond: test)", "KL, nats per token", "reward")
     _legend(figure, axes)
     return figure
@@ -239,13 +251,13 @@ def inline_svg(figure: Figure, name: str) -> str:
     return found[found.index("<svg") :].replace(INK, "currentColor")
 
 
-def draw(variants: list[Variant]) -> tuple[dict[str, tuple[str, Figure]], list[str]]:
+def draw(variants: list[Variant], best_of_n: Curve | None = None) -> tuple[dict[str, tuple[str, Figure]], list[str]]:
     """Every figure that the runs have something for, by file name, with its title; and which were left out."""
     variants = [replace(variant, label=variant.label.replace("$", r"\$")) for variant in variants]  # no mathematics in labels
     look, found, empty = colours(variants), {}, []
     with matplotlib.rc_context(STYLE):
         for name, (title, make) in FIGURES.items():
-            figure = make(variants, look)
+            figure = frontier(variants, look, best_of_n) if make is frontier else make(variants, look)
             if figure is not None and any(axes.has_data() for axes in figure.axes):
                 figure.draw_without_rendering()
                 figure.set_layout_engine("none")  # laid out once, for all its formats

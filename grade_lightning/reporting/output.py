@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from grade_lightning.records.files import write_atomically
 from grade_lightning.records.text import json_text
 from grade_lightning.reporting.beyond import exploited, quality
 from grade_lightning.reporting.cautions import mixed, within_noise
-from grade_lightning.reporting.figures import draw, save
+from grade_lightning.reporting.clean import is_number
+from grade_lightning.reporting.figures import Curve, draw, save
 from grade_lightning.reporting.page import page
 from grade_lightning.reporting.read import Run, read_runs
 from grade_lightning.reporting.significance import Interval
@@ -29,16 +31,34 @@ def report(root: Path, out: Path, *, part: str | None = None) -> list[str]:
     """Read what is at ``root``, see :func:`grade_lightning.reporting.read.read_runs`, and write the report; returns the warnings."""
     runs, warnings = read_runs(root, part=part)
     names = [str(run.folder.relative_to(root)) for run in runs]
-    return write_report(runs, names, out, warnings, title=part or root.resolve().name)
+    curve, faults = best_of_n(root)
+    return write_report(runs, names, out, [*warnings, *faults], title=part or root.resolve().name, curve=curve)
 
 
-def write_report(runs: list[Run], names: list[str], out: Path, warnings: Collection[str] = (), *, title: str) -> list[str]:
+def best_of_n(root: Path) -> tuple[Curve, list[str]]:
+    """The points that ``python -m grade_lightning.best_of_n`` left in a folder or beside a table file, and what is wrong with them."""
+    files = sorted(root.rglob("best_of_n.json")) if root.is_dir() else [root.with_name("best_of_n.json")]
+    files = [file for file in files if file.exists()]
+    if not files:
+        return [], []
+    try:
+        found = json.loads(files[0].read_text())["curve"]
+        points = [point for point in found if all(is_number(point.get(name)) for name in ("n", "kl_mean", "reward_mean"))]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        return [], [f"{files[0]} holds no best-of-n curve ({type(error).__name__}): left out"]
+    return points, [f"several best-of-n curves below {root}: {files[0]} is drawn"] if len(files) > 1 else []
+
+
+def write_report(
+    runs: list[Run], names: list[str], out: Path, warnings: Collection[str] = (), *, title: str, curve: Curve | None = None
+) -> list[str]:
     """Write the report of some runs; returns the warnings.
 
     Args:
         names: of the runs, as ``report.json`` lists them.
         warnings: about what was read.
         title: of the page.
+        curve: the initial policy's best of n.
     """
     variants = group(runs)
     made = tables(variants)
@@ -46,11 +66,11 @@ def write_report(runs: list[Run], names: list[str], out: Path, warnings: Collect
     out.mkdir(parents=True, exist_ok=True)
     for name, table in made.items():
         _write_table(out, name, table)
-    figures, empty = draw(variants)
+    figures, empty = draw(variants, curve)
     doubts += empty
     for name, (_, figure) in figures.items():
         save(figure, out, name)
-    everything = {"runs": names, "warnings": doubts, **{name: _plain(table.rows) for name, table in made.items()}}
+    everything = {"runs": names, "warnings": doubts, "best_of_n": curve or [], **{name: _plain(table.rows) for name, table in made.items()}}
     write_atomically(out / "report.json", json_text(everything))
     write_atomically(out / "report.html", page(variants, list(made.values()), figures, doubts, name=title))
     return doubts

@@ -131,6 +131,10 @@ class Learning(Protocol):
         """Called once after each policy step, on every process; returns what is logged."""
         ...
 
+    def discard(self) -> None:
+        """Forget the completions scored since the last policy step: they were measured, not trained on."""
+        ...
+
 
 class Scored(NamedTuple):
     """Scores and where they come from.

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from grade_lightning.models.base import DTYPES, check_weights, looks_local
+from grade_lightning.models.sharing import share_frozen
 from grade_lightning.rewards.base import Completions, RewardInputs, check_scope, linearised
 from grade_lightning.rewards.bridge import VocabularyBridge, pull
 from grade_lightning.rewards.spelling import align, readable, within
@@ -236,10 +237,14 @@ def sequence_classifier(
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError(f"the tokenizer of {path} has no tokenizer.json: save a fast one, which says where its tokens stand in a text")
     place = label_place(model.config.id2label, label, path)
+    model.requires_grad_(False).to(inputs.policy.device)
+    saved = share_frozen(model, inputs.policy.lm)
+    if saved:
+        log.info("the reward model has %.0f MB of the policy's own frozen weights: they are held once", saved / 1e6)
     longest = [getattr(model.config, "max_position_embeddings", UNBOUNDED) or UNBOUNDED, tokenizer.model_max_length]
     most = min(length for length in (max_length or UNBOUNDED, *longest))
     reward = SequenceClassifierReward(
-        model.to(inputs.policy.device), tokenizer, inputs.policy.tokenizer, label=place, output=output, template=template,
+        model, tokenizer, inputs.policy.tokenizer, label=place, output=output, template=template,
         max_length=most if most < UNBOUNDED else 512, scope=scope, batch_size=batch_size,
     )  # fmt: skip
     return reward, {"model": Path(path).name if looks_local(path) else path, "label": str(model.config.id2label[place]), "output": output}

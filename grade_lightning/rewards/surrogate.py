@@ -105,6 +105,10 @@ class SurrogateReward(nn.Module):
         with torch.no_grad():
             return self.of.score(plain.with_states(None if plain.states is None else plain.states.detach())).detach(), keys
 
+    def discard(self) -> None:
+        """Forget the completions scored since the last policy step."""
+        self._fresh = {}
+
     @torch.no_grad()
     def learn(self) -> dict[str, float]:
         """Take in the completions of this step, of all processes, and fit again.

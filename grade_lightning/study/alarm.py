@@ -15,6 +15,7 @@ from grade_lightning.data.prompts import PromptBatch
 from grade_lightning.estimators import Moments, chunk_moments, gumbel_noise
 from grade_lightning.methods.base import Method
 from grade_lightning.methods.group import RLOOGradient
+from grade_lightning.rewards.base import Learning
 from grade_lightning.rollout.noise import keyed_generator
 from grade_lightning.study.units import UnitSampler
 from grade_lightning.training.module import MethodModule
@@ -73,6 +74,8 @@ class GradientCosine(Callback):
             noise = gumbel_noise((self.completions, settings.max_new_tokens, settings.top_k), generator=generator)
             for parent, gradients in zip(parents, found, strict=True):
                 gradients.append(parent.unit(prompt, noise).gradient)
+        if isinstance(method.reward, Learning):
+            method.reward.discard()
         return self.add(*(torch.stack(gradients) for gradients in found))
 
     def add(self, unbiased: torch.Tensor, biased: torch.Tensor) -> float:

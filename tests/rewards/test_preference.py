@@ -32,6 +32,11 @@ def _rows(n: int, rng: np.random.Generator) -> list[dict[str, object]]:
     return rows
 
 
+def write_pairs(path) -> str:
+    """A file with 300 of them."""
+    return write(path, _rows(300, np.random.default_rng(0)))
+
+
 @pytest.fixture
 def rows():
     return _rows(300, np.random.default_rng(0))

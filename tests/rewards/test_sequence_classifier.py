@@ -196,3 +196,26 @@ def test_the_oracle_of_values_is_the_saved_model(tmp_path):
     folder = save_classifier(tmp_path / "classifier")
     again = DistilBertForSequenceClassification.from_pretrained(folder)
     assert again.config.id2label == {0: "negative", 1: "positive"}
+
+
+def test_weights_in_common_with_the_policys_base_are_held_once(model_folder, tmp_path):
+    """A classifier that somebody made from the base by training a head alone: its scores are the same, its memory is the head's."""
+    from transformers import AutoModelForSequenceClassification
+
+    from grade_lightning.models.sharing import share_frozen
+
+    _, policy = make_policy(model_folder, precision="fp32")
+    model = AutoModelForSequenceClassification.from_pretrained(model_folder, num_labels=2).eval().requires_grad_(False)
+    ids = torch.tensor([[5, 6, 7, 8]])
+    before = model(input_ids=ids).logits
+    total = sum(weight.numel() * 4 for weight in model.parameters())
+    saved = share_frozen(model, policy.lm)
+    assert saved == total - model.score.weight.numel() * 4
+    assert torch.equal(model(input_ids=ids).logits, before)
+    with policy.merged():  # adapters added into the policy's weights change no reward
+        assert torch.equal(model(input_ids=ids).logits, before)
+    assert model.get_input_embeddings().weight.data_ptr() == policy.embedding.data_ptr()
+    other = AutoModelForSequenceClassification.from_pretrained(model_folder, num_labels=2).requires_grad_(False)
+    with torch.no_grad():
+        other.model.layers[0].mlp.up_proj.weight += 1
+    assert share_frozen(other, policy.lm) == saved - other.model.layers[0].mlp.up_proj.weight.numel() * 4

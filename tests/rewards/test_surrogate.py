@@ -123,6 +123,15 @@ def test_it_never_learns_from_the_step_whose_gradient_is_taken(taught):
     assert found["surrogate_r2"] < 1
 
 
+def test_what_was_only_measured_is_not_learned_from(taught):
+    policy, reward, context = taught
+    before = reward.slope.clone()
+    see(policy, context, reward, 9)
+    reward.discard()
+    assert reward.learn() == {}
+    assert torch.equal(reward.slope, before)
+
+
 def test_the_ring_forgets_the_oldest(taught):
     policy, reward, context = taught
     assert int(reward.seen) == 64 == reward.capacity
