@@ -36,6 +36,15 @@ def sum_over_processes(value: float) -> float:
     return float(total)
 
 
+def sum_tensor(tensor: Tensor) -> Tensor:
+    """The sum of what each process holds, where it lay; a new tensor."""
+    if world()[1] == 1:
+        return tensor.clone()
+    total = tensor.detach().clone().to(_device())
+    dist.all_reduce(total)
+    return total.to(tensor.device)
+
+
 def gather_rows(tensor: Tensor) -> Tensor:
     """Rows of all processes in order.  [b, ...] -> [B, ...], without gradients."""
     return torch.cat([part.to(tensor.device) for part in gather_objects(tensor.detach().cpu())]) if world()[1] > 1 else tensor.detach()

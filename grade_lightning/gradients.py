@@ -10,6 +10,7 @@ Keys of the study:
   group       completions of a prompt that rloo and grpo compare, a divisor of rollouts (default: 4 at most)
   step        policy step whose temperature is measured (default 1: the start of the schedule)
   perturb     standard deviation of the initial lora_B (default 0.02): at 0 half of the gradient is 0
+  part        reward or kl: the gradient of one of them alone, as a run with a KL has it (default all)
   sketch      numbers kept of each gradient (default 8192)
   out         where results go (default: outputs/gradients); an interrupted study goes on when the command is repeated
 
@@ -57,7 +58,8 @@ def configuration(spec: str, study: Study) -> DictConfig:
     Raises:
         ValueError: Hydra refuses an override.
     """
-    base = [] if any(o.startswith("kl_coef=") for o in study.overrides) else ["kl_coef=0"]
+    given = any(o.startswith("kl_coef=") for o in study.overrides)
+    base = [] if given or study.part == "kl" else ["kl_coef=0"]
     try:
         return composed([*base, *overrides_of(spec, study), f"run.dir={study.out}", *study.overrides])
     except ValueError as error:
@@ -103,9 +105,11 @@ def _measure(study: Study) -> dict[str, Any]:
     prompts, rollout = data.prompts["policy"][: study.prompts], first.rollout
     if len(prompts) < study.prompts:
         raise ValueError(f"the policy split has {len(prompts)} prompts: lower prompts={study.prompts} or raise data.policy_rows")
+    part = None if study.part == "all" else study.part
     samplers = {
-        spec: UnitSampler(build_method(settings.method, made.context(settings)), step=study.step) for spec, settings in all_settings.items()
-    }
+        spec: UnitSampler(build_method(settings.method, made.context(settings)), step=study.step, part=part)
+        for spec, settings in all_settings.items()
+    }  # fmt: skip
     sketch = CountSketch(sum(w.numel() for w in policy.trainable().values()), study.sketch)
 
     def unit(spec: str, row: int, draw: int) -> Any:
@@ -121,7 +125,7 @@ def _measure(study: Study) -> dict[str, Any]:
         sampler.baseline = pilot
     place = {
         "adapter": None if study.checkpoint is None else hashlib.sha256(study.adapter.read_bytes()).hexdigest(), "perturb": study.perturb,
-        "step": study.step, "splits": found.splits.fingerprints, "reward": made.reward_report,
+        "step": study.step, "splits": found.splits.fingerprints, "reward": made.reward_report, **({} if part is None else {"part": part}),
     }  # fmt: skip
     stores = {}
     for spec, cfg in configs.items():

@@ -176,6 +176,7 @@ class Objects:
             settings.evaluation_rollout,
             self.judges,
             settings.evaluation.scope,
+            settings.evaluation.gradient_parts_every,
         )
         return build_module(settings.method, self.context(), plan)
 

@@ -76,6 +76,7 @@ def adjoint_backward(
     *,
     tol: float,
     max_hops: int | None,
+    keep: bool = False,
 ) -> AdjointReport:
     """Add the gradient of ``objective`` with respect to the policy's weights to their ``.grad``.
 
@@ -86,6 +87,7 @@ def adjoint_backward(
         objective: [], a function of ``parallel.relaxed.weights`` and ``parallel.relaxed.hidden``.
         tol: largest size of the first term left out, see :func:`grade_lightning.chain.triangular.backward_through_time`.
         max_hops: most terms beyond the direct one; as many as it takes if None.
+        keep: the graph serves another objective afterwards.
     """
     leaf, states, relaxed = parallel
     outputs = policy.embed_soft(rollout.soft(relaxed.weights), rollout.mask)
@@ -95,4 +97,4 @@ def adjoint_backward(
 
     (direct,) = torch.autograd.grad(objective, relaxed.hidden, retain_graph=True)
     weights = list(policy.trainable().values())
-    return backward_through_time(Chain(leaf, states, feed_back), direct, weights, tol=tol, max_hops=max_hops)
+    return backward_through_time(Chain(leaf, states, feed_back), direct, weights, tol=tol, max_hops=max_hops, keep=keep)

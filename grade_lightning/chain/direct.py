@@ -20,7 +20,8 @@ class DirectGradient(NamedTuple):
     """Result of :func:`direct_gradient`.
 
     Attributes:
-        weights: [B, T, k] gradient of the objective with respect to the relaxed weights.
+        weights: [B, T, k] gradient of the objective with respect to the relaxed weights; where they were asked for apart, of the scores.
+        kl_weights: [B, T, k] of the KL alone where it was asked for apart; None = it is in ``weights``.
         hidden: [B, T, d] gradient of the summed KL with respect to the policy's predicting states.
         scored: rewards of the tokens as they were fed (hard in value if straight-through), detached.
         kl: [B, T] exact KL.
@@ -28,6 +29,7 @@ class DirectGradient(NamedTuple):
     """
 
     weights: Float[Tensor, "B T k"]
+    kl_weights: Float[Tensor, "B T k"] | None
     hidden: Float[Tensor, "B T d"]
     scored: Scored
     kl: Float[Tensor, "B T"]
@@ -35,7 +37,7 @@ class DirectGradient(NamedTuple):
 
 
 def direct_gradient(
-    policy: Policy, reward: Reward, rollout: Rollout, relaxed: RelaxedRollout, *, score_weight: float, kl_weight: float
+    policy: Policy, reward: Reward, rollout: Rollout, relaxed: RelaxedRollout, *, score_weight: float, kl_weight: float, apart: bool = False
 ) -> DirectGradient:
     """Differentiate ``score_weight * sum(scores) + kl_weight * sum(KL)`` with respect to the relaxed weights.
 
@@ -50,6 +52,7 @@ def direct_gradient(
         relaxed: the rollout evaluated again; only its values are used.
         score_weight: weight of the summed scores.
         kl_weight: weight of the summed KL.
+        apart: give the gradients of scores and KL each by itself.
     """
     prompt, mask = rollout.prompt, rollout.mask
     leaf = relaxed.weights.detach().requires_grad_()
@@ -60,6 +63,7 @@ def direct_gradient(
         found = scored(reward, completions_of(policy, rollout, leaf).with_states(shared))
         reference_hidden = predicting(before, states, mask.shape[1])
         divergence = kl_gradients(policy, relaxed.hidden, reference_hidden, mask)
-        objective = score_weight * found.scores.sum() + kl_weight * (reference_hidden * divergence.reference_hidden).sum()
-        (gradient,) = torch.autograd.grad(objective, leaf)
-    return DirectGradient(gradient, divergence.hidden, found.detach(), divergence.kl, reference_hidden.detach())
+        objective, penalty = score_weight * found.scores.sum(), kl_weight * (reference_hidden * divergence.reference_hidden).sum()
+        of_kl = torch.autograd.grad(penalty, leaf, retain_graph=True)[0] if apart else None
+        (gradient,) = torch.autograd.grad(objective if apart else objective + penalty, leaf)
+    return DirectGradient(gradient, of_kl, divergence.hidden, found.detach(), divergence.kl, reference_hidden.detach())

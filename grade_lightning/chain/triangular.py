@@ -125,7 +125,7 @@ def _largest(values: Tensor) -> float:
 
 
 def backward_through_time(
-    chain: Chain, direct: Float[Tensor, "B T h"], inputs: Sequence[Tensor], *, tol: float, max_hops: int | None
+    chain: Chain, direct: Float[Tensor, "B T h"], inputs: Sequence[Tensor], *, tol: float, max_hops: int | None, keep: bool = False
 ) -> AdjointReport:
     """Add to ``.grad`` of ``inputs`` the total derivative of an objective, the direct derivative of which is given.
 
@@ -142,6 +142,7 @@ def backward_through_time(
         max_hops: most terms beyond the direct one: how often an influence may pass from a token to a later one.  None = as many as it
             takes, T - 1 at most, where the sum is exact.  Fewer on purpose is truncated backpropagation through time: an estimator
             with less variance and some bias.
+        keep: the chain's graph serves another objective afterwards.
     """
     leaf, states = chain.leaf, chain.states
     exact = leaf.shape[1] - 1
@@ -155,7 +156,7 @@ def backward_through_time(
     residual, rows = series.ratio, torch.ones_like(series.active)
     leaf.grad = None
     while True:
-        torch.autograd.backward(states, added, inputs=[*inputs, leaf], retain_graph=foresee)
+        torch.autograd.backward(states, added, inputs=[*inputs, leaf], retain_graph=foresee or keep)
         fed, leaf.grad = leaf.grad, None
         assert fed is not None
         term = chain.feed_back(fed) - (added - first)  # M^T (t_a + ... + t_b) = t_a+1 + ... + t_b+1

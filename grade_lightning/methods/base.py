@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from grade_lightning.methods.gradients import Apart
 from grade_lightning.methods.meter import Meter
 from grade_lightning.models.policy import Policy
 from grade_lightning.rewards.base import Reward, Scored, is_probability
@@ -103,6 +104,7 @@ class Method(nn.Module, ABC):
         context.check()
         self.context = context
         self.settings: Any = self.Settings(**values) if settings is None else settings
+        self.apart: Apart | None = None  # set while gradients of reward and KL are wanted apart
         self._check_reward(context.reward)
         for key, reason in kl_faults(context.protocol, relaxed=self.settings.relaxed):
             raise ValueError(f"{key}: {reason}")
@@ -148,6 +150,17 @@ class Method(nn.Module, ABC):
         """
         self.accumulate(rollouts, totals, meter, step)
         apply(meter)
+
+    def backward(self, reward: Tensor, kl: Tensor) -> None:
+        """Add the gradient of two losses, apart where that is wanted."""
+        if self.apart is None:
+            (reward + kl).backward()
+            return
+        with self.apart.part("reward"):
+            reward.backward(retain_graph=True)
+        with self.apart.part("kl"):
+            if kl.requires_grad:
+                kl.backward()
 
     def relaxation(self, step: int) -> Relaxation | None:
         """How relaxed tokens are fed forward while sampling; None = hard tokens."""

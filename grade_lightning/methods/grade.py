@@ -7,13 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from grade_lightning.chain.adjoint import adjoint_backward, relax_in_parallel
+from grade_lightning.chain.adjoint import ParallelRollout, adjoint_backward, relax_in_parallel
 from grade_lightning.chain.direct import direct_gradient
 from grade_lightning.chain.divergence import kl_gradients
 from grade_lightning.chain.parallel import completions_of
 from grade_lightning.chain.sequential import relax_sequentially
 from grade_lightning.estimators import AdaptiveTemperature, gumbel_softmax_weights
 from grade_lightning.methods.base import Context, Method, Schedule, Totals, score_measurements
+from grade_lightning.methods.calibration import Calibration
 from grade_lightning.methods.meter import Meter
 from grade_lightning.models.policy import Policy
 from grade_lightning.rollout.sampling import Relaxation
@@ -36,6 +37,9 @@ class GradeGradient(Method):
         super().__init__(context, settings, **values)
         self.straight_through_weights = self.settings.relaxation or gumbel_softmax_weights
         self.temperature: Schedule = self.settings.temperature
+        chosen = self.settings.reward_gain
+        self.gain = float(chosen) if isinstance(chosen, int | float) else 1.0  # what the reward's gradient is multiplied by
+        self.calibration = Calibration(context, self) if chosen == "calibrated" else None
 
     def schedule_values(self, step: int) -> dict[str, float]:
         return {"tau": self.temperature(step - 1)}
@@ -67,6 +71,13 @@ class GradeGradient(Method):
         return None if self.settings.straight_through else self._relax(step, straight_through=False)
 
     def accumulate(self, rollouts: list[Rollout], totals: Totals, meter: Meter, step: int) -> None:
+        if self.calibration is None:
+            self.accumulate_plainly(rollouts, totals, meter, step)
+        else:
+            self.calibration.accumulate(self, rollouts, totals, meter, step)
+
+    def accumulate_plainly(self, rollouts: list[Rollout], totals: Totals, meter: Meter, step: int) -> None:
+        """The gradient with the gain that it has now; arguments as those of :meth:`accumulate`."""
         for rollout in rollouts:
             with self.dropout(rollout, step):
                 self._accumulate(rollout, totals, meter, step)
@@ -75,27 +86,26 @@ class GradeGradient(Method):
         """Of one micro-batch."""
         tokens, settings, protocol = max(1, rollout.tokens), self.settings, self.context.protocol
         kl_weight = self.context.kl_in_loss * totals.kl_weight(protocol.kl_reduction)
-        relax = self._relax(step, settings.straight_through)
+        relax, apart = self._relax(step, settings.straight_through), self.apart
         parallel = relax_in_parallel(self.policy, rollout, relax) if settings.backprop == "adjoint" else None
         relaxed = parallel.relaxed if parallel else relax_sequentially(self.policy, rollout, relax)
-        direct = direct_gradient(self.policy, self.reward, rollout, relaxed, score_weight=-1.0 / totals.samples, kl_weight=kl_weight)
+        direct = direct_gradient(
+            self.policy, self.reward, rollout, relaxed, score_weight=-self.gain / totals.samples, kl_weight=kl_weight,
+            apart=apart is not None,
+        )  # fmt: skip
         # The direct gradient reaches the policy through the weights; the KL also through the policy's own states.
-        objective = (relaxed.weights * direct.weights).sum() + kl_weight * (relaxed.hidden * direct.hidden).sum()
-        if parallel:
-            report = adjoint_backward(self.policy, rollout, parallel, objective, tol=settings.tol, max_hops=settings.max_hops)
-            meter.update(
-                len(rollout),
-                hops=report.hops,
-                first_ratio=report.first_ratio,
-                last_ratio=report.last_ratio,
-                residual=report.residual,
-                truncated=float(report.truncated),
-                limited_by_rounding=float(report.limited_by_rounding),
-            )
+        reward, penalty = (relaxed.weights * direct.weights).sum(), kl_weight * (relaxed.hidden * direct.hidden).sum()
+        if apart is None:
+            self._backward(rollout, parallel, reward + penalty, meter)
         else:
-            objective.backward()
+            assert direct.kl_weights is not None
+            with apart.part("kl"):
+                self._backward(rollout, parallel, (relaxed.weights * direct.kl_weights).sum() + penalty, None, keep=True)
+            with apart.part("reward"):
+                self._backward(rollout, parallel, reward, meter)
         meter.update(len(rollout), **score_measurements(self.reward, direct.scored))
-        meter.update(tokens, kl=direct.kl.sum() / tokens)
+        entropy = entropy_of(relaxed.candidates)
+        meter.update(tokens, kl=direct.kl.sum() / tokens, entropy=torch.where(rollout.mask, entropy, 0.0).sum() / tokens)
         with torch.no_grad():
             if protocol.kl_alignment == "shifted":
                 pairs = int(rollout.mask[:, 1:].sum())
@@ -106,10 +116,31 @@ class GradeGradient(Method):
             if self.reward.soft and settings.diagnostics_every and step % settings.diagnostics_every == 0:
                 meter.update(len(rollout), soft_hard_gap=self._soft_hard_gap(rollout, soft))
 
+    def _backward(
+        self, rollout: Rollout, parallel: ParallelRollout | None, objective: Tensor, meter: Meter | None, *, keep: bool = False
+    ) -> None:
+        """Add the gradient of an objective, by the adjoint or token by token."""
+        if parallel is None:
+            objective.backward(retain_graph=keep)
+            return
+        settings = self.settings
+        report = adjoint_backward(self.policy, rollout, parallel, objective, tol=settings.tol, max_hops=settings.max_hops, keep=keep)
+        if meter is not None:
+            meter.update(
+                len(rollout), hops=report.hops, first_ratio=report.first_ratio, last_ratio=report.last_ratio, residual=report.residual,
+                truncated=float(report.truncated), limited_by_rounding=float(report.limited_by_rounding),
+            )  # fmt: skip
+
     def _soft_hard_gap(self, rollout: Rollout, soft: Tensor) -> Tensor:
         """Mean reward of the soft sample minus that of the hard one, on the same noise."""
         mixed, hard = completions_of(self.policy, rollout, soft), completions_of(self.policy, rollout)
         return (self.reward.score(mixed) - self.reward.score(hard)).mean()
+
+
+def entropy_of(logits: Tensor) -> Tensor:
+    """[..., k] logits of the candidates as tokens were drawn from them, -inf where none could be -> [...] entropy in nats."""
+    logprobs = torch.log_softmax(logits, dim=-1)
+    return -torch.where(logprobs.isfinite(), logprobs.exp() * logprobs, 0.0).sum(dim=-1)
 
 
 def shifted_kl(policy: Policy, hidden: Tensor, reference_hidden: Tensor, mask: Tensor) -> Tensor:

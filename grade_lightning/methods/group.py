@@ -43,6 +43,9 @@ class GRPOGradient(_Group):
     def advantages(self, rewards: Tensor) -> Tensor:
         return grpo_advantages(self.grouped(rewards), normalise_std=not self.is_dr_grpo).flatten()
 
+    def unnormalised(self, rewards: Tensor) -> Tensor:
+        return rloo_advantages(self.grouped(rewards)).flatten()
+
     def lengths(self, rollout: Rollout) -> Tensor:
         own = rollout.mask.sum(dim=1)
         return torch.full_like(own, self.context.rollout.max_new_tokens) if self.is_dr_grpo else own

@@ -9,23 +9,22 @@ import torch
 from torch import Tensor
 
 from grade_lightning.distributed import world
-from grade_lightning.estimators import Moments, chunk_moments, hybrid_weights
+from grade_lightning.estimators import Moments, PairedSums, hybrid_weights
 from grade_lightning.methods.base import Context, Method, Totals
 from grade_lightning.methods.grade import GradeGradient
 from grade_lightning.methods.gradients import give_gradient, take_gradient
-from grade_lightning.methods.group import RLOOGradient
 from grade_lightning.methods.meter import Meter
+from grade_lightning.methods.paired import Pair, chunks_of, reduced
 from grade_lightning.rollout.types import Rollout
 from grade_lightning.settings.methods import HybridSettings
 
-CHUNKS = HybridSettings.chunks  # of an effective batch: two halves of two
-
 
 class HybridGradient(Method):
-    """a RLOO + b straight-through, each half of the batch weighted by what the other half says of the two.
+    """a RLOO + b straight-through of the reward, each half of the batch weighted by what the other half says of the two, and the KL once.
 
     A straight-through rollout samples hard tokens at temperature 1, so it is on-policy and serves both estimators.  Moments of the
-    other half are averaged with those of earlier steps, which have no sample in common with this one: no sample weighs itself.
+    other half are averaged with those of earlier steps, which have no sample in common with this one: no sample weighs itself.  The KL's
+    gradient has its full length in both, so that weights of it would change what is maximised: it is straight-through's, with weight 1.
 
     Attributes:
         moments, weight_of_moments: running sums, part of a checkpoint.
@@ -40,12 +39,10 @@ class HybridGradient(Method):
 
     def __init__(self, context: Context, settings: HybridSettings | None = None, **values: Any):
         super().__init__(context, settings, **values)
-        if world()[1] > 1:
-            raise ValueError("method=hybrid weighs halves of one process' batch: run it in a single process")
         own: HybridSettings = self.settings
-        self.unbiased = RLOOGradient(context, completions_per_prompt=own.completions_per_prompt)
         relaxed = {key: getattr(own, key) for key in ("temperature", "backprop", "tol", "max_hops")}
         self.biased = GradeGradient(context, diagnostics_every=0, **relaxed)
+        self._pair = Pair(context, self.biased, own.completions_per_prompt)
         self.register_buffer("moments", torch.zeros(2, 2, 2, dtype=torch.float64))  # signal, total: running sums
         self.register_buffer("weight_of_moments", torch.zeros((), dtype=torch.float64))
 
@@ -56,41 +53,45 @@ class HybridGradient(Method):
         self.biased.observe(measured)
 
     def accumulate(self, rollouts: list[Rollout], totals: Totals, meter: Meter, step: int) -> None:
-        if len(rollouts) % CHUNKS:
-            raise ValueError(f"the hybrid weighs {CHUNKS} parts of a batch by each other: give it a multiple of {CHUNKS} micro-batches")
-        weights, each = list(self.policy.trainable().values()), len(rollouts) // CHUNKS
-        before = take_gradient(weights)
-        unbiased, biased, unused = [], [], Meter(self.policy.device)
-        for chunk in (rollouts[start : start + each] for start in range(0, len(rollouts), each)):
-            self.unbiased.accumulate(chunk, totals, meter, step)
-            unbiased.append(take_gradient(weights))
-            self.biased.accumulate(chunk, totals, unused, step)
-            biased.append(take_gradient(weights))
-        meter.drop("advantage_std")  # of each part by itself, which is not that of the batch
-        found = unused.compute()
-        meter.update(**{name: found[name] for name in ("hops", "first_ratio", "last_ratio", "residual", "largest_weight") if name in found})
-        give_gradient(weights, before + self.combine(torch.stack(unbiased), torch.stack(biased), meter))
+        weights, chunks = self._pair.weights, chunks_of(rollouts)
+        before, rank, size = take_gradient(weights), *world()
+        halves = [PairedSums([sum(self._pair.sizes)]) for _ in range(2)]
+        kl = torch.zeros_like(before)
+        for place, chunk in enumerate(chunks):
+            found = self._pair.chunk(chunk, totals, meter, step)
+            everywhere = rank * len(chunks) + place
+            halves[2 * everywhere // (size * len(chunks))].add(found.unbiased, found.biased)
+            kl += found.kl
+        reward = self.combine(halves, meter)
+        if self.apart is not None:
+            self.apart.reward, self.apart.kl = reward, kl
+        give_gradient(weights, before + reward + kl)
 
-    def combine(self, unbiased: Tensor, biased: Tensor, meter: Meter) -> Tensor:
-        """The combined gradient of the batch from its chunks' shares.  [4, D], [4, D] -> [D]."""
-        half = CHUNKS // 2
-        found = [chunk_moments(unbiased[rows], biased[rows]) for rows in (slice(0, half), slice(half, CHUNKS))]
-        total = torch.zeros_like(unbiased[0])
-        for own, other in ((slice(0, half), found[1]), (slice(half, CHUNKS), found[0])):
+    def combine(self, halves: list[PairedSums], meter: Meter) -> Tensor:
+        """This process' share of the combined gradient, from the sums over its chunks of each half.  -> [D].
+
+        Args:
+            halves: of the batch; each is weighed by the moments of the other, over all processes.
+            meter: takes the weights.
+        """
+        everywhere = [reduced(half) for half in halves]
+        found = [half.moments()[0] for half in everywhere]
+        count, total = sum(half.chunks for half in everywhere), torch.zeros_like(everywhere[0].unbiased)
+        for own, other in ((halves[0], found[1]), (halves[1], found[0])):
             moments = self._with_history(other)
-            a, b = hybrid_weights(moments, CHUNKS, min_cosine=self.settings.min_cosine)
-            total += a * unbiased[own].sum(dim=0) + b * biased[own].sum(dim=0)
+            a, b = hybrid_weights(moments, count, min_cosine=self.settings.min_cosine)
+            total += a * own.unbiased.to(total) + b * own.biased.to(total)
             cosine = moments.cosine
             meter.update(st_weight=b, pg_weight=a, fallback=float(b == 0.0), **({} if math.isnan(cosine) else {"gradient_cosine": cosine}))
         now = torch.stack([torch.stack([m.signal, m.total]) for m in found]).mean(dim=0)
         momentum = self.settings.momentum
-        self.moments = momentum * self.moments + (1 - momentum) * now
+        self.moments = momentum * self.moments + (1 - momentum) * now.to(self.moments)
         self.weight_of_moments = momentum * self.weight_of_moments + (1 - momentum)
         return total
 
     def _with_history(self, moments: Moments) -> Moments:
         """Moments averaged with those of earlier steps."""
         momentum = self.settings.momentum
-        now, share = torch.stack([moments.signal, moments.total]), 1 - momentum
+        now, share = torch.stack([moments.signal, moments.total]).to(self.moments), 1 - momentum
         signal, total = (momentum * self.moments + share * now) / (momentum * self.weight_of_moments + share)
         return Moments(signal, total)

@@ -36,7 +36,12 @@ class PolicyGradient(Method):
     """Base of methods that ascend the reward by the log-probabilities of their own samples.
 
     Sampling and log-probabilities use the same distribution (``logprobs=matched``), so that the samples are on-policy.
+
+    Attributes:
+        reward_scale: length of this step's reward gradient over that of the unnormalised estimator, see :func:`scale_of`.
     """
+
+    reward_scale = 1.0
 
     def read(self, rollout: Rollout, meter: Meter) -> Sampled:
         """Score a micro-batch and measure the score."""
@@ -67,8 +72,9 @@ class PolicyGradient(Method):
         return terms * totals.kl_weight(protocol.kl_reduction)
 
     def kl_loss(self, found: TokenStatistics, rollout: Rollout, totals: Totals) -> Tensor:
-        """beta KL where it belongs to the loss."""
-        return self.context.kl_in_loss * self.kl_per_token(found, rollout, totals).sum()
+        """beta KL where it belongs to the loss, scaled as the reward's gradient is where that is asked for."""
+        scale = self.reward_scale if getattr(self.settings, "match_kl", False) else 1.0
+        return scale * self.context.kl_in_loss * self.kl_per_token(found, rollout, totals).sum()
 
     def kl_penalty(self, found: TokenStatistics, rollout: Rollout, totals: Totals) -> Tensor:
         """[B, T] what the KL takes from each token's reward where it belongs to the reward, in units of the score."""
@@ -77,12 +83,29 @@ class PolicyGradient(Method):
         return self.context.kl_coef * totals.samples * self.kl_per_token(found, rollout, totals).detach()
 
 
+def scale_of(weights: Tensor, advantages: Tensor) -> float:
+    """<w, A> / <A, A>: what normalisation multiplies the reward's gradient sum_i A_i grad log pi(y_i) by, where it uses w_i for A_i.
+
+    A KL with its full length beside such a gradient weighs beta / scale.  1 where all rewards are equal.
+
+    Args:
+        weights: what the method credits log-probabilities with, before the mean over completions.
+        advantages: of the same shape, without normalisation.
+    """
+    square = float((advantages * advantages).sum())
+    return float((weights * advantages).sum()) / square if square > 0 else 1.0
+
+
 class SequencePolicyGradient(PolicyGradient):
     """One update from completions credited as a whole; a subclass says how, in :meth:`advantages`."""
 
     @abstractmethod
     def advantages(self, rewards: Tensor) -> Tensor:
         """[B] advantages of the whole effective batch from its rewards [B]; a prompt's completions stand in a row."""
+
+    def unnormalised(self, rewards: Tensor) -> Tensor | None:
+        """[B] the advantages without any normalisation; None = :meth:`advantages` has none."""
+        return None
 
     def lengths(self, rollout: Rollout) -> Tensor | None:
         """[B] what each completion's log-probability is divided by; None = nothing."""
@@ -102,6 +125,12 @@ class SequencePolicyGradient(PolicyGradient):
         everywhere = gather_rows(rewards)
         credited = self.advantages(everywhere)
         meter.update(advantage_std=float(credited.std(correction=0)))
+        plain = self.unnormalised(everywhere)
+        lengths = [self.lengths(sampled.rollout) for sampled in micro]
+        divided = None if lengths[0] is None else gather_rows(torch.cat([n for n in lengths if n is not None]))
+        if plain is not None:
+            self.reward_scale = scale_of(credited if divided is None else credited / divided, plain)
+        meter.update(reward_scale=self.reward_scale)
         advantages = credited[my_rows(len(everywhere))]
         return list(zip(micro, advantages.split([len(s.rollout) for s in micro]), strict=True))
 
@@ -117,4 +146,4 @@ class SequencePolicyGradient(PolicyGradient):
         self.measure(sampled, found, meter)
         loss, metrics = reinforce_loss(found.logprobs, advantages, rollout.mask, lengths=self.lengths(rollout))
         meter.update(len(rollout), **metrics)
-        (loss * len(rollout) / totals.samples + self.kl_loss(found, rollout, totals)).backward()
+        self.backward(loss * len(rollout) / totals.samples, self.kl_loss(found, rollout, totals))

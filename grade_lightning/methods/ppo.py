@@ -13,7 +13,7 @@ from grade_lightning.distributed import gather_rows, my_rows
 from grade_lightning.estimators import gae, ppo_clip_loss, value_loss, whiten
 from grade_lightning.methods.base import Apply, Context, Totals
 from grade_lightning.methods.meter import Meter
-from grade_lightning.methods.policy_gradient import PolicyGradient, Sampled
+from grade_lightning.methods.policy_gradient import PolicyGradient, Sampled, scale_of
 from grade_lightning.rollout.types import Rollout
 from grade_lightning.settings.methods import PPOSettings
 
@@ -116,10 +116,17 @@ class PPOGradient(PolicyGradient):
         meter.update(explained_variance=explained_variance(values[real], returns[real]))
         if self.settings.whiten_advantages:
             advantages = whiten(advantages, mask)
+        self._measure_scale(advantages, scores, real, meter)
         mine, sizes = my_rows(len(mask)), [len(e.sampled.rollout) for e in batch]
         for experience, a, r in zip(batch, advantages[mine].split(sizes), returns[mine].split(sizes), strict=True):
             columns_here = experience.old_values.shape[1]
             experience.advantages, experience.returns = a[:, :columns_here], r[:, :columns_here]
+
+    def _measure_scale(self, advantages: Tensor, scores: Tensor, real: Tensor, meter: Meter) -> None:
+        """The first update's reward gradient, a mean over tokens, against that of completions credited with r - mean r."""
+        plain = (scores - scores.mean()).unsqueeze(1).expand_as(advantages)[real]
+        self.reward_scale = scale_of(advantages[real] * len(scores) / real.sum(), plain)
+        meter.update(reward_scale=self.reward_scale)
 
     def _accumulate(self, experience: _Experience, totals: Totals, meter: Meter) -> None:
         """Of one micro-batch."""
@@ -131,7 +138,7 @@ class PPOGradient(PolicyGradient):
         entropy = torch.where(mask, found.entropy, 0.0).sum() / rollout.tokens
         meter.update(rollout.tokens, **metrics, policy_loss=loss.detach(), value_loss=value.detach())
         means = loss + settings.vf_coef * value - settings.entropy_coef * entropy
-        (means * (rollout.tokens / totals.tokens) + self.kl_loss(found, rollout, totals)).backward()
+        self.backward(means * (rollout.tokens / totals.tokens), self.kl_loss(found, rollout, totals))
 
 
 def pad_columns(tensor: Tensor, width: int) -> Tensor:

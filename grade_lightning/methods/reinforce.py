@@ -31,6 +31,7 @@ class ReinforceGradient(SequencePolicyGradient):
 
     def __init__(self, context: Context, settings: ReinforceSettings | None = None, **values: Any):
         super().__init__(context, settings, **values)
+        self._plain: Tensor | None = None  # this step's advantages before normalisation
         self._used = float("nan")  # the baseline of the last step, as it was before its update
         self.register_buffer("baseline", torch.tensor(float("nan"), dtype=torch.float64))
 
@@ -40,6 +41,9 @@ class ReinforceGradient(SequencePolicyGradient):
 
     def hold_baseline(self, value: float | None) -> None:
         self.baseline.fill_(float("nan") if value is None else value)
+
+    def unnormalised(self, rewards: Tensor) -> Tensor | None:
+        return self._plain
 
     def schedule_values(self, step: int) -> dict[str, float]:
         return {"baseline": self._used}
@@ -52,6 +56,7 @@ class ReinforceGradient(SequencePolicyGradient):
         advantages = rewards - self.baseline.to(rewards.dtype)
         momentum = self.settings.baseline_momentum
         self.baseline.mul_(momentum).add_((1.0 - momentum) * mean)
+        self._plain = advantages
         if self.settings.advantage_normalisation == "batch":
             advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
         return advantages

@@ -54,6 +54,7 @@ class ResidualGradient(Method):
 
     def accumulate(self, rollouts: list[Rollout], totals: Totals, meter: Meter, step: int) -> None:
         weights = list(self.policy.trainable().values())
+        self.pathwise.apart = self.rest.apart = self.apart
         before = take_gradient(weights)
         self.pathwise.accumulate(rollouts, totals, meter, step)
         pathwise, unused = take_gradient(weights), Meter(self.policy.device)

@@ -17,6 +17,13 @@ ADDED: dict[str, Any] = {
     "optimizer.name": "adamw",
     "evaluation.judges": {"classifier": {"_target_": "grade_lightning.rewards.judge.classifier_judge"}},
     "evaluation.best": "reward",
+    "evaluation.gradient_parts_every": 10,
+    "method.reward_gain": "none",
+    "method.gain_every": 1,
+    "method.gain_scope": "global",
+    "method.gain_form": "regression",
+    "method.gain_momentum": 0.95,
+    "method.match_kl": False,
 }
 
 
@@ -31,6 +38,8 @@ def _without_added(plain: dict[str, Any]) -> dict[str, Any]:
         group, key = name.split(".")
         if plain.get(group, {}).get(key) == value:
             plain = {**plain, group: {other: kept for other, kept in plain[group].items() if other != key}}
+    if plain.get("method", {}).get("completions_per_prompt") == 1:  # which relaxed methods could not choose
+        plain = {**plain, "method": {key: kept for key, kept in plain["method"].items() if key != "completions_per_prompt"}}
     return plain
 
 

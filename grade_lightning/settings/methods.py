@@ -66,9 +66,37 @@ class GradeSettings(RelaxedSettings):
     relaxation: Any = component("straight-through gradient; null = Gumbel-softmax", default=None)
     diagnostics_every: Int = key("policy steps between measurements of the soft - hard reward gap; 0 = never", default=10, ge=0)
 
+    reward_gain: Literal["none", "calibrated"] | Float = key(
+        "what the gradient of the reward (never the KL's) is multiplied by: none, a number, or calibrated: by what earlier steps say that "
+        "it is too short, compared with RLOO's gradient of the same kind of rollouts", default="none",
+    )  # fmt: skip
+    completions_per_prompt: Int = key(  # type: ignore[misc]  # a fact of the class where it cannot be chosen
+        "effective_batch_size / this many prompts in one policy step; calibrated gains use a step's own rollouts where it is above 1, and "
+        "else a batch of their own", default=1, ge=1,
+    )  # fmt: skip
+    gain_every: Int = key("policy steps between calibrations", default=1, ge=1)
+    gain_scope: Literal["global", "layer"] = key("one gain, or one for each adapter tensor", default="global")
+    gain_form: Literal["regression", "projection"] = key(
+        "regression: as near to RLOO's gradient as can be, <g, h> / |h|^2; projection: as long along it, |g|^2 / <g, h>, which needs the "
+        "length of a noisy gradient", default="regression",
+    )  # fmt: skip
+    gain_momentum: Float = key("what an earlier calibration's weight is multiplied by at each later one", default=0.95, ge=0, lt=1)
+
     @property
     def feeds_mixtures(self) -> bool:  # type: ignore[override]
         return not self.straight_through
+
+    @property
+    def chunks(self) -> int:  # type: ignore[override]
+        return 4 if self.reward_gain == "calibrated" and self.completions_per_prompt > 1 else 1
+
+    @model_validator(mode="after")
+    def _gain(self) -> GradeSettings:
+        if self.reward_gain == "calibrated" and not self.straight_through:
+            raise ValueError("reward_gain=calibrated compares with RLOO on hard tokens, which soft GRADE does not sample: give a number")
+        if isinstance(self.reward_gain, float) and self.reward_gain <= 0:
+            raise ValueError(f"reward_gain={self.reward_gain} must be above 0")
+        return self
 
     @model_validator(mode="after")
     def _soft(self) -> GradeSettings:
@@ -106,6 +134,10 @@ class RLOOSettings(GroupSettings):
 class GRPOSettings(GroupSettings):
     """Group-relative policy optimisation (2402.03300)."""
 
+    match_kl: Bool = key(
+        "scale the KL as normalised advantages scale the reward's gradient, so that kl_coef weighs it as it does for other methods; needs "
+        "the KL in the loss", default=False,
+    )  # fmt: skip
     variant: Literal["grpo", "dr_grpo"] = key("dr_grpo: without the division by standard deviation and length (2503.20783)", default="grpo")
 
 
@@ -139,6 +171,10 @@ class PPOSettings(MethodSettings):
     one_gradient: ClassVar[bool] = False
     clipped_extras: ClassVar[bool] = True
 
+    match_kl: Bool = key(
+        "scale the KL as whitened advantages and means over tokens scale the reward's gradient, so that kl_coef weighs it as it does for "
+        "other methods; needs the KL in the loss", default=False,
+    )  # fmt: skip
     epochs: Int = key("updates from one batch of rollouts", default=4, ge=1, le=10_000)
     cliprange: Float = key("of the probability ratio", default=0.2, gt=0)
     gamma: Float = key("discount a token", default=0.99, ge=0, le=1)

@@ -76,6 +76,10 @@ class EvaluationSettings:
         default={"classifier": Component("grade_lightning.rewards.judge.classifier_judge", ClassifierJudgeSettings())},
     )
     best: Text = key("whose mean at validation decides which adapter is kept as the best: reward, or the name of a judge", default="reward")
+    gradient_parts_every: Int = key(
+        "policy steps between measurements of the reward's and the KL's gradient apart (train/reward_grad_norm, train/kl_grad_norm), the "
+        "first one included; 0 = never", default=10, ge=0,
+    )  # fmt: skip
     gradient_cosine_every: Int = key(
         "policy steps between comparisons of a relaxed method's gradient with a policy gradient (train/gradient_cosine); 0 = never",
         default=0, ge=0,

@@ -64,8 +64,8 @@ class GradientCosine(Callback):
         # A policy gradient knows no shifted KL, which is measured beside the gradient and no part of it.
         plain = dataclasses.replace(context, protocol=dataclasses.replace(context.protocol, kl_alignment="correct"))
         parents = (
-            UnitSampler(RLOOGradient(plain, completions_per_prompt=self.completions)),
-            UnitSampler(method, step=batch.step),
+            UnitSampler(RLOOGradient(plain, completions_per_prompt=self.completions), part="reward"),
+            UnitSampler(method, step=batch.step, part="reward"),  # the KL has its full length in both and would hide what is compared
         )
         found: list[list[torch.Tensor]] = [[], []]
         for row in range(min(self.prompts, len(batch))):

@@ -67,6 +67,7 @@ class Inner:
     def numbers(self, weight: np.ndarray | None = None) -> dict[str, float]:
         """Of one unit (``trace_*``) and, with N rollouts, ``rho_N``; nan where noise leaves a squared norm at or below 0.
 
+        ``length_ratio`` is ||mu|| over the reference's, ``projection`` c = cosine x length ratio, the length along the reference's mean.
         ``gain_N`` is rho_N over the reference's own: what the same reference gets wrong in both partly cancels.
         """
         weight = np.ones(len(self._square)) if weight is None else weight
@@ -77,6 +78,7 @@ class Inner:
             "mean_square": square, "trace_noise": square - within, "trace_prompt": within - mu, "trace": square - mu,
             "mu_square": mu, "nvr_rollout": _ratio(trace, mu),
             "cosine": inner / math.sqrt(mu * target) if min(mu, target) > 0 else math.nan,
+            "length_ratio": math.sqrt(mu / target) if min(mu, target) > 0 else math.nan, "projection": _ratio(inner, target),
         }  # fmt: skip
         base_square, base_within = (float(np.average(x, weights=weight)) for x in (self._base_square, self._base_within))
         base_trace = _trace(self._base, base_square, base_within, target)

@@ -14,10 +14,21 @@ from grade_lightning.study.moments import GRID
 matplotlib.use("Agg")
 from matplotlib.figure import Figure
 
-_SHOWN = (("cosine", ".2f"), ("nvr_rollout", ".1f"), ("rho_16", ".3f"), ("rho_64", ".3f"), ("rho_256", ".3f"), ("gain_16", ".2f"))
+_SHOWN = (
+    ("cosine", ".2f"),
+    ("length_ratio", ".2f"),
+    ("projection", ".2f"),
+    ("nvr_rollout", ".1f"),
+    ("rho_16", ".3f"),
+    ("rho_64", ".3f"),
+    ("rho_256", ".3f"),
+    ("gain_16", ".2f"),
+)
 
 
 def _cell(entry: dict[str, Any], name: str, spec: str) -> str:
+    if name not in entry["numbers"]:  # of an earlier version
+        return ""
     value, interval = entry["numbers"][name], entry["intervals"][name]
     ends = ", ".join("?" if math.isnan(end) else format(end, spec) for end in interval)
     return f"{'?' if math.isnan(value) else format(value, spec)} [{ends}]"
@@ -77,7 +88,8 @@ def table(found: dict[str, Any]) -> Table:
             },
         })  # fmt: skip
     columns = [
-        ("estimator", "Estimator", ""), ("cosine", "Cosine", ""), ("nvr_rollout", "NVR of a rollout", ""), ("rho_16", "rho_16", ""),
+        ("estimator", "Estimator", ""), ("cosine", "Cosine", ""), ("length_ratio", "Length / RLOO's", ""), ("projection", "c", ""),
+        ("nvr_rollout", "NVR of a rollout", ""), ("rho_16", "rho_16", ""),
         ("rho_64", "rho_64", ""), ("rho_256", "rho_256", ""), ("gain_16", "rho_16 / RLOO's", ""),
         ("noise", "Noise, share of E||g||^2", ".0%"), ("prompt", "Prompts", ".0%"),
         ("spread", 'Paper\'s "Grad Var"', ".2g"), ("seconds", "Seconds a rollout", ".3f"),
@@ -88,6 +100,7 @@ def table(found: dict[str, Any]) -> Table:
         f"{found['prompts']} prompts x {found['draws']} draws of {found['rollouts']} completions; cosine to the mean of the reference "
         f"({found['reference']}, unbiased) over other prompts; rho_N = cosine / sqrt(1 + NVR / N), N rollouts of N / G prompts, G as the "
         "method trains (1, and the draws' completions for rloo and grpo).",
+        "c = cosine x length ratio: a KL of its full length beside such a reward gradient weighs beta / c.",
         "Overtakes: from where on the reference's curve of rho stays the higher one, within 4 to 4,096 rollouts of both, with a 95% "
         "interval over prompts; ? where noise leaves no curve, or no cost within the reach of both.",
     ]
@@ -104,7 +117,34 @@ def figure(found: dict[str, Any], folder: Path) -> None:
         panel.set(xscale="log", xlabel=unit)
         panel.grid(alpha=0.25)
     panels[0].set_ylabel("rho: worth of a normalised step")
+    _lengths(found, folder)
     handles, labels = panels[0].get_legend_handles_labels()
     drawn.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=8)
     drawn.savefig(folder / "rho.png", dpi=140)
     drawn.savefig(folder / "rho.pdf", metadata={"CreationDate": None})
+
+
+def _lengths(found: dict[str, Any], folder: Path) -> None:
+    """Length against cosine, each relative to the reference, with 95% intervals."""
+    rows = {
+        label: (entry["numbers"], entry["intervals"])
+        for label, entry in found["estimators"].items()
+        if not math.isnan(entry["numbers"].get("length_ratio", math.nan))
+    }
+    if not rows:
+        return
+    drawn = Figure(figsize=(5.2, 4), layout="constrained")
+    panel = drawn.subplots()
+    for label, (numbers, intervals) in rows.items():
+        x, y = numbers["cosine"], numbers["length_ratio"]
+        errors = [[abs(at - end) if not math.isnan(end) else 0.0 for end in intervals[name]]
+                  for at, name in ((x, "cosine"), (y, "length_ratio"))]  # fmt: skip
+        panel.errorbar(
+            x, y, xerr=[[errors[0][0]], [errors[0][1]]], yerr=[[errors[1][0]], [errors[1][1]]], fmt="o", markersize=4, linewidth=0.8
+        )
+        panel.annotate(label, (x, y), xytext=(4, 4), textcoords="offset points", fontsize=7)
+    panel.axhline(1, color="0.6", linewidth=0.8)
+    panel.set(xlabel=f"cosine to {found['reference']}'s mean", ylabel=f"length over {found['reference']}'s", yscale="log")
+    panel.grid(alpha=0.25)
+    drawn.savefig(folder / "length.png", dpi=140)
+    drawn.savefig(folder / "length.pdf", metadata={"CreationDate": None})

@@ -9,6 +9,7 @@ from pathlib import Path
 from grade_lightning.settings.describe import method_facts
 
 REFERENCE = "rloo"
+PARTS = ("all", "reward", "kl")
 
 
 @dataclass
@@ -25,6 +26,7 @@ class Study:
     step: int = 1
     perturb: float = 0.02
     sketch: int = 8192
+    part: str = "all"
     out: Path = Path("outputs/gradients")
     overrides: list[str] = field(default_factory=list)
 
@@ -40,6 +42,8 @@ class Study:
             raise ValueError(f"relaxed_rollouts={self.relaxed_rollouts} must not exceed rollouts={self.rollouts}")
         if REFERENCE not in self.methods:
             raise ValueError(f"methods must hold {REFERENCE}: its mean is the unbiased gradient that the others are compared with")
+        if self.part not in PARTS:
+            raise ValueError(f"part={self.part} is unknown: use one of {', '.join(PARTS)}")
         for spec in self.methods:
             if rollouts_of(spec, self) % group_of(spec, self):
                 raise ValueError(f"{spec}: its rollouts must be a multiple of group={self.group}")
@@ -65,6 +69,8 @@ def parse(arguments: Sequence[str]) -> Study:
         key, _, value = argument.partition("=")
         if key == "methods":
             study.methods = [method for method in value.strip("[]").replace(" ", "").split(",") if method]
+        elif key == "part":
+            study.part = value
         elif key in ("checkpoint", "out"):
             setattr(study, key, Path(value))
         elif key in ("prompts", "draws", "rollouts", "relaxed_rollouts", "group", "sketch", "step", "perturb"):

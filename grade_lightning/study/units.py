@@ -10,7 +10,7 @@ from torch import Tensor
 
 from grade_lightning.data.prompts import PromptBatch
 from grade_lightning.methods.base import Method, Totals
-from grade_lightning.methods.gradients import take_gradients
+from grade_lightning.methods.gradients import Apart, take_gradients
 from grade_lightning.methods.meter import Meter
 from grade_lightning.rollout.sampling import sample
 from grade_lightning.rollout.types import Rollout
@@ -21,7 +21,7 @@ class Unit:
     """One estimate.
 
     Attributes:
-        gradient: [D] of -E[r] + beta KL over all trainable weights, before clipping.
+        gradient: [D] of -E[r] + beta KL, or of the part that was asked for, over all trainable weights, before clipping.
         tensor_spread: standard deviation (ddof 0) over parameter tensors of their gradients' norms: the paper's "Grad Var".
         tokens: completion tokens sampled; seconds: of rollout and gradient; reward: mean.
     """
@@ -49,11 +49,12 @@ class UnitSampler:
         method: whose step is one gradient of one batch.
         step: policy step whose temperature is used.
         baseline: mean reward that a method with a baseline of its own takes for each unit; None = the unit's own.
+        part: ``reward`` or ``kl``, whose gradient is measured apart; None = the whole.
     """
 
-    def __init__(self, method: Method, *, step: int = 1, baseline: float | None = None):
+    def __init__(self, method: Method, *, step: int = 1, baseline: float | None = None, part: str | None = None):
         check_measurable(method)
-        self.method, self.step, self.baseline = method, step, baseline
+        self.method, self.step, self.baseline, self.part = method, step, baseline, part
 
     def rollout(self, prompt: PromptBatch, noise: Tensor) -> Rollout:
         return sample(self.method.policy, prompt, noise, self.method.context.rollout, soft=self.method.relaxation(self.step))
@@ -65,8 +66,12 @@ class UnitSampler:
         weights = list(method.policy.trainable().values())
         take_gradients(weights)  # whatever was there before
         method.hold_baseline(self.baseline)
+        apart = method.apart = None if self.part is None else Apart(weights)
         method.accumulate([rollout], Totals(len(rollout), rollout.tokens), meter, self.step)
+        method.apart = None
         grads = take_gradients(weights)
+        if apart is not None and self.part is not None:
+            grads = [g.view_as(w) for g, w in zip(apart.take(self.part).split([w.numel() for w in weights]), weights, strict=True)]
         spread = float(torch.stack([grad.float().norm() for grad in grads]).std(correction=0))  # a GPU is done once this is known
         flat = torch.cat([grad.flatten() for grad in grads])
         seconds = time.perf_counter() - start

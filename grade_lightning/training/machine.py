@@ -37,8 +37,10 @@ def check_machine(settings: Settings, accelerator: str) -> None:
         refuse("hardware.distributed", f"{processes} processes were started, and this hardware group uses one: add hardware=ddp")
     if settings.effective_batch_size < processes:
         refuse("effective_batch_size", f"it cannot be split over {processes} processes: raise it or start fewer")
-    if settings.method_settings.chunks > 1:
-        refuse("method", "it weighs parts of one process' batch by each other: run it in a single process")
+    method = settings.method_settings
+    whole = processes * max(1, method.chunks // processes) * method.completions_per_prompt
+    if method.chunks > 1 and settings.effective_batch_size % whole:
+        refuse("effective_batch_size", f"each of {processes} processes needs whole parts of whole groups: make it a multiple of {whole}")
     if settings.evaluation.gradient_cosine_every:
         refuse("evaluation.gradient_cosine_every", "it works in a single process: leave it at 0 with hardware=ddp")
 

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from grade_lightning.data.prompts import PromptBatch
-from grade_lightning.distributed import gather_objects, my_rows, sum_gradients, sum_over_processes, world
+from grade_lightning.distributed import gather_objects, my_rows, sum_gradients, sum_over_processes, sum_tensor, world
 from grade_lightning.evaluation.evaluator import EvaluatedPrompt, evaluate_batch, summarise
 from grade_lightning.methods.base import Context, Method, Totals
+from grade_lightning.methods.gradients import Apart
 from grade_lightning.methods.meter import Meter
 from grade_lightning.rewards.base import Learning, Reward, evaluation_reward
 from grade_lightning.rollout.noise import training_noise
@@ -38,6 +39,7 @@ class Plan:
         evaluation_seed: of evaluation noise.
         evaluation_rollout: how evaluation samples; as training if None.
         judges: rewards by name that are measured at validation and test and never optimised.
+        parts_every: policy steps between measurements of the reward's and the KL's gradient apart, the first step included; 0 = never.
         evaluation_scope: what evaluation scores: as the ``reward`` does, or ``full`` or ``completion``.
     """
 
@@ -47,6 +49,7 @@ class Plan:
     evaluation_rollout: RolloutSettings | None = None
     judges: Mapping[str, Reward] = field(default_factory=dict)
     evaluation_scope: str = "reward"
+    parts_every: int = 0
 
 
 class MethodModule(L.LightningModule):
@@ -124,15 +127,17 @@ class MethodModule(L.LightningModule):
     def _micro_batch_size(self, rows: int) -> int:
         """Rows of a micro-batch: at most the accumulation's, and none lies in two of the parts that the method cuts its batch into."""
         facts: MethodSettings = self.method.settings
-        whole = facts.chunks * facts.completions_per_prompt
+        parts = max(1, facts.chunks // world()[1])  # of this process' rows
+        whole = parts * facts.completions_per_prompt
         if facts.chunks > 1 and rows % whole:
             raise ValueError(
-                f"this method cuts its batch into {facts.chunks} parts: effective_batch_size={rows} must be a multiple of {whole}"
+                f"this method cuts its batch into {facts.chunks} parts: effective_batch_size={rows * world()[1]} must be a multiple of "
+                f"{whole * world()[1]}"
             )
         most = -(-rows // self.plan.grad_accumulation)
         if facts.chunks == 1:
             return most
-        part = rows // facts.chunks
+        part = rows // parts
         return next(size for size in range(min(most, part), 0, -1) if part % size == 0)
 
     def _sample(self, batch: PromptBatch, noise: Tensor) -> Rollout:
@@ -143,13 +148,19 @@ class MethodModule(L.LightningModule):
 
     def update(self, rollouts: list[Rollout], totals: Totals, meter: Meter, step: int) -> None:
         """Change the weights once, from the micro-batches of one effective batch."""
-        optimizer = self.optimizers()
+        optimizer, every = self.optimizers(), self.plan.parts_every
         optimizer.zero_grad()  # type: ignore[union-attr]
+        if every and (step == 1 or step % every == 0):
+            self.method.apart = Apart(self.policy.trainable().values())
         self.method.update(rollouts, totals, meter, step, lambda taken: self.apply_gradients(optimizer, taken, step))
 
     def apply_gradients(self, optimizer: Any, meter: Meter, step: int) -> None:
         """Clip, measure and make one optimizer step at this policy step's learning rate; the gradients are gone afterwards."""
         settings = self.plan.optimizer
+        if self.method.apart is not None:  # of the first update of a step
+            for name in ("reward", "kl"):
+                meter.update(**{f"{name}_grad_norm": float(sum_tensor(self.method.apart.take(name)).norm())})
+            self.method.apart = None
         sum_gradients(weight for group in optimizer.param_groups for weight in group["params"])
         meter.update(**clip_and_measure(self.policy.trainable().values(), settings.max_grad_norm))
         for group in optimizer.param_groups:

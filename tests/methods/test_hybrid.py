@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from grade_lightning.estimators import PairedSums
 from grade_lightning.methods import HybridGradient, RLOOGradient
 from grade_lightning.methods.meter import Meter
 from tests.conftest import make_batch, make_policy
@@ -30,26 +31,31 @@ class TestHybrid(MethodSuite):
 
 
 def parents(policy):
-    """The same rollouts' gradients by the parents themselves."""
-    rloo = make_module(RLOOGradient, policy, {"completions_per_prompt": 2}, kl_coef=0.3)
-    ste = make_grade(policy, kl_coef=0.3)
+    """The same rollouts' gradients of the reward by the parents themselves, and straight-through's of the KL."""
     batch = make_batch(policy)
-    return gradient(rloo, batch), gradient(ste, batch.repeat(2))
+    rloo = gradient(make_module(RLOOGradient, policy, {"completions_per_prompt": 2}, kl_coef=0.0), batch)
+    reward, whole = (gradient(make_grade(policy, kl_coef=beta), batch.repeat(2)) for beta in (0.0, 0.3))
+    return rloo, reward, whole - reward
 
 
-def test_without_straight_through_weight_it_is_rloo(policy64, monkeypatch):
-    monkeypatch.setattr("grade_lightning.methods.hybrid.hybrid_weights", lambda *_, **__: (1.0, 0.0))
+@pytest.mark.parametrize(("a", "b"), [(1.0, 0.0), (0.25, 3.0)])
+def test_weights_combine_the_rewards_gradients_and_the_kl_counts_once(policy64, monkeypatch, a, b):
+    monkeypatch.setattr("grade_lightning.methods.hybrid.hybrid_weights", lambda *_, **__: (a, b))
     found = gradient(make(policy64, kl_coef=0.3), make_batch(policy64))
-    expected, _ = parents(policy64)
-    assert (found - expected).norm() < 1e-9 * expected.norm()
+    rloo, straight_through, kl = parents(policy64)
+    expected = a * rloo + b * straight_through + kl
+    assert (found - expected).norm() < 1e-6 * expected.norm()  # Qwen3's norms round to fp32, each part by itself
 
 
-def test_weights_combine_the_parents(policy64, monkeypatch):
-    monkeypatch.setattr("grade_lightning.methods.hybrid.hybrid_weights", lambda *_, **__: (0.25, 3.0))
-    found = gradient(make(policy64, kl_coef=0.3), make_batch(policy64))
-    rloo, ste = parents(policy64)
-    expected = 0.25 * rloo + 3.0 * ste
-    assert (found - expected).norm() < 1e-9 * expected.norm()
+def halves_of(unbiased, biased) -> list[PairedSums]:
+    """Four chunks' estimates as the sums of two halves."""
+    found = []
+    for rows in (slice(0, 2), slice(2, 4)):
+        sums = PairedSums([unbiased.shape[1]])
+        for g, h in zip(unbiased[rows], biased[rows], strict=True):
+            sums.add(g, h)
+        found.append(sums)
+    return found
 
 
 def test_no_sample_weighs_itself(policy64):
@@ -69,7 +75,7 @@ def test_no_sample_weighs_itself(policy64):
 
         method.moments.zero_()
         method.weight_of_moments.zero_()
-        method.combine(unbiased, biased, Spy())
+        method.combine(halves_of(unbiased, biased), Spy())
         return meter
 
     before = weights(unbiased, biased)
@@ -83,7 +89,7 @@ def test_no_sample_weighs_itself(policy64):
 def test_history_is_kept_in_checkpoints(policy64):
     method = make(policy64)
     generator = torch.Generator().manual_seed(0)
-    method.method.combine(torch.randn(4, 9, generator=generator), torch.randn(4, 9, generator=generator), Meter())
+    method.method.combine(halves_of(*torch.randn(2, 4, 9, generator=generator)), Meter())
     kept = method.state_dict()
     assert {"method.moments", "method.weight_of_moments"} <= kept.keys()
     assert float(kept["method.weight_of_moments"]) > 0

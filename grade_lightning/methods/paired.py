@@ -1,0 +1,95 @@
+"""RLOO's and a straight-through gradient of the same hard rollouts, chunk by chunk, the KL kept out of both."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, NamedTuple
+
+from torch import Tensor
+
+from grade_lightning.distributed import sum_over_processes, sum_tensor, world
+from grade_lightning.estimators import PairedSums
+from grade_lightning.methods.base import Context, Totals
+from grade_lightning.methods.gradients import Apart, take_gradient
+from grade_lightning.methods.group import RLOOGradient
+from grade_lightning.methods.meter import Meter
+from grade_lightning.rollout.types import Rollout
+
+if TYPE_CHECKING:
+    from grade_lightning.methods.grade import GradeGradient
+
+CHUNKS = 4  # of an effective batch, all processes together: enough for inner products of different ones
+
+
+class Chunk(NamedTuple):
+    """Gradients of one chunk, as its share of the batch's.
+
+    Attributes:
+        unbiased: [D] of -E[r] by RLOO.
+        biased: [D] of -E[r] by straight-through.
+        kl: [D] of beta KL, pathwise.
+    """
+
+    unbiased: Tensor
+    biased: Tensor
+    kl: Tensor
+
+
+def chunks_of(rollouts: list[Rollout]) -> list[list[Rollout]]:
+    """This process' micro-batches by chunk.
+
+    Raises:
+        ValueError: they do not make whole chunks.
+    """
+    count = max(1, CHUNKS // world()[1])
+    if len(rollouts) % count:
+        raise ValueError(f"parts of a batch are weighed by each other: give a multiple of {count} micro-batches")
+    each = len(rollouts) // count
+    return [rollouts[start : start + each] for start in range(0, len(rollouts), each)]
+
+
+class Pair:
+    """Both estimators on the same rollouts.
+
+    Args:
+        context: of the run.
+        biased: straight-through, its gain being 1.
+        completions_per_prompt: that stand in a row.
+    """
+
+    def __init__(self, context: Context, biased: GradeGradient, completions_per_prompt: int):
+        self.biased, self.weights = biased, list(context.policy.trainable().values())
+        self.unbiased = RLOOGradient(dataclasses.replace(context, kl_coef=0.0), completions_per_prompt=completions_per_prompt)
+
+    @property
+    def sizes(self) -> list[int]:
+        """Lengths of the tensors of which a gradient consists."""
+        return [weight.numel() for weight in self.weights]
+
+    def chunk(self, rollouts: list[Rollout], totals: Totals, meter: Meter, step: int) -> Chunk:
+        """Gradients of a chunk's micro-batches; ``.grad`` is left empty.
+
+        Args:
+            rollouts: of the chunk.
+            totals: of the whole effective batch.
+            meter: takes what straight-through measures.
+            step: policy step.
+        """
+        take_gradient(self.weights)
+        self.unbiased.accumulate(rollouts, totals, Meter(self.biased.policy.device), step)
+        unbiased, outer = take_gradient(self.weights), self.biased.apart
+        self.biased.apart = apart = Apart(self.weights)
+        try:
+            self.biased.accumulate_plainly(rollouts, totals, meter, step)
+        finally:
+            self.biased.apart = outer
+        take_gradient(self.weights)
+        return Chunk(unbiased, apart.take("reward"), apart.take("kl"))
+
+
+def reduced(sums: PairedSums) -> PairedSums:
+    """Sums over the chunks of all processes."""
+    found = PairedSums(sums.sizes)
+    found.unbiased, found.biased, found.within = sum_tensor(sums.unbiased), sum_tensor(sums.biased), sum_tensor(sums.within)
+    found.chunks = round(sum_over_processes(sums.chunks))
+    return found

@@ -1,0 +1,198 @@
+"""The gain of the reward's gradient: what it is an estimate of, when it is trusted, and that it scales nothing else."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from grade_lightning.estimators import GainAverage, PairedSums, chunk_moments
+from grade_lightning.methods import GradeGradient, GRPOGradient, PPOGradient, ReinforceGradient, RLOOGradient
+from grade_lightning.methods.gradients import Apart, take_gradient
+from grade_lightning.methods.meter import Meter
+from tests.conftest import make_batch, make_policy
+from tests.entry import run_small
+from tests.methods.harness import gradient, make_grade, make_module, one_update, rollouts_of, totals_of
+
+
+def test_sums_give_the_moments_of_the_chunks_themselves():
+    g, h = torch.randn(2, 5, 30, dtype=torch.float64)
+    sums, first, second = PairedSums([10, 20]), PairedSums([10, 20]), PairedSums([10, 20])
+    for row in range(5):
+        sums.add(g[row], h[row])
+        (first if row < 2 else second).add(g[row], h[row])
+    for part, columns in enumerate((slice(0, 10), slice(10, 30))):
+        expected = chunk_moments(g[:, columns], h[:, columns])
+        for found in (sums.moments()[part], first.merged(second).moments()[part]):
+            torch.testing.assert_close(found.signal, expected.signal)
+            torch.testing.assert_close(found.total, expected.total)
+
+
+def drawn(steps: int, *, length: float, noise: float, seed: int = 0, cosine: float = 1.0, form: str = "regression") -> GainAverage:
+    """Steps of four chunks of g = mu + noise and h of the given length and cosine with less noise."""
+    generator = torch.Generator().manual_seed(seed)
+    mu, other = torch.linalg.qr(torch.randn(400, 2, generator=generator, dtype=torch.float64))[0].T
+    direction = cosine * mu + (1 - cosine**2) ** 0.5 * other
+    average = GainAverage(1, momentum=0.98, form=form)
+    for _ in range(steps):
+        g = mu + noise * torch.randn(4, 400, generator=generator, dtype=torch.float64)
+        h = length * (direction + 0.1 * noise * torch.randn(4, 400, generator=generator, dtype=torch.float64))
+        average.add(chunk_moments(g, h).signal[None])
+    return average
+
+
+@pytest.mark.parametrize(("form", "expected"), [("regression", 0.8 / 0.25), ("projection", 1 / (0.8 * 0.25))])
+def test_it_finds_what_is_missing(form, expected):
+    found = drawn(300, length=0.25, noise=0.05, cosine=0.8, form=form)
+    assert float(found.estimate().value) == pytest.approx(expected, rel=0.1)
+    assert float(found.estimate().trusted) == pytest.approx(expected, rel=0.15)
+    assert found.cosine == pytest.approx(0.8, abs=0.08)
+
+
+def test_the_error_bar_is_that_of_repeated_experiments():
+    """Over many runs, the interval of one standard error holds the truth in about two of three."""
+    inside = 0
+    for seed in range(60):
+        found = drawn(30, length=0.5, noise=0.05, seed=seed).estimate()
+        inside += bool(found.low <= 2.0 <= found.high)
+    assert 0.5 < inside / 60 < 0.85
+
+
+def test_without_evidence_nothing_is_scaled():
+    assert GainAverage(3).estimate().trusted.tolist() == [1.0, 1.0, 1.0]
+    assert drawn(1, length=0.25, noise=0.05).estimate().trusted.tolist() == [1.0]  # one step has no error bar
+    noise_alone = drawn(40, length=0.25, noise=30.0)
+    found = noise_alone.estimate()
+    assert float(found.trusted) == pytest.approx(float(torch.ones(1).clamp(found.low.float(), found.high.float())))
+    assert float(drawn(40, length=4.0, noise=0.02).estimate().trusted) < 0.3  # too long is made shorter
+
+
+def test_a_number_scales_the_reward_and_not_the_kl(policy64):
+    batch = make_batch(policy64)
+    reward, whole = (gradient(make_grade(policy64, kl_coef=beta), batch) for beta in (0.0, 0.3))
+    module = make_module(GradeGradient, policy64, {"temperature": lambda step: 1.0, "tol": 1e-12, "reward_gain": 3.0}, kl_coef=0.3)
+    expected = 3 * reward + (whole - reward)
+    assert (gradient(module, batch) - expected).norm() < 1e-6 * expected.norm()
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        (GradeGradient, {"temperature": lambda step: 1.0, "tol": 1e-12}), (RLOOGradient, {"completions_per_prompt": 2}),
+        (ReinforceGradient, {}), (GRPOGradient, {"completions_per_prompt": 2}), (PPOGradient, {}),
+    ],
+)  # fmt: skip
+def test_parts_add_up_and_the_kls_part_is_the_kls(policy64, kind, settings):
+    """The gradient of the whole less that without a KL, for every method."""
+    batch, weights = make_batch(policy64), list(policy64.trainable().values())
+    with_kl, without = (make_module(kind, policy64, settings, kl_coef=beta) for beta in (0.5, 0.0))
+    rollouts = rollouts_of(with_kl, batch)
+    found = []
+    for module, apart in ((with_kl, None), (without, None), (with_kl, Apart(weights))):
+        module.method.hold_baseline(0.5)
+        module.method.apart = apart
+        module.method.accumulate(rollouts, totals_of(rollouts), Meter(), 1)
+        found.append(take_gradient(weights))
+    whole, reward, together = found
+    torch.testing.assert_close(together, whole, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(apart.take("reward"), reward, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(apart.take("kl"), whole - reward, rtol=1e-4, atol=1e-6)
+    assert (whole - reward).norm() > 0
+
+
+def calibrated(policy, **options):
+    own = {name: options.pop(name) for name in list(options) if name.startswith("gain_") or name == "completions_per_prompt"}
+    settings = {"temperature": lambda step: 1.0, "tol": 1e-12, "reward_gain": "calibrated", "completions_per_prompt": 2, **own}
+    return make_module(GradeGradient, policy, settings, **options)
+
+
+@pytest.mark.parametrize("scope", ["global", "layer"])
+def test_the_first_step_is_not_scaled_and_later_ones_by_earlier_evidence(policy64, scope):
+    module = calibrated(policy64, gain_scope=scope, kl_coef=0.3)
+    batch = make_batch(policy64)
+    plain = gradient(make_grade(policy64, kl_coef=0.3), batch.repeat(2))
+    first = gradient(module, batch)
+    assert (first - plain).norm() < 1e-6 * plain.norm()
+    calibration = module.method.calibration
+    # Evidence of a sure gain of 4 for every part.
+    for seed in range(20):
+        g = torch.randn(1, generator=torch.Generator().manual_seed(seed)).abs() * 0.01 + 4
+        calibration.average.add(torch.tensor([[[16.0, float(g)], [float(g), 1.0]]]).expand(len(calibration.average.state), 2, 2))
+    calibration.state.copy_(calibration.average.state)
+    gains = calibration.gains()
+    assert gains.min() > 1.5
+    reward = gradient(make_grade(policy64, kl_coef=0.0), batch.repeat(2))
+    if scope == "global":
+        expected = float(gains) * reward + (plain - reward)
+        assert (gradient(module, batch) - expected).norm() < 1e-6 * expected.norm()
+
+
+@pytest.mark.parametrize("accumulation", [4, 8])
+def test_it_is_exact_under_any_accumulation(policy64, accumulation):
+    one, many = (calibrated(policy64, grad_accumulation=count) for count in (1, accumulation))
+    batch = make_batch(policy64)
+    first, second = gradient(one, batch), gradient(many, batch)
+    torch.testing.assert_close(first, second, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(one.method.calibration.state, many.method.calibration.state, rtol=1e-5, atol=1e-12)
+
+
+def test_a_calibration_batch_of_its_own_leaves_the_step_alone(policy64):
+    """One completion a prompt: the step's gradient is GRADE-STE's, and evidence comes from other completions."""
+    module = calibrated(policy64, completions_per_prompt=1, kl_coef=0.3)
+    batch = make_batch(policy64)
+    plain = gradient(make_grade(policy64, kl_coef=0.3), batch)
+    assert (gradient(module, batch) - plain).norm() < 1e-9 * plain.norm()
+    assert float(module.method.calibration.state[:, 12]) == 1.0
+    assert float(module.method.calibration.state[:, 2]) > 0
+
+
+def test_the_state_is_part_of_checkpoints(model_folder):
+    _, policy = make_policy(model_folder)
+    module = calibrated(policy)
+    one_update(module, make_batch(policy))
+    kept = module.state_dict()
+    assert float(kept["method.calibration.state"].abs().sum()) > 0
+    other = calibrated(make_policy(model_folder)[1])
+    other.load_state_dict(kept, strict=False)
+    assert torch.equal(other.method.calibration.gains(), module.method.calibration.gains())
+
+
+@pytest.mark.parametrize("kind", [GRPOGradient, PPOGradient])
+def test_matched_kl_has_the_weight_that_it_has_elsewhere(policy64, kind):
+    """Reward gradient and KL gradient have the ratio that the unnormalised estimator's have."""
+    batch, weights = make_batch(policy64), list(policy64.trainable().values())
+    settings = {"completions_per_prompt": 2} if kind is GRPOGradient else {}
+    batch = batch if kind is GRPOGradient else batch.repeat(2)
+    lengths = []
+    for match in (False, True):
+        module = make_module(kind, policy64, {**settings, "match_kl": match}, kl_coef=0.5)
+        rollouts = rollouts_of(module, batch)
+        apart = module.method.apart = Apart(weights)
+        meter = Meter()
+        module.method.accumulate(rollouts, totals_of(rollouts), meter, 1)
+        take_gradient(weights)
+        scale = meter.compute()["reward_scale"]
+        lengths.append(float(apart.take("kl").norm()))
+    assert lengths[1] == pytest.approx(scale * lengths[0], rel=1e-5)
+    assert scale != pytest.approx(1, abs=0.05)
+
+
+def test_scale_of_dr_grpo_is_known(policy64):
+    """Dr. GRPO divides by T and compares with the group's mean: its scale is (G - 1) / (G T)."""
+    module = make_module(GRPOGradient, policy64, {"completions_per_prompt": 2, "variant": "dr_grpo"})
+    meter, rollouts = Meter(), rollouts_of(module, make_batch(policy64))
+    module.method.accumulate(rollouts, totals_of(rollouts), meter, 1)
+    assert meter.compute()["reward_scale"] == pytest.approx(0.5 / 8)
+
+
+def test_runs_log_parts_entropy_and_gain(tmp_path, shared_cache, monkeypatch):
+    monkeypatch.setenv("GRADE_CACHE", shared_cache)
+    options = ["effective_batch_size=8", "method.reward_gain=calibrated", "method.completions_per_prompt=2", "evaluation.test=false"]
+    run_small(tmp_path / "run", *options, "max_steps=3")
+    header, first, *_ = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
+    row = dict(zip(header.split(","), first.split(","), strict=True))
+    assert float(row["train/reward_grad_norm"]) > 0
+    assert float(row["train/kl_grad_norm"]) >= 0
+    assert float(row["train/entropy"]) > 0
+    assert float(row["train/reward_gain"]) == 1.0
+    with pytest.raises(ValueError, match="soft GRADE does not sample"):
+        run_small(tmp_path / "soft", "method=grade", "method.reward_gain=calibrated")
