@@ -1,0 +1,80 @@
+"""Frontiers of reward against KL: ``python -m experiments.frontier.study --data FOLDER --model FOLDER``.
+
+RLOO, plain straight-through, and plain straight-through with a calibrated gain of the reward's gradient, each at several weights of the KL,
+on the setting of ``experiments/imdb_small``; and the initial policy's best of n on the same test prompts.  Resumable; runs are kept in
+``runs.parquet`` and the curve in ``best_of_n.json`` beside this file.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+from experiments.imdb_small.study import COMMON, at_best
+from experiments.queue import OUTPUTS, Cell, Queue, study_arguments
+from grade_lightning.records.files import write_atomically
+
+HERE = Path(__file__).parent
+RECORDS = HERE / "runs.parquet"
+CURVE = HERE / "best_of_n.json"
+SEEDS = (1, 2, 3)
+PLAIN = ("method=decoupled_st", "temperature=constant", "temperature.value=1.0", at_best("rloo")[1])
+CALIBRATED = (*PLAIN, "method.reward_gain=calibrated", "method.completions_per_prompt=4")
+# Weights of the KL; 0.1 of RLOO and of plain straight-through stand in the records of imdb_small and gradient_quality, of the same setting.
+WEIGHTS = {"calibrated": ("0.1", "0.03", "0.3"), "rloo": ("0.3", "0.03"), "plain": ("0.03", "0.01")}
+METHODS = {"calibrated": CALIBRATED, "rloo": at_best("rloo"), "plain": PLAIN}
+PARTS = ("frontier", "best_of_n")
+
+_cell = partial(Cell, RECORDS)
+
+
+def frontier() -> list[Cell]:
+    """One seed of everything before the next seed."""
+    return [
+        _cell(
+            "frontier", f"{name}-beta{beta}-seed{seed}", (*METHODS[name], f"kl_coef={beta}", f"seed={seed}", "evaluation.validate_every=10")
+        )
+        for seed in SEEDS
+        for name, betas in WEIGHTS.items()
+        for beta in betas
+    ]
+
+
+def best_of_n(queue: Queue) -> None:
+    """The curve on the study's own test prompts."""
+    if CURVE.exists():
+        return
+    folder = queue.work / "best_of_n"
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "grade_lightning.best_of_n", f"out={folder}", *queue.common, *queue.paths]
+    with (folder / "output.log").open("a") as log:
+        subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=True, env=queue.environment)
+    write_atomically(CURVE, queue.without_paths((folder / "best_of_n.json").read_text()))
+
+
+def show() -> int:
+    """The report of the records."""
+    from grade_lightning.reporting.output import report
+
+    for warning in report(RECORDS, OUTPUTS / "frontier"):
+        print(warning, file=sys.stderr)
+    print(OUTPUTS / "frontier" / "report.html")
+    return 0
+
+
+def main() -> int:
+    chosen = study_arguments(__doc__ or "", "frontier", PARTS)
+    if chosen.report:
+        return show()
+    queue = Queue(COMMON, chosen.data, chosen.model, chosen.work)
+    if "frontier" in chosen.parts:
+        queue.run_all(frontier(), chosen.jobs)
+    if "best_of_n" in chosen.parts:
+        best_of_n(queue)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
