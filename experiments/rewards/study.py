@@ -3,8 +3,9 @@
 1. classifier: a classifier with a WordPiece vocabulary of its own, trained on the reward split (:mod:`.train_classifier`).
 2. cross: RLOO and GRADE-STE driven by it at several weights of the KL, three seeds.
 3. gradients: ``python -m grade_lightning.gradients`` of that reward, for the initial policy with perturbed adapters.
-4. vader: a lexicon's score of the completion (:mod:`.vader`), by RLOO, by GRADE-STE through a surrogate, and by surrogate and residual.
-5. preferences: a head trained on pairs of a positive and a negative review's continuation (:mod:`.make_pairs`), by RLOO and GRADE-STE.
+4. swaps: what the score does when one token is replaced, against what the gradient says, by the size of the group of tokens.
+5. vader: a lexicon's score of the completion (:mod:`.vader`), by RLOO, by GRADE-STE through a surrogate, and by surrogate and residual.
+6. preferences: a head trained on pairs of a positive and a negative review's continuation (:mod:`.make_pairs`), by RLOO and GRADE-STE.
 
 Resumable.  Runs are kept in ``runs.parquet``, all else in ``measured.parquet``, beside this file.
 """
@@ -20,7 +21,10 @@ from pathlib import Path
 from experiments.imdb_small.study import at_best
 from experiments.queue import Cell, Queue, study_arguments
 from experiments.rewards.make_pairs import make_pairs
+from experiments.rewards.swaps import measure
 from grade_lightning.records.leaves import add_leaves, read_leaves
+from grade_lightning.records.text import finite
+from grade_lightning.training.environment import environment
 
 HERE = Path(__file__).parent
 RECORDS = HERE / "runs.parquet"
@@ -49,7 +53,7 @@ LEXICON_WEIGHTS = {"rloo": ("0.1", "0.3"), "grade_ste-surrogate": ("0.02", "0.1"
 PAIRS = Path("multirun/rewards/pairs.jsonl")
 PREFERENCE = ("reward=preference", f"reward.path={PAIRS}")
 PREFERENCE_WEIGHTS = {"rloo": ("0.5", "2.0"), "grade_ste": ("0.2", "1.0")}  # log-odds vary six times as much as probabilities
-PARTS = ("classifier", "cross", "gradients", "vader", "preferences")
+PARTS = ("classifier", "cross", "gradients", "swaps", "vader", "preferences")
 
 _cell = partial(Cell, RECORDS)
 
@@ -106,6 +110,13 @@ def gradients(queue: Queue) -> None:
     add_leaves(MEASURED, "gradients", json.loads(queue.without_paths((folder / "results.json").read_text())))
 
 
+def swaps(queue: Queue) -> None:
+    """What single swaps do to the score, against what the gradient says of them."""
+    if "swaps" not in read_leaves(MEASURED):
+        found = measure(["experiment=imdb_small", "max_new_tokens=32", *CROSS, *queue.paths])
+        add_leaves(MEASURED, "swaps", finite({**found, "environment": environment()}))
+
+
 def main() -> int:
     chosen = study_arguments(__doc__ or "", "rewards", PARTS)
     queue = Queue(COMMON, chosen.data, chosen.model, chosen.work)
@@ -115,6 +126,8 @@ def main() -> int:
         queue.run_all(cross(), chosen.jobs)
     if "gradients" in chosen.parts:
         gradients(queue)
+    if "swaps" in chosen.parts:
+        swaps(queue)
     if "vader" in chosen.parts:
         queue.run_all(vader(), chosen.jobs)
     if "preferences" in chosen.parts:

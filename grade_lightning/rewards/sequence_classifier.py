@@ -17,7 +17,7 @@ from grade_lightning.models.base import DTYPES, check_weights, looks_local
 from grade_lightning.models.sharing import share_frozen
 from grade_lightning.rewards.base import Completions, RewardInputs, check_scope, linearised
 from grade_lightning.rewards.bridge import VocabularyBridge, pull
-from grade_lightning.rewards.spelling import align, readable, within
+from grade_lightning.rewards.spelling import Group, align, readable, within
 
 log = logging.getLogger(__name__)
 
@@ -177,12 +177,23 @@ class SequenceClassifierReward(nn.Module):
         pulls = gradients.new_zeros(len(texts), tokens, gradients.shape[-1])
         continues = torch.zeros(len(texts), tokens, dtype=torch.bool, device=gradients.device)
         for row, text in enumerate(texts):
-            real = ~encoded["special_tokens_mask"][row].bool() & encoded["attention_mask"][row].bool()
-            ends = self._ends(text, encoded["input_ids"][row][real].tolist(), encoded["offset_mapping"][row][real].tolist())
+            real, groups = self._groups(text, encoded, row)
             own = len(text.ends)
-            pulls[row, :own] = pull(gradients[row][real.to(gradients.device)], align(text.ends, ends), own)
+            pulls[row, :own] = pull(gradients[row][real.to(gradients.device)], groups, own)
             continues[row, :own] = torch.tensor(_continue(text), device=gradients.device)
         return values.detach(), pulls, continues
+
+    def _groups(self, text: _Text, encoded: Any, row: int) -> tuple[Tensor, list[Group]]:
+        """Which of a row's tokens are the text's, and how they go with the policy's.  -> [M] bool, groups."""
+        real = ~encoded["special_tokens_mask"][row].bool() & encoded["attention_mask"][row].bool()
+        ends = self._ends(text, encoded["input_ids"][row][real].tolist(), encoded["offset_mapping"][row][real].tolist())
+        return real, align(text.ends, ends)
+
+    def groups(self, completions: Completions) -> list[list[Group]]:
+        """For each completion, the smallest groups of the policy's tokens and the model's that spell the same bytes."""
+        texts = self._texts(completions)
+        encoded = self._encode(texts)
+        return [self._groups(text, encoded, row)[1] for row, text in enumerate(texts)]
 
     def _ends(self, text: _Text, ids: list[int], offsets: list[list[int]]) -> list[float]:
         """Where in the completion each reward token ends: see :func:`grade_lightning.rewards.spelling.within`."""
