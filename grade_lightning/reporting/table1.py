@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from grade_lightning.reporting.objective import kl_weight
 from grade_lightning.reporting.pairing import Prompt
 from grade_lightning.reporting.published import TABLE1
 from grade_lightning.reporting.read import Run
@@ -71,7 +72,7 @@ def _row(variant: Variant) -> dict[str, Any]:
         "gap_error": math.sqrt(math.fsum(e * e for e in errors)) / len(errors) if errors else math.nan, "best_validation": mean(bests),
         "gap": mean(gaps), "grad_norm_spread": mean([run.mean("train/grad_norm_tensor_std") for run in runs]),
         "kl": mean([number(run.results["test"], "kl_mean") for run in tested]), "lift": paired_lift(tested) if tested else None,
-        "kl_sequence": mean([kl_of_sequences(run) for run in tested]),
+        "objective": ", ".join(sorted({kl_weight(run) for run in runs})), "kl_sequence": mean([kl_of_sequences(run) for run in tested]),
     }  # fmt: skip
     if variant.method in TABLE1:
         published = TABLE1[variant.method]
@@ -102,7 +103,8 @@ def table1(variants: list[Variant]) -> Table:
         ("method", "Method", ""), ("seeds", "Seeds", "d"), ("test", "Test reward", ".3f"),
         ("test_bootstrap", "Bootstrap over seeds", ""), ("test_std", "Std over prompts", ".3f"),
         ("lift", "Lift over step 0, paired", ".3f"), ("kl", "KL, nats/token", ".3f"),
-        ("kl_sequence", "KL, nats/completion", ".2f"), ("best_validation", "Best validation", ".3f"),
+        ("kl_sequence", "KL, nats/completion", ".2f"), ("objective", "Weight of the KL: nominal, effective", ""),
+        ("best_validation", "Best validation", ".3f"),
         ("gap", "Generalisation gap", ".3f"), ("gap_error", "its s.e.", ".3f"),
         ("grad_norm_spread", "Spread of tensors' gradient norms", ".3g"),
         ("paper_test", "Paper: test", ""), ("paper_best", "Paper: best val.", ".3f"), ("paper_gap", "Paper: gap", ".3f"),
@@ -112,6 +114,9 @@ def table1(variants: list[Variant]) -> Table:
         "Test reward: mean over seeds with Student's 95% interval where there are several; the bootstrap interval beside it is too "
         "narrow for few seeds (for normal values its nominal 95% covers 73% with three and 86% with five). Std: over prompts, ddof 0.",
         "Lift: same prompts and noise as the initial policy, averaged over seeds, 95% bootstrap interval over prompts.",
+        "Weight of the KL: beta as it was set, and what it weighs against the reward. A reward gradient that is too short by c (relaxed "
+        "tokens: cosine times ratio of lengths, measured by grade_lightning.gradients) or scaled by normalised advantages leaves the KL's "
+        "at its full length, so that runs of one nominal beta maximise different things: compare them at equal KL.",
         "Generalisation gap: best validation - test; its standard error takes the best step as given, so it is too small.",
         "Spread: mean over steps of the standard deviation of gradient norms across parameter tensors, which the paper calls "
         '"Grad Var"; it is not the variance of an estimator.',

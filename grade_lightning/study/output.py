@@ -27,9 +27,9 @@ _SHOWN = (
 
 
 def _cell(entry: dict[str, Any], name: str, spec: str) -> str:
-    if name not in entry["numbers"]:  # of an earlier version
-        return ""
-    value, interval = entry["numbers"][name], entry["intervals"][name]
+    value, interval = entry["numbers"][name], entry["intervals"].get(name)
+    if interval is None:  # of an earlier version, which did not resample it
+        return "?" if math.isnan(value) else format(value, spec)
     ends = ", ".join("?" if math.isnan(end) else format(end, spec) for end in interval)
     return f"{'?' if math.isnan(value) else format(value, spec)} [{ends}]"
 
@@ -72,7 +72,15 @@ def from_json(found: dict[str, Any]) -> dict[str, Any]:
             return [number(item) for item in value]
         return math.nan if value is None else math.inf if value == "never" else value
 
-    return {**found, "estimators": number(found["estimators"])}
+    estimators = number(found["estimators"])
+    target = estimators[found["reference"]]["numbers"]["mu_square"]
+    for entry in estimators.values():  # what earlier versions did not derive
+        numbers = entry["numbers"]
+        known = min(numbers["mu_square"], target) > 0
+        ratio = math.sqrt(numbers["mu_square"] / target) if known else math.nan
+        numbers.setdefault("length_ratio", ratio)
+        numbers.setdefault("projection", ratio * numbers["cosine"])
+    return {**found, "estimators": estimators}
 
 
 def table(found: dict[str, Any]) -> Table:
@@ -137,7 +145,7 @@ def _lengths(found: dict[str, Any], folder: Path) -> None:
     panel = drawn.subplots()
     for label, (numbers, intervals) in rows.items():
         x, y = numbers["cosine"], numbers["length_ratio"]
-        errors = [[abs(at - end) if not math.isnan(end) else 0.0 for end in intervals[name]]
+        errors = [[abs(at - end) if not math.isnan(end) else 0.0 for end in intervals.get(name, (math.nan, math.nan))]
                   for at, name in ((x, "cosine"), (y, "length_ratio"))]  # fmt: skip
         panel.errorbar(
             x, y, xerr=[[errors[0][0]], [errors[0][1]]], yerr=[[errors[1][0]], [errors[1][1]]], fmt="o", markersize=4, linewidth=0.8
