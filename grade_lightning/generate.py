@@ -142,9 +142,11 @@ def show(pairs: list[dict[str, dict[str, object]]]) -> None:
     console = Console(width=max(console.width, 100))
     for pair in pairs:
         console.print(Text(str(pair["before"]["prompt"]), style="bold"))
-        table = Table("", "continuation", *[name.replace("_", " ") for name, _ in COLUMNS])
+        own = [(name, ".2f") for name in pair["before"] if name.startswith(("judge_", "reward_"))]  # judges, parts of a reward
+        columns = [*COLUMNS, *own]
+        table = Table("", "continuation", *[name.replace("_", " ") for name, _ in columns])
         for when, measured in pair.items():
-            cells = [format(measured[name], spec) if name in measured else "-" for name, spec in COLUMNS]
+            cells = [format(measured[name], spec) if name in measured else "-" for name, spec in columns]
             table.add_row(when, Text(str(measured["completion"]).strip()), *cells)
         console.print(table)
 
