@@ -1,6 +1,6 @@
 """The curve that every method must beat: the best of n completions of the initial policy, n = 1, 2, 4, ..., N.
 
-  python -m grade_lightning.best_of_n [samples=64] [split=test] [out=outputs/best_of_n] OVERRIDES
+    python -m grade_lightning.best_of_n [samples=64] [split=test] [out=outputs/best_of_n] OVERRIDES
 
 OVERRIDES are those of the runs that it is compared with (experiment=..., data.path=..., reward=...): the same prompts, sampling, reward and
 judges.  An interrupted command goes on when it is repeated.  ``out/best_of_n.json`` holds the curve; a report draws it in its frontier

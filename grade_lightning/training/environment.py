@@ -35,7 +35,8 @@ def environment() -> dict[str, Any]:
             versions[name] = version(name)
         except PackageNotFoundError:
             versions[name] = None
-    status = _git("status", "--porcelain")
+    # A study adds its runs to its own records while it goes on: they are no part of what runs.
+    status = _git("status", "--porcelain", "--", ":(exclude,glob)experiments/**/*.parquet", ":(exclude,glob)experiments/**/*.json")
     return {
         "python": platform.python_version(), "platform": platform.platform(), "processor": _processor(), "cpus": os.cpu_count(),
         "torch_threads": torch.get_num_threads(), "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
