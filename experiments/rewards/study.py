@@ -7,7 +7,7 @@
 5. vader: a lexicon's score of the completion (:mod:`.vader`), by RLOO, by GRADE-STE through a surrogate, and by surrogate and residual.
 6. preferences: a head trained on pairs of a positive and a negative review's continuation (:mod:`.make_pairs`), by RLOO and GRADE-STE.
 
-Resumable.  Runs are kept in ``runs.parquet``, all else in ``measured.parquet``, beside this file.
+Resumable.  Runs are kept in ``runs.parquet``, all else in ``measured.parquet``, beside this file; ``--report`` makes the tables from them.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pathlib import Path
 from experiments.imdb_small.study import at_best
 from experiments.queue import Cell, Queue, study_arguments
 from experiments.rewards.make_pairs import make_pairs
+from experiments.rewards.report import write
 from experiments.rewards.swaps import measure
 from grade_lightning.records.leaves import add_leaves, read_leaves
 from grade_lightning.records.text import finite
@@ -119,6 +120,9 @@ def swaps(queue: Queue) -> None:
 
 def main() -> int:
     chosen = study_arguments(__doc__ or "", "rewards", PARTS)
+    if chosen.report:
+        write(RECORDS, HERE / "report")
+        return 0
     queue = Queue(COMMON, chosen.data, chosen.model, chosen.work)
     if "classifier" in chosen.parts:
         classifier(chosen.data)
