@@ -1,0 +1,34 @@
+"""What the KL weighs, in words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from grade_lightning.reporting.objective import kl_weight
+from grade_lightning.reporting.read import Run
+
+
+def run(method: str, scale: float | None = None, **config: str) -> Run:
+    metrics = {} if scale is None else {"train/reward_scale": [scale, scale]}
+    values = {"kl_coef": "0.1", "protocol.kl_in": "loss", **{key.replace("__", "."): value for key, value in config.items()}}
+    return Run(Path(method), {"method": method}, metrics, [], values, {})
+
+
+@pytest.mark.parametrize(
+    ("made", "expected"),
+    [
+        (run("rloo", 1.0), "0.1: the same"), (run("rloo"), "0.1: the same"), (run("ppo"), "0.1: not measured"),
+        (run("ppo", 0.06), "0.1: 1.7"),
+        (run("grpo", 0.08, method__match_kl="True"), "0.1: the same"), (run("grpo", 0.08), "0.1: 1.2"),
+        (run("grade_ste", method__tol="0.001"), "0.1: 0.1 / c"),
+        (run("grade_ste", method__tol="0.001", method__reward_gain="calibrated"), "0.1: about the same"),
+        (run("grade_ste", method__tol="0.001", method__reward_gain="3.0"), "0.1: 0.1 / (3.0 c)"),
+        (run("rloo", protocol__kl_in="none"), "0"), (run("ppo", protocol__kl_in="reward"), "0.1: the same"),
+        (run("rloo", protocol__kl_reduction="sequence"), "0.1 a completion: the same"),
+        (Run(Path("x"), {"method": "x"}, {}, [], {}, {}), ""),
+    ],
+)  # fmt: skip
+def test_it_says_what_is_known(made, expected):
+    assert kl_weight(made) == expected
