@@ -120,7 +120,7 @@ def _train(found: Inputs, plain: Mapping[str, Any], identity: str, start: float)
     evaluation = settings.evaluation
     folder, environment, resume = _open(settings, plain, identity)
     with Interrupt(partial(_command_to_go_on, folder.path)) as interrupt:
-        made = objects(found, judges=evaluation.test or evaluation.best != "reward", check=partial(folder.begin, environment, again=resume))
+        made = objects(found, judges=_wants_judges(settings), check=partial(folder.begin, environment, again=resume))
         loggers = _loggers(settings, plain, folder, environment["run_id"])
         every = evaluation.gradient_cosine_every
         try:
@@ -137,6 +137,14 @@ def _train(found: Inputs, plain: Mapping[str, Any], identity: str, start: float)
     if folder.writes:
         print_summary(results, folder.path)
     return results
+
+
+def _wants_judges(settings: Settings) -> bool:
+    """Whether judges are made: the classifier of every run alone is not worth a search's time."""
+    from grade_lightning.evaluation.judges import CLASSIFIER_JUDGE
+
+    evaluation = settings.evaluation
+    return evaluation.test or evaluation.best != "reward" or bool(set(evaluation.judges) - {CLASSIFIER_JUDGE})
 
 
 def _description(made: Objects, plain: Mapping[str, Any], identity: str) -> dict[str, Any]:

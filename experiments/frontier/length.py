@@ -2,15 +2,15 @@
 
 At a position of a completion the token is replaced by another that the policy might have drawn there.  Three changes of the reward:
 
-- predicted: the reward's gradient with respect to the candidate's weight, all a straight-through estimator knows of the swap;
+- predicted: the reward's gradient with respect to the candidate's weight, all that a straight-through estimator without hops knows of it;
 - direct: the reward of the same completion with the one token replaced;
 - total: the mean reward of completions whose later tokens are drawn anew after the swap, less that after the original token: what a policy
   gradient credits the token with.
 
-Each, times the gradient of the log-probability of what was put there, is an estimate of a gradient: of plain straight-through, of the
-reward with later tokens held fixed, and of the expected reward.  Inner products of different prompts' estimates give the lengths of their
-means without bias from noise: direct against predicted is the error of the first-order expansion, total against direct the credit of
-later tokens that would have been drawn differently.
+Each, times the gradient of the log-probability of what was put there, is an estimate of a gradient: of plain straight-through (no hop), of
+the reward with later tokens held fixed, and of the expected reward.  Inner products of different prompts' estimates give the lengths of
+their means without bias from noise: direct against predicted is the error of the first-order expansion, total against direct the credit
+of later tokens that would have been drawn differently.
 """
 
 from __future__ import annotations
@@ -130,7 +130,8 @@ def _at(  # noqa: PLR0917
     policy: Policy, reward: Reward, rollout: Rollout, t: int, scores: Tensor, gradient: Tensor, settings: RolloutSettings
 ) -> list[tuple[int, int, int, float, float, float, float]]:  # fmt: skip
     """(prompt, t, candidate, weight, predicted, direct, total) of one swap in each completion that is long enough."""
-    alive = [row for row in range(len(rollout)) if t < rollout.mask.shape[1] and bool(rollout.mask[row, t])]
+    lives = rollout.mask & ~torch.isin(rollout.completion_ids, torch.tensor(policy.eos_ids))  # after an end there is nothing to draw anew
+    alive = [row for row in range(len(rollout)) if t < lives.shape[1] and bool(lives[row, t])]
     chosen, shares = [], []
     for row in alive:
         generator = keyed_generator("length", rollout.prompt.keys[row], t)
@@ -172,7 +173,7 @@ def _continued(  # noqa: PLR0917
         gumbel_noise((CONTINUATIONS, left, settings.top_k), generator=keyed_generator("length noise", rollout.prompt.keys[row], t))
         for row in alive
     ])  # fmt: skip
-    own = RolloutSettings(left, max(0, settings.min_new_tokens - t - 1), settings.top_k)
+    own = dataclasses.replace(settings, max_new_tokens=left, min_new_tokens=max(0, settings.min_new_tokens - t - 1))
     values = []
     for start in range(0, len(repeated), BATCH):
         rows = torch.tensor(repeated[start : start + BATCH])

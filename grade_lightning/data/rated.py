@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 import torch
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from grade_lightning.data.tables import columns_of, read_tables
@@ -25,7 +26,14 @@ def _whole(prompt: Content | None, answer: Content, tokenizer: PreTrainedTokeniz
     after = answer if isinstance(answer, list) else [{"role": "assistant", "content": answer}]
     if tokenizer.chat_template is None:
         raise ValueError("these are chats and the model's tokenizer has no chat template: give texts, or use a model with one")
-    return str(tokenizer.apply_chat_template([*before, *after], tokenize=False))
+    try:
+        return str(tokenizer.apply_chat_template([*before, *after], tokenize=False))
+    except (TemplateError, TypeError) as error:
+        raise ValueError(f"the chat template of the model refuses a chat of the reward's file ({error}): correct its messages") from error
+
+
+def _is_chat(prompt: Content | None, answer: Content) -> bool:
+    return isinstance(prompt, list) or isinstance(answer, list)
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,11 @@ class Pair:
     prompt: Content | None
     chosen: Content
     rejected: Content
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether the model's chat template writes it."""
+        return _is_chat(self.prompt, self.chosen)
 
     def texts(self, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
         """The chosen and the rejected text, after the prompt."""
@@ -66,6 +79,11 @@ class Rated:
     completion: Content
     score: float
 
+    @property
+    def is_chat(self) -> bool:
+        """Whether the model's chat template writes it."""
+        return _is_chat(self.prompt, self.completion)
+
     def text(self, tokenizer: PreTrainedTokenizerBase) -> str:
         """The completion after the prompt."""
         return _whole(self.prompt, self.completion, tokenizer)
@@ -77,7 +95,7 @@ class Rated:
 
 
 Row = TypeVar("Row", Pair, Rated)
-MINIMUM = 20
+MINIMUM_HELD_OUT = 10  # prompts: fewer could not tell a perfect head from chance
 
 
 def _content(value: Any, column: str, place: str, *, optional: bool = False) -> Content | None:
@@ -138,8 +156,13 @@ def read_rows(path: str, objective: str, *, split: str = "train", revision: str 
             "chosen, rejected and perhaps prompt; scores reads completion, score and perhaps prompt"
         )
     rows = [make(row, table.place(number)) for table in tables for number, row in enumerate(table.rows)]
-    if len(rows) < MINIMUM:
-        raise ValueError(f"reward.path={path} has {len(rows)} rows; a head and its held-out rows need at least {MINIMUM}")
+    groups, chats = len({row.group for row in rows}), {row.is_chat for row in rows}
+    if groups < 2 * MINIMUM_HELD_OUT:
+        raise ValueError(
+            f"reward.path={path} has rows of {groups} different prompts; a head and its held-out rows need at least {2 * MINIMUM_HELD_OUT}"
+        )
+    if len(chats) > 1:
+        raise ValueError(f"reward.path={path} mixes texts and chats: keep one kind")
     return rows
 
 
@@ -150,10 +173,8 @@ def heldout_split(rows: Sequence[Row], share: float, seed: int) -> tuple[torch.T
     """
     digests = [hashlib.sha256(f"{seed} {row.group}".encode()).digest() for row in rows]
     ordered = sorted(set(digests))
-    held = set(ordered[: max(1, round(share * len(ordered)))])
+    held = set(ordered[: max(MINIMUM_HELD_OUT, round(share * len(ordered)))])
     away = torch.tensor([digest in held for digest in digests])
-    if bool(away.all()):
-        raise ValueError("all rows have the same prompt: nothing can be held out; give rows of several prompts")
     return (~away).nonzero()[:, 0], away.nonzero()[:, 0]
 
 

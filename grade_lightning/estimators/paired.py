@@ -18,6 +18,7 @@ class PairedSums:
 
     Args:
         sizes: lengths of the parts (such as tensors) of which an estimate consists; products are kept for each.
+        like: a tensor of the device and the type of the estimates; fp32 on the CPU if None.
 
     Attributes:
         unbiased: [D] sum over chunks.
@@ -31,17 +32,17 @@ class PairedSums:
     within: Tensor
     chunks: int
 
-    def __init__(self, sizes: Sequence[int]):
+    def __init__(self, sizes: Sequence[int], like: Tensor | None = None):
         self.sizes = list(sizes)
-        self.unbiased = torch.zeros(sum(self.sizes))
-        self.biased = torch.zeros(sum(self.sizes))
+        self.unbiased = torch.zeros(sum(self.sizes)) if like is None else like.new_zeros(sum(self.sizes))
+        self.biased = torch.zeros_like(self.unbiased)
         self.within = torch.zeros(len(self.sizes), 2, 2, dtype=torch.float64)
         self.chunks = 0
 
     def add(self, unbiased: Float[Tensor, " D"], biased: Float[Tensor, " D"]) -> None:
         """One more chunk, both estimates from its samples."""
-        self.unbiased = self.unbiased.to(unbiased) + unbiased
-        self.biased = self.biased.to(biased) + biased
+        self.unbiased = self.unbiased + unbiased
+        self.biased = self.biased + biased
         self.within += self._products(unbiased, biased)
         self.chunks += 1
 
@@ -61,7 +62,7 @@ class PairedSums:
 
     def merged(self, other: PairedSums) -> PairedSums:
         """Chunks of both."""
-        found = PairedSums(self.sizes)
+        found = PairedSums(self.sizes, like=self.unbiased)
         found.unbiased, found.biased = self.unbiased + other.unbiased, self.biased + other.biased
         found.within, found.chunks = self.within + other.within, self.chunks + other.chunks
         return found

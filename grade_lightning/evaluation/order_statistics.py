@@ -70,7 +70,8 @@ def kl_of_best(rewards: np.ndarray, n: int) -> np.ndarray:
         for a, b in ((a, b) for a, b in _groups(reward) if b - a > 1):
             low, high = a / total, b / total
             chosen = high**n - low**n
-            found[row] += chosen * math.log(chosen / (high - low)) - (_integral(high, n) - _integral(low, n))
+            if chosen > 0:  # else it is chosen with a probability beyond all digits
+                found[row] += chosen * math.log(chosen / (high - low)) - (_integral(high, n) - _integral(low, n))
     return found
 
 

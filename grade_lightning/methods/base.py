@@ -142,6 +142,10 @@ class Method(nn.Module, ABC):
             step: policy step, from 1.
         """
 
+    def accumulate_plainly(self, rollouts: list[Rollout], totals: Totals, meter: Meter, step: int) -> None:
+        """The same without anything that the method learns from a batch; arguments as those of :meth:`accumulate`."""
+        self.accumulate(rollouts, totals, meter, step)
+
     def update(self, rollouts: list[Rollout], totals: Totals, meter: Meter, step: int, apply: Apply) -> None:
         """Change the weights from one effective batch: one gradient, applied once, unless a method says otherwise.
 
@@ -156,9 +160,9 @@ class Method(nn.Module, ABC):
         if self.apart is None:
             (reward + kl).backward()
             return
-        with self.apart.part("reward"):
-            reward.backward(retain_graph=True)
-        with self.apart.part("kl"):
+        with self.apart.whole():
+            (reward + kl).backward(retain_graph=True)
+        with self.apart.kl_alone():
             if kl.requires_grad:
                 kl.backward()
 

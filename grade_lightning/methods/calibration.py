@@ -75,7 +75,7 @@ class Calibration(nn.Module):
             reward = torch.cat([g * part for g, part in zip(self._each(gains).to(reward), reward.split(self.pair.sizes), strict=True)])
             give_gradient(weights, before + reward + kl)
             if grade.apart is not None:
-                grade.apart.reward, grade.apart.kl = reward, kl
+                grade.apart.set(reward, kl)
         if due:
             self._learn(sums if self.grouped else self._calibration_batch(rollouts, step))
 
@@ -86,13 +86,13 @@ class Calibration(nn.Module):
         self, grade: GradeGradient, rollouts: list[Rollout], totals: Totals, meter: Meter, step: int, *, due: bool
     ) -> tuple[PairedSums, Tensor, Tensor]:  # fmt: skip
         """Sums over chunks, and the whole gradients of reward and KL.  -> sums, [D], [D]."""
-        sums = PairedSums(self.pair.sizes)
+        sums = self.pair.sums()
         if not due:
             outer, grade.apart = grade.apart, Apart(self.pair.weights)
             grade.accumulate_plainly(rollouts, totals, meter, step)
             apart, grade.apart = grade.apart, outer
             take_gradient(self.pair.weights)
-            return sums, apart.take("reward"), apart.take("kl")
+            return sums, apart.reward, apart.kl
         parts = []
         for chunk in chunks_of(rollouts):
             found = self.pair.chunk(chunk, totals, meter, step)
@@ -103,7 +103,7 @@ class Calibration(nn.Module):
 
     def _calibration_batch(self, rollouts: list[Rollout], step: int) -> PairedSums:
         """Sums over the step's first prompts, each with completions of its own; the gradient of the step is not touched."""
-        weights, sums = self.pair.weights, PairedSums(self.pair.sizes)
+        weights, sums = self.pair.weights, self.pair.sums()
         kept = take_gradient(weights)
         for prompt in (one for rollout in rollouts for one in _first(rollout.prompt)):
             generator = keyed_generator("reward gain", self.context.seed, step, int(prompt.rows[0]))
@@ -111,7 +111,7 @@ class Calibration(nn.Module):
             noise = gumbel_noise((COMPLETIONS, settings.max_new_tokens, settings.top_k), generator=generator).to(prompt.ids.device)
             rollout = sample(self.context.policy, prompt.repeat(COMPLETIONS), noise, settings)
             totals = Totals(COMPLETIONS, max(1, rollout.tokens))
-            found = self.pair.chunk([rollout], totals, Meter(self.context.policy.device), step)
+            found = self.pair.chunk([rollout], totals, Meter(self.context.policy.device), step, alone=True)
             sums.add(found.unbiased, found.biased)
         give_gradient(weights, kept)
         return sums

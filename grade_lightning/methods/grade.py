@@ -99,10 +99,11 @@ class GradeGradient(Method):
             self._backward(rollout, parallel, reward + penalty, meter)
         else:
             assert direct.kl_weights is not None
-            with apart.part("kl"):
-                self._backward(rollout, parallel, (relaxed.weights * direct.kl_weights).sum() + penalty, None, keep=True)
-            with apart.part("reward"):
-                self._backward(rollout, parallel, reward, meter)
+            of_kl = (relaxed.weights * direct.kl_weights).sum() + penalty
+            with apart.whole():
+                self._backward(rollout, parallel, reward + of_kl, meter, keep=True)
+            with apart.kl_alone():
+                self._backward(rollout, parallel, of_kl, None)
         meter.update(len(rollout), **score_measurements(self.reward, direct.scored))
         entropy = entropy_of(relaxed.candidates)
         meter.update(tokens, kl=direct.kl.sum() / tokens, entropy=torch.where(rollout.mask, entropy, 0.0).sum() / tokens)

@@ -31,33 +31,48 @@ def give_gradient(weights: Iterable[nn.Parameter], flat: Tensor) -> None:
 
 
 class Apart:
-    """Collects the gradients of the reward and of the KL, while their sum goes to ``.grad`` as ever.
+    """Collects the gradient of the whole loss and that of its KL alone; what goes to ``.grad`` is what would go there without it.
 
     Args:
         weights: of the policy.
-
-    Attributes:
-        reward: [D] of -E[r] so far; None = nothing yet.
-        kl: [D] of beta KL so far; None = nothing yet.
     """
 
     def __init__(self, weights: Iterable[nn.Parameter]):
         self.weights = list(weights)
-        self.reward: Tensor | None = None
-        self.kl: Tensor | None = None
+        self._whole: Tensor | None = None
+        self._kl: Tensor | None = None
 
     @contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        """What is added to ``.grad`` inside belongs to ``reward`` or ``kl``."""
+    def whole(self) -> Iterator[None]:
+        """Inside, the gradient of the whole loss is added to ``.grad``."""
         before = take_gradient(self.weights)
         yield
         found = take_gradient(self.weights)
-        known = getattr(self, name)
-        setattr(self, name, found if known is None else known + found)
+        self._whole = found if self._whole is None else self._whole + found
         give_gradient(self.weights, before + found)
 
-    def take(self, name: str) -> Tensor:
-        """[D] a part, zero where nothing was added to it, and forget it."""
-        found = getattr(self, name)
-        setattr(self, name, None)
-        return torch.zeros(sum(w.numel() for w in self.weights), device=self.weights[0].device) if found is None else found
+    @contextmanager
+    def kl_alone(self) -> Iterator[None]:
+        """Inside, the gradient of beta KL is computed once more, and taken away again."""
+        before = take_gradient(self.weights)
+        yield
+        found = take_gradient(self.weights)
+        self._kl = found if self._kl is None else self._kl + found
+        give_gradient(self.weights, before)
+
+    def set(self, reward: Tensor, kl: Tensor) -> None:
+        """Both parts [D], by a method that has made them by itself."""
+        self._whole, self._kl = reward + kl, kl
+
+    @property
+    def kl(self) -> Tensor:
+        """[D] of beta KL so far."""
+        return self._nothing() if self._kl is None else self._kl
+
+    @property
+    def reward(self) -> Tensor:
+        """[D] of all else so far: -E[r], with a method's own terms such as PPO's entropy."""
+        return self._nothing() if self._whole is None else self._whole - self.kl
+
+    def _nothing(self) -> Tensor:
+        return torch.zeros(sum(w.numel() for w in self.weights), device=self.weights[0].device, dtype=self.weights[0].dtype)

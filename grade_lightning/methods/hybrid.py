@@ -55,7 +55,7 @@ class HybridGradient(Method):
     def accumulate(self, rollouts: list[Rollout], totals: Totals, meter: Meter, step: int) -> None:
         weights, chunks = self._pair.weights, chunks_of(rollouts)
         before, rank, size = take_gradient(weights), *world()
-        halves = [PairedSums([sum(self._pair.sizes)]) for _ in range(2)]
+        halves = [PairedSums([sum(self._pair.sizes)], like=before) for _ in range(2)]
         kl = torch.zeros_like(before)
         for place, chunk in enumerate(chunks):
             found = self._pair.chunk(chunk, totals, meter, step)
@@ -64,7 +64,7 @@ class HybridGradient(Method):
             kl += found.kl
         reward = self.combine(halves, meter)
         if self.apart is not None:
-            self.apart.reward, self.apart.kl = reward, kl
+            self.apart.set(reward, kl)
         give_gradient(weights, before + reward + kl)
 
     def combine(self, halves: list[PairedSums], meter: Meter) -> Tensor:
@@ -80,7 +80,7 @@ class HybridGradient(Method):
         for own, other in ((halves[0], found[1]), (halves[1], found[0])):
             moments = self._with_history(other)
             a, b = hybrid_weights(moments, count, min_cosine=self.settings.min_cosine)
-            total += a * own.unbiased.to(total) + b * own.biased.to(total)
+            total += a * own.unbiased + b * own.biased
             cosine = moments.cosine
             meter.update(st_weight=b, pg_weight=a, fallback=float(b == 0.0), **({} if math.isnan(cosine) else {"gradient_cosine": cosine}))
         now = torch.stack([torch.stack([m.signal, m.total]) for m in found]).mean(dim=0)

@@ -41,7 +41,7 @@ def chunks_of(rollouts: list[Rollout]) -> list[list[Rollout]]:
     Raises:
         ValueError: they do not make whole chunks.
     """
-    count = max(1, CHUNKS // world()[1])
+    count = -(-CHUNKS // world()[1])
     if len(rollouts) % count:
         raise ValueError(f"parts of a batch are weighed by each other: give a multiple of {count} micro-batches")
     each = len(rollouts) // count
@@ -66,7 +66,11 @@ class Pair:
         """Lengths of the tensors of which a gradient consists."""
         return [weight.numel() for weight in self.weights]
 
-    def chunk(self, rollouts: list[Rollout], totals: Totals, meter: Meter, step: int) -> Chunk:
+    def sums(self) -> PairedSums:
+        """Of no chunk yet, tensor by tensor."""
+        return PairedSums(self.sizes, like=self.weights[0])
+
+    def chunk(self, rollouts: list[Rollout], totals: Totals, meter: Meter, step: int, *, alone: bool = False) -> Chunk:
         """Gradients of a chunk's micro-batches; ``.grad`` is left empty.
 
         Args:
@@ -74,8 +78,10 @@ class Pair:
             totals: of the whole effective batch.
             meter: takes what straight-through measures.
             step: policy step.
+            alone: no other process has a part in the batch.
         """
         take_gradient(self.weights)
+        self.unbiased.alone = alone
         self.unbiased.accumulate(rollouts, totals, Meter(self.biased.policy.device), step)
         unbiased, outer = take_gradient(self.weights), self.biased.apart
         self.biased.apart = apart = Apart(self.weights)
@@ -84,12 +90,12 @@ class Pair:
         finally:
             self.biased.apart = outer
         take_gradient(self.weights)
-        return Chunk(unbiased, apart.take("reward"), apart.take("kl"))
+        return Chunk(unbiased, apart.reward, apart.kl)
 
 
 def reduced(sums: PairedSums) -> PairedSums:
     """Sums over the chunks of all processes."""
-    found = PairedSums(sums.sizes)
+    found = PairedSums(sums.sizes, like=sums.unbiased)
     found.unbiased, found.biased, found.within = sum_tensor(sums.unbiased), sum_tensor(sums.biased), sum_tensor(sums.within)
     found.chunks = round(sum_over_processes(sums.chunks))
     return found

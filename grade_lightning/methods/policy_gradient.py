@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from grade_lightning.chain.logprobs import TokenStatistics, token_statistics
 from grade_lightning.chain.parallel import hard_hidden, read_frozen
 from grade_lightning.distributed import gather_rows, my_rows
 from grade_lightning.estimators import SAMPLED_KL, reinforce_loss, sampled_kl
-from grade_lightning.methods.base import Method, Totals, score_measurements
+from grade_lightning.methods.base import Context, Method, Totals, score_measurements
 from grade_lightning.methods.meter import Meter
 from grade_lightning.rollout.types import Rollout
 
@@ -38,10 +39,23 @@ class PolicyGradient(Method):
     Sampling and log-probabilities use the same distribution (``logprobs=matched``), so that the samples are on-policy.
 
     Attributes:
-        reward_scale: length of this step's reward gradient over that of the unnormalised estimator, see :func:`scale_of`.
+        reward_scale: length of this step's reward gradient over that of the unnormalised estimator, see :func:`scale_of`; where the rewards
+            say nothing, that of the last step at which they did.
+        known_scale: the last one that rewards told, nan before; part of a checkpoint.
     """
 
-    reward_scale = 1.0
+    reward_scale: float = 1.0
+    known_scale: Tensor
+
+    def __init__(self, context: Context, settings: Any = None, **values: Any):
+        super().__init__(context, settings, **values)
+        self.register_buffer("known_scale", torch.tensor(float("nan"), dtype=torch.float64))
+
+    def note_scale(self, scale: float | None, least_known: float) -> None:
+        """Keep a step's scale; of the first steps without one what is known of it anyway."""
+        if scale is not None:
+            self.known_scale.fill_(max(0.0, scale))
+        self.reward_scale = least_known if self.known_scale.isnan() else float(self.known_scale)
 
     def read(self, rollout: Rollout, meter: Meter) -> Sampled:
         """Score a micro-batch and measure the score."""
@@ -83,21 +97,32 @@ class PolicyGradient(Method):
         return self.context.kl_coef * totals.samples * self.kl_per_token(found, rollout, totals).detach()
 
 
-def scale_of(weights: Tensor, advantages: Tensor) -> float:
-    """<w, A> / <A, A>: what normalisation multiplies the reward's gradient sum_i A_i grad log pi(y_i) by, where it uses w_i for A_i.
+def scale_of(weights: Tensor, advantages: Tensor, tokens: Tensor) -> float | None:
+    """<w, A> / <A, A>, every token counting once: what normalisation multiplies the reward's gradient sum_i A_i grad log pi(y_i) by, where
+    it uses w_i for A_i.
 
-    A KL with its full length beside such a gradient weighs beta / scale.  1 where all rewards are equal.
+    A KL with its full length beside such a gradient weighs beta / scale.
 
     Args:
-        weights: what the method credits log-probabilities with, before the mean over completions.
-        advantages: of the same shape, without normalisation.
+        weights: [B] what the method credits log-probabilities with, before the mean over completions.
+        advantages: [B] the same without normalisation.
+        tokens: [B] of each completion.
+
+    Returns:
+        None where all advantages are 0.
     """
-    square = float((advantages * advantages).sum())
-    return float((weights * advantages).sum()) / square if square > 0 else 1.0
+    square = float((tokens * advantages * advantages).sum())
+    return float((tokens * weights * advantages).sum()) / square if square > 0 else None
 
 
 class SequencePolicyGradient(PolicyGradient):
-    """One update from completions credited as a whole; a subclass says how, in :meth:`advantages`."""
+    """One update from completions credited as a whole; a subclass says how, in :meth:`advantages`.
+
+    Attributes:
+        alone: the rollouts that it is given are whole batches of this process, with which others have nothing to do.
+    """
+
+    alone = False
 
     @abstractmethod
     def advantages(self, rewards: Tensor) -> Tensor:
@@ -122,17 +147,24 @@ class SequencePolicyGradient(PolicyGradient):
         rewards = torch.cat([sampled.scores for sampled in micro])
         if self.context.protocol.kl_in == "reward":
             rewards = rewards - torch.cat([self._penalty(sampled, totals) for sampled in micro])
-        everywhere = gather_rows(rewards)
+        everywhere = rewards.detach() if self.alone else gather_rows(rewards)
         credited = self.advantages(everywhere)
         meter.update(advantage_std=float(credited.std(correction=0)))
-        plain = self.unnormalised(everywhere)
-        lengths = [self.lengths(sampled.rollout) for sampled in micro]
-        divided = None if lengths[0] is None else gather_rows(torch.cat([n for n in lengths if n is not None]))
-        if plain is not None:
-            self.reward_scale = scale_of(credited if divided is None else credited / divided, plain)
+        self._measure_scale(micro, credited, everywhere)
         meter.update(reward_scale=self.reward_scale)
-        advantages = credited[my_rows(len(everywhere))]
+        advantages = credited if self.alone else credited[my_rows(len(everywhere))]
         return list(zip(micro, advantages.split([len(s.rollout) for s in micro]), strict=True))
+
+    @torch.no_grad()
+    def _measure_scale(self, micro: list[Sampled], credited: Tensor, rewards: Tensor) -> None:
+        plain = self.unnormalised(rewards)
+        if plain is None:
+            return
+        gather = (lambda x: x) if self.alone else gather_rows
+        own = gather(torch.cat([sampled.rollout.mask.sum(dim=1) for sampled in micro])).to(credited.dtype)
+        divided = [self.lengths(sampled.rollout) for sampled in micro]
+        by = torch.ones_like(own) if divided[0] is None else gather(torch.cat([n for n in divided if n is not None]))
+        self.note_scale(scale_of(credited / by, plain, own), float((1 / by).mean()))
 
     @torch.no_grad()
     def _penalty(self, sampled: Sampled, totals: Totals) -> Tensor:

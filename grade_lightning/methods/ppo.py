@@ -106,26 +106,38 @@ class PPOGradient(PolicyGradient):
         lengths = mask.sum(dim=1)
         last = lengths if self.settings.terminal_reward == "last_token" else lengths.max().expand_as(lengths)
         rewards = rewards.scatter_add(1, last.unsqueeze(1) - 1, scores.unsqueeze(1))
-        if self.settings.gae_axis == "time":
-            advantages, returns = gae(rewards, values, mask, gamma=self.settings.gamma, lam=self.settings.lam)
-        else:
-            everywhere = torch.ones_like(mask.T)
-            advantages, returns = gae(rewards.T, values.T, everywhere, gamma=self.settings.gamma, lam=self.settings.lam)
-            advantages, returns = advantages.T, returns.T
+        advantages, returns = self._estimate(rewards, values, mask)
         real = mask.bool()
         meter.update(explained_variance=explained_variance(values[real], returns[real]))
+        self._measure_scale(advantages, scores, mask, last, meter)
         if self.settings.whiten_advantages:
             advantages = whiten(advantages, mask)
-        self._measure_scale(advantages, scores, real, meter)
         mine, sizes = my_rows(len(mask)), [len(e.sampled.rollout) for e in batch]
         for experience, a, r in zip(batch, advantages[mine].split(sizes), returns[mine].split(sizes), strict=True):
             columns_here = experience.old_values.shape[1]
             experience.advantages, experience.returns = a[:, :columns_here], r[:, :columns_here]
 
-    def _measure_scale(self, advantages: Tensor, scores: Tensor, real: Tensor, meter: Meter) -> None:
-        """The first update's reward gradient, a mean over tokens, against that of completions credited with r - mean r."""
-        plain = (scores - scores.mean()).unsqueeze(1).expand_as(advantages)[real]
-        self.reward_scale = scale_of(advantages[real] * len(scores) / real.sum(), plain)
+    def _estimate(self, rewards: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Advantages and returns by the generalised advantage estimate, along the axis that was chosen."""
+        chosen = {"gamma": self.settings.gamma, "lam": self.settings.lam}
+        if self.settings.gae_axis == "time":
+            return gae(rewards, values, mask, **chosen)
+        advantages, returns = gae(rewards.T, values.T, torch.ones_like(mask.T), **chosen)
+        return advantages.T, returns.T
+
+    def _measure_scale(self, advantages: Tensor, scores: Tensor, mask: Tensor, last: Tensor, meter: Meter) -> None:
+        """What whitening, discounts and means over tokens multiply the reward's gradient by, against r - mean r at every token and a mean
+        over completions.
+
+        Values are control variates, which change a gradient's noise and not its expectation: the discounts are measured without them.
+        """
+        real = mask.bool()
+        plain = (scores - scores.mean()).unsqueeze(1).expand_as(advantages)
+        at_end = torch.zeros_like(advantages).scatter_add(1, last.unsqueeze(1) - 1, plain[:, :1])
+        kept = scale_of(self._estimate(at_end, torch.zeros_like(at_end), mask)[0][real], plain[real], real[real])
+        share, spread = float(len(scores) / real.sum()), float(advantages[real].std(correction=0))
+        whitened = 1.0 if not self.settings.whiten_advantages else 1 / spread if spread > 0 else None
+        self.note_scale(None if kept is None or whitened is None else kept * whitened * share, share)
         meter.update(reward_scale=self.reward_scale)
 
     def _accumulate(self, experience: _Experience, totals: Totals, meter: Meter) -> None:

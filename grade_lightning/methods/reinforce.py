@@ -43,7 +43,7 @@ class ReinforceGradient(SequencePolicyGradient):
         self.baseline.fill_(float("nan") if value is None else value)
 
     def unnormalised(self, rewards: Tensor) -> Tensor | None:
-        return self._plain
+        return None if self._plain is None else self._plain - self._plain.mean()  # a constant has no expected gradient
 
     def schedule_values(self, step: int) -> dict[str, float]:
         return {"baseline": self._used}

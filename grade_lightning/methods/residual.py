@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from grade_lightning.distributed import sum_over_processes
+from grade_lightning.distributed import sum_tensor
 from grade_lightning.methods.base import Context, Method, Totals
 from grade_lightning.methods.grade import GradeGradient
 from grade_lightning.methods.gradients import give_gradient, take_gradient
@@ -54,7 +53,7 @@ class ResidualGradient(Method):
 
     def accumulate(self, rollouts: list[Rollout], totals: Totals, meter: Meter, step: int) -> None:
         weights = list(self.policy.trainable().values())
-        self.pathwise.apart = self.rest.apart = self.apart
+        self.pathwise.apart = self.rest.apart = self.apart  # both add to the whole; the KL is the first one's
         before = take_gradient(weights)
         self.pathwise.accumulate(rollouts, totals, meter, step)
         pathwise, unused = take_gradient(weights), Meter(self.policy.device)
@@ -67,5 +66,5 @@ class ResidualGradient(Method):
 
 def _ratio(rest: Tensor, pathwise: Tensor) -> float:
     """Length of one gradient over that of the other, both of all processes together; 0 where there is no other."""
-    squares = [sum_over_processes(float(torch.linalg.vector_norm(part)) ** 2) for part in (rest, pathwise)]
-    return float((squares[0] / squares[1]) ** 0.5) if squares[1] else 0.0
+    lengths = [float(sum_tensor(part).norm()) for part in (rest, pathwise)]
+    return lengths[0] / lengths[1] if lengths[1] else 0.0

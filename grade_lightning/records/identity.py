@@ -65,6 +65,9 @@ _FORMER_TARGETS = {
 _FORMER_PROTOCOL = {"gae_axis": "time", "terminal_reward": "last_token", "value_head_dtype": "fp32", "advantage_normalisation": "none"}
 
 
+_SCOPE_IS_NO_SCORING = {"grade_lightning.rewards.sum.sum_reward", "grade_lightning.rewards.surrogate.surrogate"}
+
+
 def _with_former_paths(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _with_former_paths(item) for key, item in value.items()}
@@ -81,7 +84,8 @@ def _as_formerly_laid_out(plain: dict[str, Any]) -> dict[str, Any]:
         if isinstance(inner, dict) and isinstance(inner.get(key), dict):
             found[group] = {**inner, key: {"_target_": target, **inner[key]}}
     reward, evaluation = found.get("reward"), found.get("evaluation")
-    if isinstance(evaluation, dict) and isinstance(reward, dict):
+    # Earlier versions had no rewards whose scope is another thing or stands in their parts.
+    if isinstance(evaluation, dict) and isinstance(reward, dict) and reward.get("_target_") not in _SCOPE_IS_NO_SCORING:
         scope = evaluation.get("scope", "full")  # earlier versions evaluated prompt and completion, whatever training scored
         if "full" in (scope, reward.get("scope", "full") if scope == "reward" else None):
             found["evaluation"] = {key: value for key, value in evaluation.items() if key != "scope"}

@@ -25,17 +25,26 @@ def kl_weight(run: Run) -> str:
     if place == "none" or beta == 0:
         return "0"
     sequence = " a completion" if run.config.get("protocol.kl_reduction") == "sequence" else ""
+    return f"{beta:g}{sequence}: {_effective(run, beta, place)}"
+
+
+def _effective(run: Run, beta: float, place: str) -> str:
+    """What a weight above 0 comes to."""
     gain = run.config.get("method.reward_gain", "none")
+    if run.method == "residual":
+        return "in between"  # in part as short as the surrogate's straight-through gradient
+    if run.method == "hybrid" and not len(run.column("train/reward_grad_norm")):  # earlier versions weighed the KL too
+        return "not measured"
+    if gain == "calibrated" or run.method == "hybrid":  # as long as RLOO's along it
+        return "about the same"
     if "method.tol" in run.config:  # relaxed tokens
-        effective = "about the same" if gain == "calibrated" else f"{beta:g} / c" if gain == "none" else f"{beta:g} / ({gain} c)"
-        return f"{beta:g}{sequence}: {effective}"
+        return f"{beta:g} / c" if gain == "none" else f"{beta:g} / ({gain} c)"
     if place == "reward" or run.config.get("method.match_kl") == "True":
-        return f"{beta:g}{sequence}: the same"
+        return "the same"
     scale = run.column("train/reward_scale")
     known = scale[np.isfinite(scale)] if len(scale) else scale
-    normalised = run.config.get("method.advantage_normalisation", "none") != "none"
     if not len(known):
-        return f"{beta:g}{sequence}: {'the same' if run.method in _UNSCALED and not normalised else 'not measured'}"
+        normalised = run.config.get("method.advantage_normalisation", "none") != "none"
+        return "the same" if run.method in _UNSCALED and not normalised else "not measured"
     mean = float(np.mean(known))
-    scaled = mean > 0 and not math.isclose(mean, 1.0, rel_tol=0.02)
-    return f"{beta:g}{sequence}: {f'{beta / mean:.2g}' if scaled else 'the same'}"
+    return f"{beta / mean:.2g}" if mean > 0 and not math.isclose(mean, 1.0, rel_tol=0.02) else "the same"

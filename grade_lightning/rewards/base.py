@@ -114,12 +114,8 @@ class Reward(Protocol):
 class Composed(Protocol):
     """A reward that is made of others."""
 
-    def scores_by_part(self, completions: Completions) -> dict[str, Tensor]:
-        """[B] scores of each part, by its name."""
-        ...
-
-    def together(self, parts: dict[str, Tensor]) -> Tensor:
-        """[B] the reward, from the scores of its parts."""
+    def score_with_parts(self, completions: Completions) -> tuple[Tensor, dict[str, Tensor]]:
+        """[B] scores, and those of each part by its name."""
         ...
 
 
@@ -157,8 +153,7 @@ class Scored(NamedTuple):
 def scored(reward: Reward, completions: Completions) -> Scored:
     """What a reward gives to completions, part by part where it has parts."""
     start = time.perf_counter()
-    parts = reward.scores_by_part(completions) if isinstance(reward, Composed) else {}
-    scores = reward.together(parts) if isinstance(reward, Composed) else reward.score(completions)
+    scores, parts = reward.score_with_parts(completions) if isinstance(reward, Composed) else (reward.score(completions), {})
     return Scored(scores, parts, time.perf_counter() - start)
 
 

@@ -34,12 +34,22 @@ MINIMUM_ACCURACY = 0.6
 
 
 @torch.no_grad()
-def features(base: BaseLM, texts: Sequence[str], max_tokens: int, *, description: str, batch_tokens: int = 8192) -> Tensor:
+def features(
+    base: BaseLM, texts: Sequence[str], max_tokens: int, *, description: str, batch_tokens: int = 8192, special: bool = True
+) -> Tensor:
     """Mean-pooled last hidden states of whole texts cut to ``max_tokens``.  -> [N, d] in fp32, on the model's device.
 
     The base is frozen, so that each text needs one forward pass however many epochs the head is trained for.
+
+    Args:
+        base: frozen.
+        texts: N texts.
+        max_tokens: of a text.
+        description: of the progress bar.
+        batch_tokens: at once, padding included.
+        special: let the tokenizer add its special tokens, which a chat template has written already.
     """
-    ids = base.tokenizer(list(texts), truncation=True, max_length=max_tokens)["input_ids"]
+    ids = base.tokenizer(list(texts), truncation=True, max_length=max_tokens, add_special_tokens=special)["input_ids"]
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]), reverse=True)
     device = base.model.device
     pooled = torch.empty(len(ids), base.model.config.get_text_config().hidden_size, device=device)

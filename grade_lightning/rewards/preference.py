@@ -27,7 +27,7 @@ from grade_lightning.settings.reward import PreferenceHeadSettings
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # of everything below that changes the head; part of the cache key
+VERSION = 2  # of everything below that changes the head; part of the cache key
 CHANCE = 0.5
 
 
@@ -98,7 +98,8 @@ def _score_report(head: RewardHead, inputs: Tensor, scores: Tensor) -> dict[str,
 
 def _train_on_pairs(base: BaseLM, pairs: list[Pair], settings: PreferenceHeadSettings, folder: Path) -> None:
     learn, held = heldout_split(pairs, settings.heldout_share, settings.seed)
-    sides = {name: _features(base, [p.texts(base.tokenizer)[place] for p in pairs], settings, name)
+    chats = pairs[0].is_chat
+    sides = {name: _features(base, [p.texts(base.tokenizer)[place] for p in pairs], settings, name, chats=chats)
              for place, name in enumerate(("chosen", "rejected"))}  # fmt: skip
     head = _fit((sides["chosen"][learn], sides["rejected"][learn]), _pair_loss, settings)
     _save(head, torch.cat([sides["chosen"][learn], sides["rejected"][learn]]), folder, settings, {
@@ -108,21 +109,26 @@ def _train_on_pairs(base: BaseLM, pairs: list[Pair], settings: PreferenceHeadSet
 
 def _train_on_scores(base: BaseLM, rated: list[Rated], settings: PreferenceHeadSettings, folder: Path) -> None:
     learn, held = heldout_split(rated, settings.heldout_share, settings.seed)
-    inputs = _features(base, [row.text(base.tokenizer) for row in rated], settings, "rated texts")
+    inputs = _features(base, [row.text(base.tokenizer) for row in rated], settings, "rated texts", chats=rated[0].is_chat)
     scores = torch.tensor([row.score for row in rated], device=inputs.device)
-    head = _fit((inputs[learn], scores[learn]), _score_loss, settings)
+    level, scale = scores[learn].mean(), scores[learn].std().clamp_min(1e-6)
+    head = _fit((inputs[learn], (scores[learn] - level) / scale), _score_loss, settings)  # whatever unit the scores have
+    with torch.no_grad():
+        head.net[2].weight.mul_(scale)  # type: ignore[union-attr,operator]
+        head.net[2].bias.mul_(scale).add_(level)  # type: ignore[union-attr,operator]
     found = {"rows": len(learn), "heldout_rows": len(held), **_score_report(head, inputs[held], scores[held])}
     _save(head, inputs[learn], folder, settings, found)
 
 
-def _features(base: BaseLM, texts: list[str], settings: PreferenceHeadSettings, description: str) -> Tensor:
-    longer = sum(len(ids) > settings.text_tokens for ids in base.tokenizer(texts, verbose=False)["input_ids"])
+def _features(base: BaseLM, texts: list[str], settings: PreferenceHeadSettings, description: str, *, chats: bool) -> Tensor:
+    encoded = base.tokenizer(texts, verbose=False, add_special_tokens=not chats)["input_ids"]  # as prompts are read
+    longer = sum(len(ids) > settings.text_tokens for ids in encoded)
     if longer:
         log.warning(
             "%d of %d %s are longer than reward.head.text_tokens=%d and are cut at their end",
             longer, len(texts), description, settings.text_tokens,
         )  # fmt: skip
-    return features(base, texts, settings.text_tokens, description=f"reading {description}")
+    return features(base, texts, settings.text_tokens, description=f"reading {description}", special=not chats)
 
 
 def _save(head: RewardHead, inputs: Tensor, folder: Path, settings: PreferenceHeadSettings, report: dict[str, float]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from grade_lightning.rewards.base import Completions, Reward, RewardInputs
+from grade_lightning.rewards.base import Completions, Composed, Reward, RewardInputs
 
 
 class SumReward(nn.Module):
@@ -38,21 +38,20 @@ class SumReward(nn.Module):
         low, high = (None if None in values else sum(v for v in values if v is not None) for values in ends)
         return low, high
 
-    def scores_by_part(self, completions: Completions) -> dict[str, Tensor]:
-        """[B] scores of each part, before its weight."""
-        return {name: part.score(completions) for name, part in self.parts.items()}
-
-    def together(self, parts: dict[str, Tensor]) -> Tensor:
-        """[B] the weighted sum."""
-        terms = [self.weights[name] * part for name, part in parts.items()]
-        total = terms[0]
-        for term in terms[1:]:
-            total = total + term
-        return total
+    def score_with_parts(self, completions: Completions) -> tuple[Tensor, dict[str, Tensor]]:
+        """[B] the weighted sum, and the scores of each part before its weight; those of a sum inside are named after both."""
+        found: dict[str, Tensor] = {}
+        total: Tensor | None = None
+        for name, part in self.parts.items():
+            scores, inner = part.score_with_parts(completions) if isinstance(part, Composed) else (part.score(completions), {})
+            found |= {name: scores, **{f"{name}_{own}": values for own, values in inner.items()}}
+            total = self.weights[name] * scores if total is None else total + self.weights[name] * scores
+        assert total is not None, "a sum has parts"
+        return total, found
 
     def score(self, completions: Completions) -> Tensor:
         """[B] the weighted sum of the parts' scores."""
-        return self.together(self.scores_by_part(completions))
+        return self.score_with_parts(completions)[0]
 
     def scoped(self, scope: str) -> SumReward | None:
         """The sum of its parts in another scope; None where one of them knows no scopes."""

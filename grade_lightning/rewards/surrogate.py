@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from grade_lightning.distributed import gather_rows
 from grade_lightning.models.policy import Policy
-from grade_lightning.rewards.base import Completions, Reward, RewardInputs
+from grade_lightning.rewards.base import Completions, Reward, RewardInputs, scored
 from grade_lightning.rewards.head import mean_pool, reference_states
 from grade_lightning.rewards.ridge import fit_ridge
 
@@ -54,7 +54,8 @@ class SurrogateReward(nn.Module):
         ):
             self.register_buffer(name, torch.zeros(shape, dtype=torch.float64, device=device))
         self.register_buffer("seen", torch.zeros((), dtype=torch.long, device=device))
-        self._fresh: dict[Key, tuple[Tensor, float]] = {}  # of this step: pooled states and the reward's value
+        self._fresh: list[tuple[Tensor, Tensor]] = []  # of this step: pooled states and the reward's values
+        self._known: dict[Key, tuple[Tensor, dict[str, Tensor]]] = {}  # of this step: values of completions, by part too
 
     @property
     def of(self) -> Reward:
@@ -86,28 +87,36 @@ class SurrogateReward(nn.Module):
 
     def score(self, completions: Completions) -> Tensor:
         """[B] the reward's own values, with the gradient of r^ where there are relaxed tokens that require one."""
-        soft = completions.soft
-        if soft is None or not (soft.weights.requires_grad and torch.is_grad_enabled()):
-            return self._values(completions)[0]
-        pooled = self.pooled(completions)
-        values, keys = self._values(completions)
-        for key, state, value in zip(keys, pooled.detach(), values.tolist(), strict=True):
-            self._fresh[key] = state, value
-        estimate = self._estimate(pooled)
-        return values + (estimate - estimate.detach()).to(values.dtype)
+        return self.score_with_parts(completions)[0]
 
-    def _values(self, completions: Completions) -> tuple[Tensor, list[Key]]:
-        """The reward's own values; what it gave in this step already is not asked for again."""
+    def score_with_parts(self, completions: Completions) -> tuple[Tensor, dict[str, Tensor]]:
+        """The same, and what the reward's own parts give, where it has parts."""
+        soft = completions.soft
         keys = list(zip(completions.prompt.keys, map(tuple, completions.token_ids), strict=True))
-        if keys and all(key in self._fresh for key in keys):
-            return torch.tensor([self._fresh[key][1] for key in keys], device=completions.ids.device), keys
-        plain = Completions(completions.prompt, completions.ids, completions.mask, completions.tokenizer, states=completions.states)
+        values, parts = self._values(completions, keys)
+        if soft is None or not (soft.weights.requires_grad and torch.is_grad_enabled()):
+            return values, parts
+        pooled = self.pooled(completions)
+        self._fresh.append((pooled.detach().double(), values.double()))
+        for row, key in enumerate(keys):
+            self._known[key] = values[row], {name: part[row] for name, part in parts.items()}
+        estimate = self._estimate(pooled)
+        return values + (estimate - estimate.detach()).to(values.dtype), parts
+
+    def _values(self, completions: Completions, keys: list[Key]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The reward's own values; what it gave in this step already is not asked for again."""
+        if keys and all(key in self._known for key in keys):
+            known = [self._known[key] for key in keys]
+            return torch.stack([v for v, _ in known]), {name: torch.stack([p[name] for _, p in known]) for name in known[0][1]}
+        states = None if completions.states is None else completions.states.detach()
+        plain = Completions(completions.prompt, completions.ids, completions.mask, completions.tokenizer, states=states)
         with torch.no_grad():
-            return self.of.score(plain.with_states(None if plain.states is None else plain.states.detach())).detach(), keys
+            found = scored(self.of, plain).detach()
+        return found.scores, found.parts
 
     def discard(self) -> None:
         """Forget the completions scored since the last policy step."""
-        self._fresh = {}
+        self._fresh, self._known = [], {}
 
     @torch.no_grad()
     def learn(self) -> dict[str, float]:
@@ -117,16 +126,16 @@ class SurrogateReward(nn.Module):
             ``surrogate_r2``, the share of the variance of this step's rewards that r^ explained before it had seen them, ``surrogate_fit``,
             the same of the fit by leave-one-out, and ``surrogate_rows``.
         """
-        width = self.slope.shape[0]
-        states = torch.stack([state.double() for state, _ in self._fresh.values()]) if self._fresh else self.slope.new_zeros(0, width)
-        values = torch.tensor([value for _, value in self._fresh.values()], dtype=torch.float64, device=states.device)
-        self._fresh = {}
+        states = torch.cat([states for states, _ in self._fresh]) if self._fresh else self.inputs[:0]
+        values = torch.cat([values for _, values in self._fresh]) if self._fresh else self.values[:0]
+        self.discard()
         states, values = gather_rows(states), gather_rows(values)
         if not len(values):
             return {}
         found = {"surrogate_r2": self._explained(states, values)}
-        places = (int(self.seen) + torch.arange(len(values))) % self.capacity
-        self.inputs[places], self.values[places] = states, values
+        latest = slice(max(0, len(values) - self.capacity), None)
+        places = (int(self.seen) + torch.arange(len(values))[latest]) % self.capacity
+        self.inputs[places], self.values[places] = states[latest], values[latest]
         self.seen += len(values)
         rows = min(int(self.seen), self.capacity)
         found["surrogate_rows"] = float(rows)

@@ -80,7 +80,7 @@ class GradeSettings(RelaxedSettings):
         "regression: as near to RLOO's gradient as can be, <g, h> / |h|^2; projection: as long along it, |g|^2 / <g, h>, which needs the "
         "length of a noisy gradient", default="regression",
     )  # fmt: skip
-    gain_momentum: Float = key("what an earlier calibration's weight is multiplied by at each later one", default=0.95, ge=0, lt=1)
+    gain_momentum: Float = key("what an earlier calibration's weight is multiplied by at each later one", default=0.95, ge=0.5, lt=1)
 
     @property
     def feeds_mixtures(self) -> bool:  # type: ignore[override]

@@ -97,7 +97,7 @@ class LikelihoodSettings(RewardSettings):
     differentiable: ClassVar[bool] = False
 
     path: Text = key("a folder in the Hugging Face layout, or a hub id, of a causal language model")
-    max_length: Int = key("tokens that the model reads at most", default=1024, ge=8)
+    max_length: Int = key("tokens that the model reads at most, and as many as it can; of longer texts the end", default=1024, ge=8)
     revision: Text | None = key("of the hub repository", default=None)
     trust_remote_code: Bool = key("run code that the repository ships", default=False)
 
@@ -136,6 +136,9 @@ def _all(parts: dict[str, Component], fact: str) -> bool:
     return all(getattr(part.settings, fact, True) for part in parts.values())
 
 
+_TAKEN = {"mean", "std", "uncertainty", "seconds", "grad_norm", "gain", "scale"}  # as reward_NAME
+
+
 @settings
 class SumSettings(RewardSettings):
     """A weighted sum of rewards, each part logged and reported on its own."""
@@ -166,6 +169,9 @@ class SumSettings(RewardSettings):
         unknown = sorted(set(self.weights) - set(self.parts))
         if unknown:
             raise ValueError(f"reward.weights names {unknown[0]}, which is no part: parts are {', '.join(self.parts)}")
+        taken = sorted(set(self.parts) & _TAKEN)
+        if taken:
+            raise ValueError(f"reward_{taken[0]} is a measurement of every run: give the part {taken[0]} another name")
         learning = [name for name, part in self.parts.items() if getattr(getattr(part, "settings", None), "learns", False)]
         if learning:
             raise ValueError(f"the part {learning[0]} is a surrogate: make a surrogate of the sum instead (reward@reward.of=sum)")

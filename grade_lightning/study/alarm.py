@@ -32,7 +32,7 @@ class GradientCosine(Callback):
 
     Args:
         every: policy steps between measurements.
-        prompts: measured each time. completions: of each.
+        prompts: measured each time. completions: of each, where the method itself takes one.
         momentum: of the running moments.
     """
 
@@ -63,15 +63,16 @@ class GradientCosine(Callback):
         settings = context.rollout
         # A policy gradient knows no shifted KL, which is measured beside the gradient and no part of it.
         plain = dataclasses.replace(context, protocol=dataclasses.replace(context.protocol, kl_alignment="correct"))
+        size = method.completions_per_prompt if method.completions_per_prompt > 1 else self.completions
         parents = (
-            UnitSampler(RLOOGradient(plain, completions_per_prompt=self.completions), part="reward"),
+            UnitSampler(RLOOGradient(plain, completions_per_prompt=size), part="reward"),
             UnitSampler(method, step=batch.step, part="reward"),  # the KL has its full length in both and would hide what is compared
         )
         found: list[list[torch.Tensor]] = [[], []]
         for row in range(min(self.prompts, len(batch))):
-            prompt = batch[row : row + 1].repeat(self.completions)
+            prompt = batch[row : row + 1].repeat(size)
             generator = keyed_generator("gradient cosine", context.seed, batch.step, row)
-            noise = gumbel_noise((self.completions, settings.max_new_tokens, settings.top_k), generator=generator)
+            noise = gumbel_noise((size, settings.max_new_tokens, settings.top_k), generator=generator)
             for parent, gradients in zip(parents, found, strict=True):
                 gradients.append(parent.unit(prompt, noise).gradient)
         if isinstance(method.reward, Learning):

@@ -67,11 +67,11 @@ class UnitSampler:
         take_gradients(weights)  # whatever was there before
         method.hold_baseline(self.baseline)
         apart = method.apart = None if self.part is None else Apart(weights)
-        method.accumulate([rollout], Totals(len(rollout), rollout.tokens), meter, self.step)
+        method.accumulate_plainly([rollout], Totals(len(rollout), rollout.tokens), meter, self.step)
         method.apart = None
         grads = take_gradients(weights)
         if apart is not None and self.part is not None:
-            grads = [g.view_as(w) for g, w in zip(apart.take(self.part).split([w.numel() for w in weights]), weights, strict=True)]
+            grads = [g.view_as(w) for g, w in zip(getattr(apart, self.part).split([w.numel() for w in weights]), weights, strict=True)]
         spread = float(torch.stack([grad.float().norm() for grad in grads]).std(correction=0))  # a GPU is done once this is known
         flat = torch.cat([grad.flatten() for grad in grads])
         seconds = time.perf_counter() - start

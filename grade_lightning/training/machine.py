@@ -38,7 +38,7 @@ def check_machine(settings: Settings, accelerator: str) -> None:
     if settings.effective_batch_size < processes:
         refuse("effective_batch_size", f"it cannot be split over {processes} processes: raise it or start fewer")
     method = settings.method_settings
-    whole = processes * max(1, method.chunks // processes) * method.completions_per_prompt
+    whole = processes * -(-method.chunks // processes) * method.completions_per_prompt
     if method.chunks > 1 and settings.effective_batch_size % whole:
         refuse("effective_batch_size", f"each of {processes} processes needs whole parts of whole groups: make it a multiple of {whole}")
     if settings.evaluation.gradient_cosine_every:

@@ -127,7 +127,7 @@ class MethodModule(L.LightningModule):
     def _micro_batch_size(self, rows: int) -> int:
         """Rows of a micro-batch: at most the accumulation's, and none lies in two of the parts that the method cuts its batch into."""
         facts: MethodSettings = self.method.settings
-        parts = max(1, facts.chunks // world()[1])  # of this process' rows
+        parts = -(-facts.chunks // world()[1])  # of this process' rows
         whole = parts * facts.completions_per_prompt
         if facts.chunks > 1 and rows % whole:
             raise ValueError(
@@ -159,7 +159,7 @@ class MethodModule(L.LightningModule):
         settings = self.plan.optimizer
         if self.method.apart is not None:  # of the first update of a step
             for name in ("reward", "kl"):
-                meter.update(**{f"{name}_grad_norm": float(sum_tensor(self.method.apart.take(name)).norm())})
+                meter.update(**{f"{name}_grad_norm": float(sum_tensor(getattr(self.method.apart, name)).norm())})
             self.method.apart = None
         sum_gradients(weight for group in optimizer.param_groups for weight in group["params"])
         meter.update(**clip_and_measure(self.policy.trainable().values(), settings.max_grad_norm))

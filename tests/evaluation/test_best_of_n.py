@@ -37,6 +37,8 @@ def test_kl_is_the_bound_without_ties_and_exact_with_them():
     worse, better = 0.75**3, 1 - 0.75**3
     assert kl_of_best(rewards, 3)[0] == pytest.approx(worse * math.log(worse / 0.75) + better * math.log(better / 0.25))
     assert kl_of_best(np.zeros((1, 8)), 5)[0] == pytest.approx(0, abs=1e-12)  # nothing is chosen
+    many = np.asarray([[0.0, 0.0, *range(1, 255)]])  # the tie is never the best of 256
+    assert kl_of_best(many, 256)[0] == pytest.approx(kl_bound(256))
 
 
 def test_rewards_of_more_samples_never_fall():

@@ -94,8 +94,8 @@ def test_parts_add_up_and_the_kls_part_is_the_kls(policy64, kind, settings):
         found.append(take_gradient(weights))
     whole, reward, together = found
     torch.testing.assert_close(together, whole, rtol=1e-5, atol=1e-7)
-    torch.testing.assert_close(apart.take("reward"), reward, rtol=1e-5, atol=1e-7)
-    torch.testing.assert_close(apart.take("kl"), whole - reward, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(apart.reward, reward, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(apart.kl, whole - reward, rtol=1e-4, atol=1e-6)
     assert (whole - reward).norm() > 0
 
 
@@ -171,9 +171,58 @@ def test_matched_kl_has_the_weight_that_it_has_elsewhere(policy64, kind):
         module.method.accumulate(rollouts, totals_of(rollouts), meter, 1)
         take_gradient(weights)
         scale = meter.compute()["reward_scale"]
-        lengths.append(float(apart.take("kl").norm()))
+        lengths.append(float(apart.kl.norm()))
     assert lengths[1] == pytest.approx(scale * lengths[0], rel=1e-5)
     assert scale != pytest.approx(1, abs=0.05)
+
+
+def test_ppos_scale_does_not_take_control_variates_for_lost_signal(policy64):
+    """With gamma = lambda = 1 a value that knows most of the reward makes advantages smaller and whitening stronger: the scale grows."""
+    scales = []
+    for known in (0.0, 0.8):
+        module = make_module(PPOGradient, policy64, {"gamma": 1.0, "lam": 1.0})
+        method, meter = module.method, Meter()
+        scores = torch.tensor([0.1, 0.9, 0.4, 0.6], dtype=torch.float64)
+        mask, last = torch.ones(4, 5), torch.full((4,), 5)
+        advantages = ((1 - known) * (scores - scores.mean()))[:, None].expand(4, 5)
+        method._measure_scale(advantages, scores, mask, last, meter)
+        scales.append(meter.compute()["reward_scale"])
+    assert scales[0] == pytest.approx(float(1 / (scores.std(correction=0) * 5)))  # whitening, and a mean over tokens
+    assert scales[1] == pytest.approx(5 * scales[0])
+
+
+def test_steps_without_a_reward_signal_keep_the_scale(policy64):
+    method = make_module(GRPOGradient, policy64, {"completions_per_prompt": 2}).method
+    method.note_scale(None, 0.125)
+    assert method.reward_scale == 0.125
+    method.note_scale(0.06, 0.125)
+    method.note_scale(None, 0.125)
+    assert method.reward_scale == pytest.approx(0.06)
+    method.note_scale(-1.0, 0.125)
+    assert method.reward_scale == 0.0  # a KL is never maximised
+
+
+def test_measuring_parts_changes_nothing_of_the_step(policy64):
+    """The update and all that is measured of it are those of a step without."""
+    batch, found = make_batch(policy64), []
+    for apart in (None, Apart(policy64.trainable().values())):
+        module = make_grade(policy64, kl_coef=2.0)
+        module.method.apart, meter = apart, Meter()
+        rollouts = rollouts_of(module, batch)
+        module.method.accumulate(rollouts, totals_of(rollouts), meter, 1)
+        found.append((take_gradient(list(policy64.trainable().values())), meter.compute()))
+    assert (found[0][0] - found[1][0]).norm() < 1e-6 * found[0][0].norm()  # Qwen3's norms round to fp32
+    assert found[0][1] == pytest.approx(found[1][1], rel=1e-5)
+
+
+def test_the_alarm_and_the_study_do_not_teach_the_gain(policy64):
+    module = calibrated(policy64, completions_per_prompt=1)
+    from grade_lightning.estimators import gumbel_noise
+    from grade_lightning.study.units import UnitSampler
+
+    batch = make_batch(policy64)[:1].repeat(4)
+    UnitSampler(module.method, part="reward").unit(batch, gumbel_noise((4, 8, 24), generator=torch.Generator().manual_seed(0)))
+    assert float(module.method.calibration.state.abs().sum()) == 0
 
 
 def test_scale_of_dr_grpo_is_known(policy64):

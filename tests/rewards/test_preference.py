@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from grade_lightning.data.rated import heldout_split, read_rows
+from grade_lightning.data.rated import Pair, heldout_split, read_rows
 from grade_lightning.rewards.base import RewardInputs
 from grade_lightning.rewards.identity import fingerprint_of_reward
 from grade_lightning.rewards.preference import preference
@@ -80,6 +80,30 @@ def test_scores_are_learned(lent, rows, tmp_path):
     assert report["heldout_spearman"] > 0.3
 
 
+def test_scores_of_any_unit_are_learned_alike(lent, rows, tmp_path):
+    found = []
+    for level, scale in ((0, 1), (50, 10)):
+        rated = [
+            {"completion": r["prompt"] + r[side], "score": level + scale * value}
+            for r in rows
+            for side, value in (("chosen", 1), ("rejected", -1))
+        ]
+        found.append(made(lent, write(tmp_path / f"{level}.jsonl", rated), "scores", epochs=20)[1]["heldout_r2"])
+    assert found[1] == pytest.approx(found[0], abs=0.02)
+
+
+def test_chats_are_read_as_prompts_are(lent, rows):
+    """The template writes the special tokens: the tokenizer adds none again; a template that refuses is named."""
+    lent.base.tokenizer.chat_template = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}"
+    pair = Pair([{"role": "user", "content": "Hi"}], [{"role": "assistant", "content": "good"}], "bad")
+    assert pair.is_chat
+    assert pair.texts(lent.base.tokenizer) == ("<user>Hi<assistant>good", "<user>Hi<assistant>bad")
+    lent.base.tokenizer.chat_template = "{{ raise_exception('no') }}"
+    with pytest.raises(ValueError, match="chat template of the model refuses"):
+        pair.texts(lent.base.tokenizer)
+    lent.base.tokenizer.chat_template = None
+
+
 def test_parquet_and_json_lines_are_the_same(rows, tmp_path):
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "pairs.parquet")
     lines = write(tmp_path / "pairs.jsonl", rows)
@@ -123,6 +147,7 @@ def test_its_mean_over_what_it_learned_from_is_zero(lent, rows, tmp_path):
     [
         (lambda rows: [], "is empty"),
         (lambda rows: rows[:5], "need at least 20"),
+        (lambda rows: [{**row, "prompt": "one"} for row in rows], "1 different prompts"),
         (lambda rows: [{"prompt": r["prompt"], "chosen": r["chosen"]} for r in rows], "has no column rejected"),
         (lambda rows: [*rows[:30], {**rows[30], "chosen": 7}], "line 31: the column chosen holds 7"),
         (lambda rows: [*rows[:30], {**rows[30], "chosen": rows[30]["rejected"]}], "line 31: chosen and rejected are the same"),

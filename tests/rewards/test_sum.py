@@ -12,9 +12,11 @@ from grade_lightning.chain.direct import direct_gradient
 from grade_lightning.chain.parallel import completions_of
 from grade_lightning.chain.sequential import RelaxedRollout
 from grade_lightning.models.base import load_base
+from grade_lightning.rewards.base import scored
 from grade_lightning.rewards.function import FunctionReward
 from grade_lightning.rewards.likelihood import LikelihoodReward
 from grade_lightning.rewards.sum import SumReward
+from grade_lightning.rewards.surrogate import SurrogateReward
 from grade_lightning.settings import SettingsError
 from grade_lightning.settings.reward import SumSettings
 from tests.conftest import make_policy, make_reward
@@ -48,6 +50,8 @@ def test_value_gradient_and_facts_are_those_of_the_parts(model_folder):
 def test_sums_that_cannot_be_are_refused():
     with pytest.raises(SettingsError, match="has no parts"):
         SumSettings()
+    with pytest.raises(SettingsError, match="reward_seconds is a measurement of every run"):
+        SumSettings(parts={"seconds": object()})
     with pytest.raises(SettingsError, match="names b, which is no part"):
         SumSettings(parts={"a": object()}, weights={"b": 1.0})
 
@@ -69,6 +73,37 @@ def test_likelihood_is_transformers_own_loss(model_folder, gpt2_folder):
         with torch.no_grad():
             loss = other.model(input_ids=torch.tensor([ids]), labels=torch.tensor([labels])).loss
         assert value == pytest.approx(-float(loss), rel=1e-5)
+
+
+def test_likelihood_of_texts_that_are_long_or_empty(gpt2_folder, caplog):
+    """Never more tokens than positions, always the completion; without text the probability of an end."""
+    other = load_base(str(gpt2_folder))
+    judge = LikelihoodReward(other.model, other.tokenizer, max_length=4096)
+    assert judge.max_length == 128
+    long, short = "word " * 400, "short"
+    texts = [(long, "the end"), (short, "the end"), (short, "")]
+    found = judge._of(texts)
+    assert torch.isfinite(found).all()
+    assert (found < 0).all()
+    assert judge.truncated == 1
+    assert "its beginning is left out" in caplog.text
+    ids = torch.tensor([[other.tokenizer.eos_token_id, *other.tokenizer(short, add_special_tokens=False)["input_ids"]]])
+    with torch.no_grad():
+        ending = other.model(input_ids=ids).logits[0, -1].log_softmax(dim=-1)[other.tokenizer.eos_token_id]
+    assert float(found[2]) == pytest.approx(float(ending), rel=1e-5)
+
+
+def test_parts_of_a_sum_behind_a_surrogate_are_logged(model_folder):
+    _, policy = make_policy(model_folder)
+    inner = SumReward({"a": FunctionReward(vowels, "a"), "b": FunctionReward(vowels, "b")}, {"a": 1.0, "b": 2.0})
+    reward = SurrogateReward(policy, inner, capacity=16, least=4)
+    from tests.conftest import make_context
+
+    rollout = rollout_of(policy, make_context(policy, reward), 0, 1)
+    found = scored(reward, completions_of(policy, rollout))
+    torch.testing.assert_close(found.scores, 3 * found.parts["a"])
+    outer = scored(SumReward({"x": inner}, {"x": 1.0}), completions_of(policy, rollout))
+    assert set(outer.parts) == {"x", "x_a", "x_b"}
 
 
 def test_parts_and_judges_are_measured_everywhere(tmp_path, shared_cache, monkeypatch):

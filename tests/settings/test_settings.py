@@ -215,3 +215,14 @@ def test_config_yaml_reads_back_as_the_same_settings(tmp_path):
         assert again == plain
         assert parse(again) == parse(plain)
         assert run_hash(again) == run_hash(plain)
+
+
+def test_where_a_scope_is_in_the_parts_evaluations_of_another_scope_are_another_run():
+    parts = [
+        "method=rloo",
+        "reward=sum",
+        "+reward@reward.parts.a=sequence_classifier",
+        "reward.parts.a.path=x",
+        "reward.parts.a.scope=completion",
+    ]
+    assert config_hash(composed([*parts, "evaluation.scope=full"])) != config_hash(composed([*parts, "evaluation.scope=reward"]))

@@ -33,6 +33,11 @@ def command(folder: Path, *overrides: str) -> list[str]:
     return ["-m", "grade_lightning.run", *small, *SMALL_LM, f"run.dir={folder}", *overrides]
 
 
+VARIANTS = {
+    "calibrated": ["method=grade_ste", "method.reward_gain=calibrated", "method.completions_per_prompt=2"],
+    "calibrated_apart": ["method=grade_ste", "method.reward_gain=calibrated"],
+    "hybrid": ["method=hybrid", "method.completions_per_prompt=2"],
+}  # fmt: skip
 SURROGATE = ["reward=surrogate", "reward.of.function=vowels_of_test:score", "reward.least=4"]
 
 
@@ -59,11 +64,12 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", [*METHODS, "residual"])
+@pytest.mark.parametrize("method", [*METHODS, "residual", "calibrated"])
 def test_killed_and_run_again_equals_uninterrupted(method, tmp_path, monkeypatch):
     """SIGKILL in the middle of training; the same command again goes on from the last checkpoint, in Weights & Biases' eyes too."""
     monkeypatch.setenv("WANDB_MODE", "offline")
-    options = [f"method={method}", "max_steps=12", "run.checkpoint_every=3", "evaluation.validate_every=4", "model.lora.dropout=0.05"]
+    options = ["max_steps=12", "run.checkpoint_every=3", "evaluation.validate_every=4", "model.lora.dropout=0.05"]
+    options += [*VARIANTS["calibrated"], "effective_batch_size=8"] if method == "calibrated" else [f"method={method}"]
     options += ["logger=wandb"] if method == "grade_ste" else []
     options += SURROGATE if method == "residual" else []
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -92,10 +98,11 @@ def test_killed_and_run_again_equals_uninterrupted(method, tmp_path, monkeypatch
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["grade_ste", "ppo", "residual", "rloo"])
+@pytest.mark.parametrize("method", ["grade_ste", "calibrated", "calibrated_apart", "hybrid", "ppo", "residual", "rloo"])
 def test_two_processes_are_one(method, tmp_path):
     """torchrun with two gloo processes against one process: the same updates up to the order of summation."""
-    options = [f"method={method}", "max_steps=3", "evaluation.validate_every=1", "effective_batch_size=8", "max_new_tokens=12"]
+    options = ["max_steps=3", "evaluation.validate_every=1", "effective_batch_size=8", "max_new_tokens=12"]
+    options += VARIANTS.get(method, [f"method={method}"])
     options += SURROGATE if method == "residual" else []
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     finish(start(tmp_path, *command(tmp_path / "one", *options)))
