@@ -30,15 +30,8 @@ def kl_weight(run: Run) -> str:
 
 def _effective(run: Run, beta: float, place: str) -> str:
     """What a weight above 0 comes to."""
-    gain = run.config.get("method.reward_gain", "none")
-    if run.method == "residual":
-        return "in between"  # in part as short as the surrogate's straight-through gradient
-    if run.method == "hybrid" and not len(run.column("train/reward_grad_norm")):  # earlier versions weighed the KL too
-        return "not measured"
-    if gain == "calibrated" or run.method == "hybrid":  # as long as RLOO's along it
-        return "about the same"
-    if "method.tol" in run.config:  # relaxed tokens
-        return f"{beta:g} / c" if gain == "none" else f"{beta:g} / ({gain} c)"
+    if "method.tol" in run.config:
+        return _of_relaxed(run, beta)
     if place == "reward" or run.config.get("method.match_kl") == "True":
         return "the same"
     scale = run.column("train/reward_scale")
@@ -48,3 +41,15 @@ def _effective(run: Run, beta: float, place: str) -> str:
         return "the same" if run.method in _UNSCALED and not normalised else "not measured"
     mean = float(np.mean(known))
     return f"{beta / mean:.2g}" if mean > 0 and not math.isclose(mean, 1.0, rel_tol=0.02) else "the same"
+
+
+def _of_relaxed(run: Run, beta: float) -> str:
+    """The same of methods with relaxed tokens."""
+    gain = run.config.get("method.reward_gain", "none")
+    if run.method == "residual":
+        return "in between"  # in part as short as the surrogate's straight-through gradient
+    if run.method == "hybrid":  # as long as RLOO's along it; earlier versions, which measured no parts, weighed the KL too
+        return "about the same" if len(run.column("train/reward_grad_norm")) else "not measured"
+    if gain == "calibrated":
+        return "about the same"
+    return f"{beta:g} / c" if gain == "none" else f"{beta:g} / ({gain} c)"
