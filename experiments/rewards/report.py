@@ -13,7 +13,7 @@ from grade_lightning.records.files import write_atomically
 from grade_lightning.records.study_table import Record, read_table
 from grade_lightning.reporting.table import Table
 
-KLS = (0.1, 0.2, 0.3, 0.4, 0.6, 0.8)
+KLS = (0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8)
 COMPARED = {"cross": ("grade_ste", "rloo"), "vader": ("residual", "rloo"), "preferences": ("grade_ste", "rloo")}
 ENDS = (
     ("reward_mean", "Test reward", ".3f"), ("kl_mean", "KL, nats/token", ".2f"), ("judge_mean", "Judge", ".3f"),
@@ -55,7 +55,7 @@ def at_equal_kl(records: list[Record], first: str, second: str) -> Table:
             runs[method][seed].append(record)
     known: list[dict[int, list[Point]]] = [{seed: points(listed) for seed, listed in runs[name].items()} for name in (first, second)]
     columns = [
-        ("kl", "KL, nats/token", ".1f"), ("seeds", "Seeds", "d"), ("first", first, ".3f"), ("second", second, ".3f"),
+        ("kl", "KL, nats/token", ".2f"), ("seeds", "Seeds", "d"), ("first", first, ".3f"), ("second", second, ".3f"),
         ("over_seeds", "Difference, over seeds", ""), ("over_prompts", "over prompts", ""),
     ]  # fmt: skip
     notes = [
