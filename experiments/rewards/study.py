@@ -59,32 +59,26 @@ PARTS = ("classifier", "cross", "gradients", "swaps", "vader", "preferences")
 _cell = partial(Cell, RECORDS)
 
 
-def cross() -> list[Cell]:
-    """One seed of everything before the next seed."""
+def _cells(part: str, methods: dict[str, tuple[str, ...]], weights: dict[str, tuple[str, ...]], reward: tuple[str, ...] = ()) -> list[Cell]:
+    """Every method at each of its weights of the KL; one seed of everything before the next seed."""
     return [
-        _cell("cross", f"{method}-beta{beta}-seed{seed}", (*METHODS[method], *CROSS, f"kl_coef={beta}", f"seed={seed}"))
+        _cell(part, f"{name}-beta{beta}-seed{seed}", (*methods[name], *reward, f"kl_coef={beta}", f"seed={seed}"))
         for seed in SEEDS
-        for method, betas in WEIGHTS.items()
+        for name, betas in weights.items()
         for beta in betas
     ]
+
+
+def cross() -> list[Cell]:
+    return _cells("cross", METHODS, WEIGHTS, CROSS)
 
 
 def vader() -> list[Cell]:
-    return [
-        _cell("vader", f"{name}-beta{beta}-seed{seed}", (*LEXICON[name], f"kl_coef={beta}", f"seed={seed}"))
-        for seed in SEEDS
-        for name, betas in LEXICON_WEIGHTS.items()
-        for beta in betas
-    ]
+    return _cells("vader", LEXICON, LEXICON_WEIGHTS)
 
 
 def preferences() -> list[Cell]:
-    return [
-        _cell("preferences", f"{method}-beta{beta}-seed{seed}", (*METHODS[method], *PREFERENCE, f"kl_coef={beta}", f"seed={seed}"))
-        for seed in SEEDS
-        for method, betas in PREFERENCE_WEIGHTS.items()
-        for beta in betas
-    ]
+    return _cells("preferences", METHODS, PREFERENCE_WEIGHTS, PREFERENCE)
 
 
 def classifier(data: str) -> None:
