@@ -184,11 +184,20 @@ def _whole_lines(text: str) -> list[str]:
     return [f"{line}\n" for line in text.split("\n")[:-1]]
 
 
-def metrics_row(step: int, train: Mapping[str, float], evaluation: Mapping[str, Any] | None) -> dict[str, float | int]:
-    """One row of ``metrics.csv``: known columns in fixed order, others after them; validation columns blank without one."""
+def metrics_row(
+    step: int, train: Mapping[str, float], evaluation: Mapping[str, Any] | None, like: Mapping[str, Any] | None = None
+) -> dict[str, float | int]:
+    """One row of ``metrics.csv``: known columns in fixed order, others after them; validation columns blank without one.
+
+    Args:
+        step: policy step.
+        train: what it measured.
+        evaluation: the validation after it.
+        like: an earlier validation, which has the columns that later ones will have.
+    """
     ordered = [*TRAIN_COLUMNS, *(name for name in train if name not in TRAIN_COLUMNS)]
     row: dict[str, Any] = {"step": step, **{f"train/{name}": train.get(name, "") for name in ordered}}
-    row.update(validation_cells(evaluation))
+    row.update(validation_cells(evaluation, like))
     return row
 
 
@@ -201,8 +210,8 @@ def evaluation_keys(evaluation: Mapping[str, Any]) -> list[str]:
 _SUFFIXES = ("_mean", "perplexity")
 
 
-def validation_cells(evaluation: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The ``val/`` cells of a row; blank without a validation."""
+def validation_cells(evaluation: Mapping[str, Any] | None, like: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The ``val/`` cells of a row; blank without a validation, with the columns of an earlier one."""
     if evaluation is None:
-        return {f"val/{name}": "" for name in EVALUATION_KEYS}
+        return {f"val/{name}": "" for name in (EVALUATION_KEYS if like is None else evaluation_keys(like))}
     return {f"val/{name}": evaluation[name] for name in evaluation_keys(evaluation)}

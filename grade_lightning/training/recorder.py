@@ -106,7 +106,7 @@ class StepRecorder(Callback):
         assert isinstance(pl_module, MethodModule)
         step = trainer.current_epoch + 1
         fresh = self._fresh if self._fresh is not None and self._fresh["step"] == step else None
-        row = metrics_row(step, pl_module.step_metrics, fresh)
+        row = metrics_row(step, pl_module.step_metrics, fresh, next(iter(self.validations), None))
         self.folder.append_metrics(row)
         for logger in trainer.loggers:
             logger.log_metrics({name: value for name, value in row.items() if value != ""}, step=step)
