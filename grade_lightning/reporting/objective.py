@@ -50,6 +50,7 @@ def _of_relaxed(run: Run, beta: float) -> str:
         return "in between"  # in part as short as the surrogate's straight-through gradient
     if run.method == "hybrid":  # as long as RLOO's along it; earlier versions, which measured no parts, weighed the KL too
         return "about the same" if len(run.column("train/reward_grad_norm")) else "not measured"
-    if gain == "calibrated":
-        return "about the same"
+    if gain == "calibrated":  # as far as it was trusted
+        trusted = run.column("train/reward_gain")
+        return f"{beta:g} / ({np.mean(trusted):.1f} c)" if len(trusted) else "not measured"
     return f"{beta:g} / c" if gain == "none" else f"{beta:g} / ({gain} c)"

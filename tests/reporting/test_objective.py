@@ -23,7 +23,7 @@ def run(method: str, scale: float | None = None, **config: str) -> Run:
         (run("ppo", 0.06), "0.1: 1.7"),
         (run("grpo", 0.08, method__match_kl="True"), "0.1: the same"), (run("grpo", 0.08), "0.1: 1.2"),
         (run("grade_ste", method__tol="0.001"), "0.1: 0.1 / c"),
-        (run("grade_ste", method__tol="0.001", method__reward_gain="calibrated"), "0.1: about the same"),
+        (run("grade_ste", method__tol="0.001", method__reward_gain="calibrated"), "0.1: not measured"),
         (run("grade_ste", method__tol="0.001", method__reward_gain="3.0"), "0.1: 0.1 / (3.0 c)"),
         (run("hybrid", method__tol="0.001"), "0.1: not measured"), (run("residual", method__tol="0.001"), "0.1: in between"),
         (run("rloo", protocol__kl_in="none"), "0"), (run("ppo", protocol__kl_in="reward"), "0.1: the same"),
