@@ -1,16 +1,47 @@
-"""Rewards of two methods at the same KL, prompt by prompt, from runs at several weights of the KL."""
+"""Runs at several weights of the KL, and the rewards of two methods at the same KL, prompt by prompt."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from experiments.queue import Cell
 from grade_lightning.records.study_table import Record
 from grade_lightning.reporting.significance import few_interval, mean_interval
 
 Point = tuple[float, np.ndarray]  # KL, rewards of the test prompts
+
+
+def by_weight(  # noqa: PLR0917
+    records: Path, part: str, methods: Mapping[str, Sequence[str]], weights: Mapping[str, Sequence[str]], seeds: Sequence[int],
+    more: Sequence[str] = (),
+) -> list[Cell]:  # fmt: skip
+    """A run of every method at each of its weights; one seed of everything before the next seed.
+
+    Args:
+        records: the study's table file.
+        part: of the study.
+        methods: overrides by name.
+        weights: of the KL, by method.
+        seeds: of the runs.
+        more: overrides of all.
+    """
+    return [
+        Cell(records, part, f"{name}-beta{beta}-seed{seed}", (*methods[name], *more, f"kl_coef={beta}", f"seed={seed}"))
+        for seed in seeds
+        for name, betas in weights.items()
+        for beta in betas
+    ]
+
+
+def method_weight_seed(record: Record) -> tuple[str, str, int]:
+    """What :func:`by_weight` named a run after."""
+    method, rest = record.name.rsplit("-beta", 1)
+    beta, seed = rest.split("-seed")
+    return method, beta, int(seed)
 
 
 def points(records: Sequence[Record]) -> list[Point]:

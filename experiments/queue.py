@@ -88,6 +88,21 @@ class Queue:
         """What makes a cell's run in a folder."""
         return [sys.executable, "-m", "grade_lightning.run", *self.common, *self.paths, *cell.overrides, f"run.dir={folder}"]
 
+    def call(self, command: Sequence[str], folder: Path) -> int:
+        """The exit status of a command whose output goes to ``output.log`` of a folder, which is made."""
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "output.log").open("a") as log:
+            return subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False, env=self.environment).returncode
+
+    def measure(self, entry: str, folder: Path, *arguments: str) -> bool:
+        """Run an entry of the package on the study's data and model, into a folder; whether it could be done is printed where it could
+        not."""
+        command = [sys.executable, "-m", f"grade_lightning.{entry}", *arguments, *self.paths, f"out={folder}"]
+        failed = self.call(command, folder) != 0
+        if failed:
+            print(f"{folder.parent.name}/{folder.name}: {entry} failed, see {folder / 'output.log'}", flush=True)
+        return not failed
+
     def run_all(self, cells: list[Cell], jobs: int) -> None:
         """Run what has no record yet, ``jobs`` at once."""
         with ThreadPoolExecutor(jobs) as pool:
@@ -98,10 +113,7 @@ class Queue:
             self._check(cell)
             return
         folder, start = self.work / cell.part / cell.name, time.perf_counter()
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "output.log").open("a") as log:
-            code = subprocess.run(self.command(cell, folder), stdout=log, stderr=subprocess.STDOUT, check=False, env=self.environment)
-        if code.returncode:
+        if self.call(self.command(cell, folder), folder):
             print(f"{cell.part}/{cell.name} failed, see {folder / 'output.log'}", flush=True)
             return
         try:

@@ -19,10 +19,11 @@ from typing import Any
 
 from tqdm import tqdm
 
+from grade_lightning.arguments import command
 from grade_lightning.compose import composed, config_hash, settings_of
+from grade_lightning.measurements import is_judged_or_part
 from grade_lightning.records.files import write_atomically
 from grade_lightning.records.text import json_text
-from grade_lightning.threads import wait_briefly
 
 log = logging.getLogger(__name__)
 
@@ -171,7 +172,7 @@ def curve(table: dict[str, list[list[float]]]) -> list[dict[str, Any]]:
         }  # fmt: skip
         if "nll" in best:
             row["perplexity"] = float(np.exp(best["nll"].sum() / best["tokens"].sum()))
-        row |= {f"{name}_mean": float(values.mean()) for name, values in best.items() if name.startswith(("judge", "reward_"))}
+        row |= {f"{name}_mean": float(values.mean()) for name, values in best.items() if is_judged_or_part(name)}
         rows.append(row)
         n *= 2
     return rows
@@ -192,23 +193,17 @@ def _table(result: dict[str, Any]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """0, or 2 for a request that cannot be met."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments and arguments[0] in ("-h", "--help", "help"):
-        print(__doc__)
-        return 0
-    wait_briefly()
-    from grade_lightning.training.process import prepare_process
 
-    prepare_process()
-    try:
-        request = parse(arguments)
-        result = measure(request)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(_table(result))
-    print(f"written to {request.out / FILE}")
-    return 0
+    def make(given: Sequence[str]) -> tuple[Request, dict[str, Any]]:
+        request = parse(given)
+        return request, measure(request)
+
+    def show(made: tuple[Request, dict[str, Any]]) -> None:
+        request, result = made
+        print(_table(result))
+        print(f"written to {request.out / FILE}")
+
+    return command(__doc__, arguments, make, show)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,11 @@ def my_rows(total: int) -> slice:
     return slice(rank * total // size, (rank + 1) * total // size)
 
 
+def parts_of_each(parts: int, processes: int) -> int:
+    """How many of some equal parts of an effective batch each process works on, so that there are at least as many in all."""
+    return -(-parts // processes)
+
+
 def sum_over_processes(value: float) -> float:
     """The sum of what each process holds."""
     if world()[1] == 1:

@@ -17,10 +17,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from grade_lightning.arguments import command
+from grade_lightning.measurements import is_own
 from grade_lightning.records.identity import as_laid_out_now
 from grade_lightning.settings import Settings
 from grade_lightning.settings import parse as parse_settings
-from grade_lightning.threads import wait_briefly
 
 log = logging.getLogger(__name__)
 
@@ -142,7 +143,7 @@ def show(pairs: list[dict[str, dict[str, object]]]) -> None:
     console = Console(width=max(console.width, 100))
     for pair in pairs:
         console.print(Text(str(pair["before"]["prompt"]), style="bold"))
-        own = [(name, ".2f") for name in pair["before"] if name.startswith(("judge_", "reward_"))]  # judges, parts of a reward
+        own = [(name, ".2f") for name in pair["before"] if is_own(name)]
         columns = [*COLUMNS, *own]
         table = Table("", "continuation", *[name.replace("_", " ") for name, _ in columns])
         for when, measured in pair.items():
@@ -153,20 +154,8 @@ def show(pairs: list[dict[str, dict[str, object]]]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """0, or 2 for a request that cannot be met."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(__doc__)
-        return 0
-    wait_briefly()
-    from grade_lightning.training.process import prepare_process
-
-    prepare_process()
-    try:
-        show(generate(parse(arguments)))
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    given = sys.argv[1:] if arguments is None else arguments
+    return command(__doc__, given or ["--help"], lambda chosen: generate(parse(chosen)), show)
 
 
 if __name__ == "__main__":

@@ -29,11 +29,11 @@ from typing import Any
 from omegaconf import DictConfig
 from tqdm import tqdm
 
+from grade_lightning.arguments import command
 from grade_lightning.compose import composed, config_hash, settings_of
 from grade_lightning.records.text import json_text
 from grade_lightning.settings import Settings
 from grade_lightning.study.plan import REFERENCE, Study, folder_of, group_of, overrides_of, parse, parse_method, rollouts_of
-from grade_lightning.threads import wait_briefly
 
 log = logging.getLogger(__name__)
 
@@ -176,26 +176,18 @@ def analyse(study: Study, stores: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """0, or 2 for a study that cannot be made."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments and arguments[0] in ("-h", "--help", "help"):
-        print(__doc__)
-        return 0
-    wait_briefly()
-    from grade_lightning.training.environment import environment
-    from grade_lightning.training.process import prepare_process
+def _drawn(arguments: Sequence[str]) -> tuple[Study, dict[str, Any]]:
+    study = parse(arguments)
+    study.check()
+    return study, _measure(study)
 
-    prepare_process()
-    try:
-        study = parse(arguments)
-        study.check()
-        stores = _measure(study)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+
+def _show(drawn: tuple[Study, dict[str, Any]]) -> None:
+    """Write results, figure and table, and print the table."""
     from grade_lightning.study.output import figure, for_json, table
+    from grade_lightning.training.environment import environment
 
+    study, stores = drawn
     found = analyse(study, stores)
     (study.out / "results.json").write_text(json_text({**for_json(found), "environment": environment()}))
     figure(found, study.out)
@@ -206,7 +198,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         values = ", ".join(f"{name} {row[name]['rho']:.3f}" for name in ("rloo", "straight_through", "hybrid"))
         print(f"rho_{row['rollouts']} of the hybrid of rloo and {spec}: {values}")
     print(f"written to {study.out}")
-    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0, or 2 for a study that cannot be made."""
+    return command(__doc__, arguments, _drawn, _show)
 
 
 if __name__ == "__main__":

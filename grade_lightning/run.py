@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 
 from grade_lightning.arguments import check_arguments
 from grade_lightning.compose import CONFIG_DIR, errors_as_messages, resolved, settings_of
+from grade_lightning.measurements import CLASSIFIER_JUDGE, best_by
 from grade_lightning.records.folder import RunFolder
 from grade_lightning.records.identity import run_hash
 from grade_lightning.records.text import yaml_text
@@ -108,7 +109,6 @@ def _open(settings: Settings, plain: Mapping[str, Any], identity: str) -> tuple[
 
 
 def _train(found: Inputs, plain: Mapping[str, Any], identity: str, start: float) -> dict[str, Any]:
-    from grade_lightning.evaluation.judges import best_by
     from grade_lightning.setup import objects
     from grade_lightning.study.alarm import GradientCosine
     from grade_lightning.training.experiment import Experiment
@@ -141,16 +141,12 @@ def _train(found: Inputs, plain: Mapping[str, Any], identity: str, start: float)
 
 def _wants_judges(settings: Settings) -> bool:
     """Whether judges are made: the classifier of every run alone is not worth a search's time."""
-    from grade_lightning.evaluation.judges import CLASSIFIER_JUDGE
-
     evaluation = settings.evaluation
     return evaluation.test or evaluation.best != "reward" or bool(set(evaluation.judges) - {CLASSIFIER_JUDGE})
 
 
 def _description(made: Objects, plain: Mapping[str, Any], identity: str) -> dict[str, Any]:
     """What identifies the run in its results."""
-    from grade_lightning.evaluation.judges import CLASSIFIER_JUDGE
-
     settings, base, splits = made.inputs.settings, made.base, made.inputs.splits
     names = settings.names
     return {

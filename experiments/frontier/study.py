@@ -8,11 +8,10 @@ rest in ``measured.parquet`` beside this file.
 
 from __future__ import annotations
 
-import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
+from experiments.equal_kl import by_weight
 from experiments.frontier.length import measure
 from experiments.imdb_small.study import COMMON, at_best
 from experiments.queue import OUTPUTS, Cell, Queue, study_arguments
@@ -33,24 +32,14 @@ WEIGHTS = {"calibrated": ("0.1", "0.03", "0.3"), "rloo": ("0.3", "0.03"), "plain
 METHODS = {"calibrated": CALIBRATED, "rloo": at_best("rloo"), "plain": PLAIN}
 PARTS = ("length", "frontier", "best_of_n")
 
-_cell = partial(Cell, RECORDS)
-
 
 def frontier() -> list[Cell]:
-    """One seed of everything before the next seed."""
-    return [
-        _cell(
-            "frontier", f"{name}-beta{beta}-seed{seed}", (*METHODS[name], f"kl_coef={beta}", f"seed={seed}", "evaluation.validate_every=10")
-        )
-        for seed in SEEDS
-        for name, betas in WEIGHTS.items()
-        for beta in betas
-    ]
+    return by_weight(RECORDS, "frontier", METHODS, WEIGHTS, SEEDS, ("evaluation.validate_every=10",))
 
 
 def length(queue: Queue) -> None:
     """Where the length goes."""
-    if not MEASURED.exists() or "length" not in read_leaves(MEASURED):
+    if "length" not in read_leaves(MEASURED):
         found = measure(["experiment=imdb_small", "max_new_tokens=32", *queue.paths])
         add_leaves(MEASURED, "length", finite({**found, "environment": environment()}))
 
@@ -60,11 +49,8 @@ def best_of_n(queue: Queue) -> None:
     if CURVE.exists():
         return
     folder = queue.work / "best_of_n"
-    folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "grade_lightning.best_of_n", f"out={folder}", *queue.common, *queue.paths]
-    with (folder / "output.log").open("a") as log:
-        subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=True, env=queue.environment)
-    write_atomically(CURVE, queue.without_paths((folder / "best_of_n.json").read_text()))
+    if queue.measure("best_of_n", folder, *queue.common):
+        write_atomically(CURVE, queue.without_paths((folder / "best_of_n.json").read_text()))
 
 
 def show() -> int:

@@ -13,7 +13,6 @@ Resumable, like the gradient study itself.  Runs are kept in ``runs.parquet``, a
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -105,15 +104,10 @@ def sgd() -> list[Cell]:
 def _gradients(folder: Path, name: str, queue: Queue, methods: Sequence[str], samples: Sequence[str]) -> bool:
     """The gradient study at one checkpoint; whether it could be made."""
     place = () if name == "initial" else (f"checkpoint={queue.work / 'midway' / name}",)
-    command = [sys.executable, "-m", "grade_lightning.gradients", f"methods={','.join(methods)}", *samples, *place, *LENGTH, *queue.paths]
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "output.log").open("a") as log:
-        done = subprocess.run([*command, f"out={folder}"], stdout=log, stderr=subprocess.STDOUT, check=False, env=queue.environment)
-    print(
-        f"{folder.parent.name}/{name}: {len(methods)} methods" + (f" failed, see {folder / 'output.log'}" if done.returncode else ""),
-        flush=True,
-    )
-    return done.returncode == 0
+    done = queue.measure("gradients", folder, f"methods={','.join(methods)}", *samples, *place, *LENGTH)
+    if done:
+        print(f"{folder.parent.name}/{name}: {len(methods)} methods", flush=True)
+    return done
 
 
 def watch(name: str, queue: Queue) -> None:

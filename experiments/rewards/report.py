@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.equal_kl import Point, compare, points
+from experiments.equal_kl import Point, compare, method_weight_seed, points
 from grade_lightning.records.files import write_atomically
 from grade_lightning.records.study_table import Record, read_table
 from grade_lightning.reporting.table import Table
@@ -22,18 +22,11 @@ ENDS = (
 )  # fmt: skip
 
 
-def _split(record: Record) -> tuple[str, str, int]:
-    """Method, weight of the KL and seed, from the run's name."""
-    method, rest = record.name.rsplit("-beta", 1)
-    beta, seed = rest.split("-seed")
-    return method, beta, int(seed)
-
-
 def ends(records: list[Record]) -> Table:
     """Means over seeds of each method and weight; the initial policy first."""
     groups: dict[tuple[str, str], list[Record]] = defaultdict(list)
     for record in records:
-        method, beta, _ = _split(record)
+        method, beta, _ = method_weight_seed(record)
         groups[method, beta].append(record)
 
     def row(name: str, beta: str, tests: list[dict[str, Any]]) -> dict[str, Any]:
@@ -50,7 +43,7 @@ def at_equal_kl(records: list[Record], first: str, second: str) -> Table:
     """Reward of two methods at the same KL."""
     runs: dict[str, dict[int, list[Record]]] = {first: defaultdict(list), second: defaultdict(list)}
     for record in records:
-        method, _, seed = _split(record)
+        method, _, seed = method_weight_seed(record)
         if method in runs:
             runs[method][seed].append(record)
     known: list[dict[int, list[Point]]] = [{seed: points(listed) for seed, listed in runs[name].items()} for name in (first, second)]

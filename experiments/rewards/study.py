@@ -15,9 +15,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
+from experiments.equal_kl import by_weight
 from experiments.imdb_small.study import at_best
 from experiments.queue import Cell, Queue, study_arguments
 from experiments.rewards.make_pairs import make_pairs
@@ -56,29 +56,17 @@ PREFERENCE = ("reward=preference", f"reward.path={PAIRS}")
 PREFERENCE_WEIGHTS = {"rloo": ("0.5", "2.0"), "grade_ste": ("0.2", "1.0")}  # log-odds vary six times as much as probabilities
 PARTS = ("classifier", "cross", "gradients", "swaps", "vader", "preferences")
 
-_cell = partial(Cell, RECORDS)
-
-
-def _cells(part: str, methods: dict[str, tuple[str, ...]], weights: dict[str, tuple[str, ...]], reward: tuple[str, ...] = ()) -> list[Cell]:
-    """Every method at each of its weights of the KL; one seed of everything before the next seed."""
-    return [
-        _cell(part, f"{name}-beta{beta}-seed{seed}", (*methods[name], *reward, f"kl_coef={beta}", f"seed={seed}"))
-        for seed in SEEDS
-        for name, betas in weights.items()
-        for beta in betas
-    ]
-
 
 def cross() -> list[Cell]:
-    return _cells("cross", METHODS, WEIGHTS, CROSS)
+    return by_weight(RECORDS, "cross", METHODS, WEIGHTS, SEEDS, CROSS)
 
 
 def vader() -> list[Cell]:
-    return _cells("vader", LEXICON, LEXICON_WEIGHTS)
+    return by_weight(RECORDS, "vader", LEXICON, LEXICON_WEIGHTS, SEEDS)
 
 
 def preferences() -> list[Cell]:
-    return _cells("preferences", METHODS, PREFERENCE_WEIGHTS, PREFERENCE)
+    return by_weight(RECORDS, "preferences", METHODS, PREFERENCE_WEIGHTS, SEEDS, PREFERENCE)
 
 
 def classifier(data: str) -> None:
@@ -95,14 +83,8 @@ def gradients(queue: Queue) -> None:
     folder = queue.work / "gradients"
     if "gradients" in read_leaves(MEASURED):
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    command = [
-        sys.executable, "-m", "grade_lightning.gradients", f"methods={','.join(MEASURED_METHODS)}", *SAMPLES, "experiment=imdb_small",
-        *CROSS, *queue.paths, f"out={folder}",
-    ]  # fmt: skip
-    with (folder / "output.log").open("a") as log:
-        subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=True, env=queue.environment)
-    add_leaves(MEASURED, "gradients", json.loads(queue.without_paths((folder / "results.json").read_text())))
+    if queue.measure("gradients", folder, f"methods={','.join(MEASURED_METHODS)}", *SAMPLES, "experiment=imdb_small", *CROSS):
+        add_leaves(MEASURED, "gradients", json.loads(queue.without_paths((folder / "results.json").read_text())))
 
 
 def swaps(queue: Queue) -> None:

@@ -6,9 +6,9 @@ import logging
 from collections import Counter
 from dataclasses import replace
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from grade_lightning.data.chats import written
 from grade_lightning.data.own import SPLITS, PromptRow, PromptSplits
 from grade_lightning.data.prompts import Prompt, prompt_key
 
@@ -19,10 +19,7 @@ def _written(row: PromptRow, tokenizer: PreTrainedTokenizerBase) -> str:
     """The text of a prompt: of a chat, what the tokenizer's template writes up to where the answer begins."""
     if isinstance(row.content, str):
         return row.content
-    try:
-        return str(tokenizer.apply_chat_template(row.content, tokenize=False, add_generation_prompt=True))
-    except (TemplateError, TypeError) as error:
-        raise ValueError(f"{row.place}: the chat template of the model refuses these messages ({error}): correct them") from error
+    return written(row.content, tokenizer, row.place, begin_answer=True)
 
 
 def _encode(rows: list[PromptRow], tokenizer: PreTrainedTokenizerBase) -> list[Prompt]:

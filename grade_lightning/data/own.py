@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from grade_lightning.data.chats import Content, fault_of_chat, fault_of_text, without_nulls
 from grade_lightning.data.tables import Table, columns_of, read_tables
 
 log = logging.getLogger(__name__)
 
-Message = dict[str, Any]
 SPLITS = ("policy", "validation", "test")
 
 
@@ -30,7 +30,7 @@ class PromptRow:
         place: file and row, for messages to the user.
     """
 
-    content: str | list[Message]
+    content: Content
     columns: Mapping[str, Any]
     place: str
 
@@ -60,43 +60,16 @@ class PromptSplits:
     fingerprints: dict[str, str] = field(default_factory=dict)
 
 
-def _fault_of_text(text: str) -> str | None:
-    if not text.strip():
-        return "holds no prompt"
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return "holds half of a surrogate pair, which is no character"
-    return None
-
-
-def _fault_of_chat(messages: list[Any]) -> str | None:
-    if not messages:
-        return "holds a chat without messages"
-    for number, message in enumerate(messages, 1):
-        if not (isinstance(message, dict) and isinstance(message.get("role"), str) and isinstance(message.get("content"), str)):
-            return f'holds a chat whose message {number} is not of the form {{"role": "user", "content": "a text"}}'
-        fault = _fault_of_text(message["role"] + message["content"])
-        if fault is not None:
-            return fault
-    return None
-
-
 def _fault(value: Any, *, chats: bool) -> str | None:
     """What is wrong with a prompt, in words that follow "the column"; None = nothing."""
     if value is None:
         return "holds no prompt"
     if chats and isinstance(value, list):
-        return _fault_of_chat(value)
+        return fault_of_chat(value)
     if chats or not isinstance(value, str):
         kind = "a text" if isinstance(value, str) else f"a value of the type {type(value).__name__}"
         return f"holds {kind}, where {'the chats of other rows' if chats else 'a text or a list of messages'} should stand"
-    return _fault_of_text(value)
-
-
-def _without_nulls(message: Message) -> Message:
-    """Parquet gives every message the keys of all messages."""
-    return {name: value for name, value in message.items() if value is not None}
+    return fault_of_text(value)
 
 
 def prompt_rows(tables: Sequence[Table], column: str) -> list[PromptRow]:
@@ -129,7 +102,7 @@ def prompt_rows(tables: Sequence[Table], column: str) -> list[PromptRow]:
         columns = {name: values.get(name) for name in names if name != column}
         content = values[column]
         if chats:
-            content = columns[column] = [_without_nulls(message) for message in content]
+            content = columns[column] = without_nulls(content)
         found.append(PromptRow(content, columns, place))
     return found
 

@@ -10,12 +10,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 import torch
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from grade_lightning.data.chats import Content, fault_of_chat, fault_of_text, without_nulls, written
 from grade_lightning.data.tables import columns_of, read_tables
-
-Content = str | list[dict[str, Any]]  # a text, or the messages of a chat
 
 
 def _whole(prompt: Content | None, answer: Content, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -26,10 +24,7 @@ def _whole(prompt: Content | None, answer: Content, tokenizer: PreTrainedTokeniz
     after = answer if isinstance(answer, list) else [{"role": "assistant", "content": answer}]
     if tokenizer.chat_template is None:
         raise ValueError("these are chats and the model's tokenizer has no chat template: give texts, or use a model with one")
-    try:
-        return str(tokenizer.apply_chat_template([*before, *after], tokenize=False))
-    except (TemplateError, TypeError) as error:
-        raise ValueError(f"the chat template of the model refuses a chat of the reward's file ({error}): correct its messages") from error
+    return written([*before, *after], tokenizer, "reward.path", begin_answer=False)
 
 
 def _is_chat(prompt: Content | None, answer: Content) -> bool:
@@ -101,10 +96,11 @@ MINIMUM_HELD_OUT = 10  # prompts: fewer could not tell a perfect head from chanc
 def _content(value: Any, column: str, place: str, *, optional: bool = False) -> Content | None:
     if value is None and optional:
         return None
-    chat = isinstance(value, list) and value and all(isinstance(m, dict) and {"role", "content"} <= m.keys() for m in value)
-    if not chat and not (isinstance(value, str) and (value.strip() or optional)):
-        raise ValueError(f"{place}: the column {column} holds {value!r:.60}, where a text or a list of messages should stand")
-    return value
+    if isinstance(value, list) and fault_of_chat(value) is None:
+        return without_nulls(value)
+    if isinstance(value, str) and (fault_of_text(value) is None or (optional and not value.strip())):
+        return value
+    raise ValueError(f"{place}: the column {column} holds {value!r:.60}, where a text or a list of messages should stand")
 
 
 def _pair(row: dict[str, Any], place: str) -> Pair:

@@ -15,6 +15,7 @@ from grade_lightning.chain.parallel import Frozen, hard_hidden, read_frozen
 from grade_lightning.data.prompts import PromptBatch
 from grade_lightning.evaluation.diversity import distinct_n, entropy_n, msttr, repeated_n
 from grade_lightning.evaluation.judges import judged
+from grade_lightning.measurements import is_judged_or_part
 from grade_lightning.models.policy import Policy
 from grade_lightning.rewards.base import Reward
 from grade_lightning.rollout.noise import evaluation_noise
@@ -162,5 +163,5 @@ def summarise(prompts: list[EvaluatedPrompt]) -> dict[str, Any]:
     if "repeated_4" in details:
         texts = [prompt.completion for prompt in ordered]
         summary |= {"msttr": msttr(texts), "entropy_1": entropy_n(texts, 1), "entropy_2": entropy_n(texts, 2)}
-    averaged = [name for name in details if name in ("completion_reward", "repeated_4") or name.startswith(("judge", "reward_"))]
+    averaged = [name for name in details if name in ("completion_reward", "repeated_4") or is_judged_or_part(name)]
     return summary | {f"{name}_mean": float(np.mean([prompt.details[name] for prompt in ordered])) for name in averaged}

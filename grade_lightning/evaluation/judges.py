@@ -4,24 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
+from grade_lightning.measurements import measurement
 from grade_lightning.rewards.base import Completions, Reward
-
-CLASSIFIER_JUDGE = "classifier"  # the judge of every run with labelled reviews
-
-
-def measurement(judge: str) -> str:
-    """Under which name a prompt's record has what a judge gives: ``judge`` for the one of every run, ``judge_NAME`` for others."""
-    return "judge" if judge == CLASSIFIER_JUDGE else f"judge_{judge}"
 
 
 def judged(judges: Mapping[str, Reward], completions: Completions) -> dict[str, list[float]]:
     """What each judge gives to each completion, by the name of the measurement."""
     return {measurement(name): judge.score(completions).tolist() for name, judge in judges.items()}
-
-
-def best_by(best: str) -> str:
-    """The mean at validation that ``evaluation.best`` names."""
-    return "reward_mean" if best == "reward" else f"{measurement(best)}_mean"
 
 
 def check_best(best: str, judges: Collection[str]) -> None:

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from grade_lightning.data.prompts import PromptBatch
 from grade_lightning.estimators import GainAverage, PairedSums, gumbel_noise
 from grade_lightning.methods.base import Context, Totals
-from grade_lightning.methods.gradients import Apart, give_gradient, take_gradient
+from grade_lightning.methods.gradients import give_gradient, take_gradient
 from grade_lightning.methods.meter import Meter
-from grade_lightning.methods.paired import CHUNKS, Pair, chunks_of, reduced
+from grade_lightning.methods.paired import Pair, chunks_of, reduced
 from grade_lightning.rollout.noise import keyed_generator
 from grade_lightning.rollout.sampling import sample
 from grade_lightning.rollout.types import Rollout
-from grade_lightning.settings.methods import GradeSettings
+from grade_lightning.settings.methods import CHUNKS, GradeSettings
 
 if TYPE_CHECKING:
     from grade_lightning.methods.grade import GradeGradient
@@ -71,7 +71,7 @@ class Calibration(nn.Module):
             grade.gain = 1.0
         else:
             before = take_gradient(weights)
-            sums, reward, kl = self._apart(grade, rollouts, totals, meter, step, due=due and self.grouped)
+            sums, reward, kl = self._apart(rollouts, totals, meter, step, due=due and self.grouped)
             reward = torch.cat([g * part for g, part in zip(self._each(gains).to(reward), reward.split(self.pair.sizes), strict=True)])
             give_gradient(weights, before + reward + kl)
             if grade.apart is not None:
@@ -83,16 +83,12 @@ class Calibration(nn.Module):
         return gains if self.by_layer else gains.expand(len(self.pair.sizes))
 
     def _apart(
-        self, grade: GradeGradient, rollouts: list[Rollout], totals: Totals, meter: Meter, step: int, *, due: bool
+        self, rollouts: list[Rollout], totals: Totals, meter: Meter, step: int, *, due: bool
     ) -> tuple[PairedSums, Tensor, Tensor]:  # fmt: skip
         """Sums over chunks, and the whole gradients of reward and KL.  -> sums, [D], [D]."""
         sums = self.pair.sums()
         if not due:
-            outer, grade.apart = grade.apart, Apart(self.pair.weights)
-            grade.accumulate_plainly(rollouts, totals, meter, step)
-            apart, grade.apart = grade.apart, outer
-            take_gradient(self.pair.weights)
-            return sums, apart.reward, apart.kl
+            return sums, *self.pair.straight_through(rollouts, totals, meter, step)
         parts = []
         for chunk in chunks_of(rollouts):
             found = self.pair.chunk(chunk, totals, meter, step)

@@ -7,18 +7,17 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor
 
-from grade_lightning.distributed import sum_over_processes, sum_tensor, world
+from grade_lightning.distributed import parts_of_each, sum_over_processes, sum_tensor, world
 from grade_lightning.estimators import PairedSums
 from grade_lightning.methods.base import Context, Totals
 from grade_lightning.methods.gradients import Apart, take_gradient
 from grade_lightning.methods.group import RLOOGradient
 from grade_lightning.methods.meter import Meter
 from grade_lightning.rollout.types import Rollout
+from grade_lightning.settings.methods import CHUNKS
 
 if TYPE_CHECKING:
     from grade_lightning.methods.grade import GradeGradient
-
-CHUNKS = 4  # of an effective batch, all processes together: enough for inner products of different ones
 
 
 class Chunk(NamedTuple):
@@ -41,7 +40,7 @@ def chunks_of(rollouts: list[Rollout]) -> list[list[Rollout]]:
     Raises:
         ValueError: they do not make whole chunks.
     """
-    count = -(-CHUNKS // world()[1])
+    count = parts_of_each(CHUNKS, world()[1])
     if len(rollouts) % count:
         raise ValueError(f"parts of a batch are weighed by each other: give a multiple of {count} micro-batches")
     each = len(rollouts) // count
@@ -83,14 +82,17 @@ class Pair:
         take_gradient(self.weights)
         self.unbiased.alone = alone
         self.unbiased.accumulate(rollouts, totals, Meter(self.biased.policy.device), step)
-        unbiased, outer = take_gradient(self.weights), self.biased.apart
-        self.biased.apart = apart = Apart(self.weights)
+        return Chunk(take_gradient(self.weights), *self.straight_through(rollouts, totals, meter, step))
+
+    def straight_through(self, rollouts: list[Rollout], totals: Totals, meter: Meter, step: int) -> tuple[Tensor, Tensor]:
+        """Straight-through gradients of -E[r] and of beta KL, [D] each; arguments as those of :meth:`chunk`; ``.grad`` is left empty."""
+        outer, self.biased.apart = self.biased.apart, Apart(self.weights)
         try:
             self.biased.accumulate_plainly(rollouts, totals, meter, step)
+            return self.biased.apart.reward, self.biased.apart.kl
         finally:
             self.biased.apart = outer
-        take_gradient(self.weights)
-        return Chunk(unbiased, apart.reward, apart.kl)
+            take_gradient(self.weights)
 
 
 def reduced(sums: PairedSums) -> PairedSums:

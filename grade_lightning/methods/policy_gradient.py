@@ -147,7 +147,7 @@ class SequencePolicyGradient(PolicyGradient):
         rewards = torch.cat([sampled.scores for sampled in micro])
         if self.context.protocol.kl_in == "reward":
             rewards = rewards - torch.cat([self._penalty(sampled, totals) for sampled in micro])
-        everywhere = rewards.detach() if self.alone else gather_rows(rewards)
+        everywhere = self._of_all(rewards)
         credited = self.advantages(everywhere)
         meter.update(advantage_std=float(credited.std(correction=0)))
         self._measure_scale(micro, credited, everywhere)
@@ -155,15 +155,18 @@ class SequencePolicyGradient(PolicyGradient):
         advantages = credited if self.alone else credited[my_rows(len(everywhere))]
         return list(zip(micro, advantages.split([len(s.rollout) for s in micro]), strict=True))
 
+    def _of_all(self, rows: Tensor) -> Tensor:
+        """Rows of the whole effective batch, without gradients."""
+        return rows.detach() if self.alone else gather_rows(rows)
+
     @torch.no_grad()
     def _measure_scale(self, micro: list[Sampled], credited: Tensor, rewards: Tensor) -> None:
         plain = self.unnormalised(rewards)
         if plain is None:
             return
-        gather = (lambda x: x) if self.alone else gather_rows
-        own = gather(torch.cat([sampled.rollout.mask.sum(dim=1) for sampled in micro])).to(credited.dtype)
+        own = self._of_all(torch.cat([sampled.rollout.mask.sum(dim=1) for sampled in micro])).to(credited.dtype)
         divided = [self.lengths(sampled.rollout) for sampled in micro]
-        by = torch.ones_like(own) if divided[0] is None else gather(torch.cat([n for n in divided if n is not None]))
+        by = torch.ones_like(own) if divided[0] is None else self._of_all(torch.cat([n for n in divided if n is not None]))
         self.note_scale(scale_of(credited / by, plain, own), float((1 / by).mean()))
 
     @torch.no_grad()

@@ -16,6 +16,7 @@ from grade_lightning.methods.meter import Meter
 from grade_lightning.rewards.surrogate import RestReward, SurrogateReward
 from grade_lightning.rollout.types import Rollout
 from grade_lightning.settings.methods import ResidualSettings
+from grade_lightning.settings.rules import NEEDS_SURROGATE
 
 
 class ResidualGradient(Method):
@@ -38,7 +39,7 @@ class ResidualGradient(Method):
     def __init__(self, context: Context, settings: ResidualSettings | None = None, **values: Any):
         super().__init__(context, settings, **values)
         if not isinstance(context.reward, SurrogateReward):
-            raise ValueError("method=residual needs a surrogate, whose rest it takes by a policy gradient: use reward=surrogate")
+            raise ValueError(NEEDS_SURROGATE)
         own: ResidualSettings = self.settings
         relaxed = {key: getattr(own, key) for key in ("temperature", "backprop", "tol", "max_hops")}
         self.pathwise = GradeGradient(context, diagnostics_every=0, **relaxed)

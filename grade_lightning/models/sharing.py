@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from torch import nn
+
+log = logging.getLogger(__name__)
 
 
 def share_frozen(other: nn.Module, base: nn.Module) -> int:
@@ -16,7 +20,7 @@ def share_frozen(other: nn.Module, base: nn.Module) -> int:
         base: frozen, with or without adapters, whose layers are found under their own names.
 
     Returns:
-        Bytes that are no longer held twice.
+        Bytes that are no longer held twice; they are logged.
     """
     own = {name.replace(".base_layer", "").removeprefix("base_model.model."): weight for name, weight in base.named_parameters()}
     saved = 0
@@ -27,4 +31,6 @@ def share_frozen(other: nn.Module, base: nn.Module) -> int:
         if same.shape == weight.shape and same.dtype == weight.dtype and same.device == weight.device and torch.equal(same, weight):
             weight.data = same.data
             saved += weight.numel() * weight.element_size()
+    if saved:
+        log.info("another model has %.0f MB of the policy's own frozen weights: they are held once", saved / 1e6)
     return saved

@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from grade_lightning.measurements import is_judged_or_part
 from grade_lightning.records.files import write_atomically
 from grade_lightning.records.text import finite, json_text
 
@@ -203,11 +204,7 @@ def metrics_row(
 
 def evaluation_keys(evaluation: Mapping[str, Any]) -> list[str]:
     """What is kept of a validation: what every one has, and what judges, fluency and a reward's parts add."""
-    added = [name for name in evaluation if name.startswith(("judge", "reward_", "perplexity", "kl_sequence")) and name.endswith(_SUFFIXES)]
-    return [*EVALUATION_KEYS, *(name for name in added if name not in EVALUATION_KEYS)]
-
-
-_SUFFIXES = ("_mean", "perplexity")
+    return [*EVALUATION_KEYS, *(name for name in evaluation if name in ("kl_sequence_mean", "perplexity") or is_judged_or_part(name))]
 
 
 def validation_cells(evaluation: Mapping[str, Any] | None, like: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from grade_lightning.measurements import NOT_FLUENT, is_own, kind_and_name
 from grade_lightning.reporting.pairing import Prompt
 from grade_lightning.reporting.read import Run
 from grade_lightning.reporting.significance import Interval
@@ -12,7 +13,6 @@ from grade_lightning.reporting.table1 import mean, number, over_seeds, paired_li
 from grade_lightning.reporting.variants import Variant
 
 _LOST_DIVERSITY = 0.7  # of the initial policy's distinct-2
-_NOT_FLUENT = 2.0  # times the initial policy's perplexity: a judge may be sure of what is no sentence
 _NAMES = (
     "judge_mean", "completion_reward_mean", "perplexity", "repeated_4_mean", "distinct_2", "msttr", "entropy_2", "length_mean", "eos_rate",
     "kl_mean",
@@ -58,12 +58,11 @@ def _initial_row(variants: list[Variant]) -> dict[str, Any] | None:
 
 def _others(runs: list[Run]) -> list[str]:
     """Means of the users' own judges, and of the parts of a reward."""
-    found = {name for run in runs for name in run.results["test"] if name.startswith(("judge_", "reward_")) and name.endswith("_mean")}
-    return sorted(found - {"judge_mean", "reward_mean"})
+    return sorted({name for run in runs for name in run.results["test"] if is_own(name)})
 
 
 def _title(name: str) -> str:
-    kind, _, own = name.removesuffix("_mean").partition("_")
+    kind, own = kind_and_name(name)
     return f"{'Judge' if kind == 'judge' else 'Part'}: {own}"
 
 
@@ -84,7 +83,7 @@ def quality(variants: list[Variant]) -> Table:
         "Judge: TF-IDF and logistic regression on labelled reviews that no split uses; nobody optimises it. A gap below 0 is reward that "
         "the judge does not see. Perplexity under the reference falls too when a policy keeps to a few likely phrases: read it with "
         "repeated 4-grams and distinct-2 (of all completions together). A judge of sentiment reads no grammar: where perplexity is more "
-        f"than {_NOT_FLUENT:g} times the initial policy's, its number may be that of words in a row. MSTTR and entropy are of words, as "
+        f"than {NOT_FLUENT:g} times the initial policy's, its number may be that of words in a row. MSTTR and entropy are of words, as "
         "RL4LMs reports them.",
     ]
     return Table("Beyond the reward", columns, rows, notes)
@@ -106,7 +105,7 @@ def exploited(table: Table) -> list[str]:
         if isinstance(repeated, Interval) and repeated.low > 0:
             faults.append(f"repeated 4-grams rose by {repeated.mean:.1%}")
         times = row["perplexity_times"]
-        if isinstance(judge, Interval) and judge.low > 0 and times > _NOT_FLUENT:
+        if isinstance(judge, Interval) and judge.low > 0 and times > NOT_FLUENT:
             faults.append(f"the judge agrees with text of {times:.1f} times the initial policy's perplexity: it may be words in a row")
         if row["distinct_kept"] < _LOST_DIVERSITY:
             faults.append(f"only {row['distinct_kept']:.0%} of distinct-2 is left")

@@ -63,18 +63,20 @@ class Completions:
         return self.tokenizer.batch_decode(self.token_ids, skip_special_tokens=True)
 
     @cached_property
-    def prompt_texts(self) -> list[str]:
-        """Each prompt as the policy read it (it may have been cut), as text without special tokens."""
+    def prompt_token_ids(self) -> list[list[int]]:
+        """Real tokens of each prompt as the policy read it: it may have been cut."""
         prompt = self.prompt
-        rows = [row[real].tolist() for row, real in zip(prompt.ids.cpu(), prompt.mask.cpu(), strict=True)]
-        return self.tokenizer.batch_decode(rows, skip_special_tokens=True)
+        return [row[real].tolist() for row, real in zip(prompt.ids.cpu(), prompt.mask.cpu(), strict=True)]
+
+    @cached_property
+    def prompt_texts(self) -> list[str]:
+        """Each prompt as the policy read it, as text without special tokens."""
+        return self.tokenizer.batch_decode(self.prompt_token_ids, skip_special_tokens=True)
 
     @cached_property
     def whole_texts(self) -> list[str]:
         """Prompt and completion as one text, without special tokens."""
-        prompt = self.prompt
-        openings = [row[real].tolist() for row, real in zip(prompt.ids.cpu(), prompt.mask.cpu(), strict=True)]
-        both = [[*opening, *own] for opening, own in zip(openings, self.token_ids, strict=True)]
+        both = [[*opening, *own] for opening, own in zip(self.prompt_token_ids, self.token_ids, strict=True)]
         return self.tokenizer.batch_decode(both, skip_special_tokens=True)
 
     @property

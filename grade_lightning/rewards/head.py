@@ -46,14 +46,20 @@ def mean_pool(hidden: Float[Tensor, "B L d"], mask: Bool[Tensor, "B L"]) -> Floa
     return kept.sum(dim=1) / mask.sum(dim=1, keepdim=True).clamp_min(1)
 
 
+def token_embeddings(policy: Policy, completions: Completions) -> Float[Tensor, "B T d"]:
+    """[B, T, d] embeddings of the completion's tokens, of mixtures where they are relaxed."""
+    soft = completions.soft
+    return policy.embed(completions.ids) if soft is None else policy.embed_soft(soft, completions.mask)
+
+
 def reference_states(policy: Policy, completions: Completions) -> Float[Tensor, "B S d"]:
     """[B, P + T, d] states of the frozen base, adapters off, at prompt and completion: those that are lent, or of a pass of their own."""
     if completions.states is not None:
         return completions.states
-    prompt, mask, soft = completions.prompt, completions.mask, completions.soft
-    own = policy.embed(completions.ids) if soft is None else policy.embed_soft(soft, mask)
+    prompt = completions.prompt
+    embeds = torch.cat([policy.embed(prompt.ids), token_embeddings(policy, completions)], dim=1)
     with policy.reference():
-        return policy.hidden(torch.cat([policy.embed(prompt.ids), own], dim=1), torch.cat([prompt.mask, mask], dim=1))
+        return policy.hidden(embeds, torch.cat([prompt.mask, completions.mask], dim=1))
 
 
 class PooledReward(nn.Module):
@@ -84,9 +90,8 @@ class PooledReward(nn.Module):
             whole = torch.cat([completions.prompt.mask, mask], dim=1)
             states = reference_states(policy, completions)
         else:
-            whole, soft = mask, completions.soft
-            embeds = policy.embed(completions.ids) if soft is None else policy.embed_soft(soft, mask)
+            whole = mask
             with policy.reference():
-                states = policy.hidden(embeds, whole)
+                states = policy.hidden(token_embeddings(policy, completions), whole)
         pooled = mean_pool(states, whole)
         return self.head(pooled.to(self.head.net[0].weight.dtype))  # type: ignore[union-attr,arg-type]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from grade_lightning.progress import bar
 from grade_lightning.rewards.base import RewardInputs
 from grade_lightning.rewards.classifier import ClassifierReward
 from grade_lightning.rewards.head import RewardHead, mean_pool
-from grade_lightning.settings.reward import HeadSettings
+from grade_lightning.settings.reward import HeadSettings, PreferenceHeadSettings
 
 log = logging.getLogger(__name__)
 
@@ -70,12 +70,30 @@ def features(
 
 def fit_head(inputs: Tensor, labels: Tensor, settings: HeadSettings) -> RewardHead:
     """Cross-entropy on fixed features.  inputs [N, d], labels [N]."""
-    head = RewardHead(inputs.shape[1], seed=settings.seed).to(inputs.device)
+
+    def loss(head: RewardHead, features: Tensor, truth: Tensor) -> Tensor:
+        return F.cross_entropy(head(features), truth)
+
+    return fit_on_features((inputs, labels), loss, settings, outputs=2)
+
+
+def fit_on_features(
+    columns: tuple[Tensor, ...], loss_of: Callable[..., Tensor], settings: HeadSettings | PreferenceHeadSettings, *, outputs: int
+) -> RewardHead:
+    """AdamW on fixed features.
+
+    Args:
+        columns: of N rows each; features [N, d] first.
+        loss_of: of the head and some rows of each column.
+        settings: recipe.
+        outputs: of the head.
+    """
+    head = RewardHead(columns[0].shape[1], outputs=outputs, seed=settings.seed).to(columns[0].device)
     optimizer = torch.optim.AdamW(head.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
     generator = torch.Generator().manual_seed(settings.seed)
     for _ in range(settings.epochs):
-        for rows in torch.randperm(len(inputs), generator=generator).split(settings.batch_size):
-            loss = F.cross_entropy(head(inputs[rows]), labels[rows])
+        for rows in torch.randperm(len(columns[0]), generator=generator).split(settings.batch_size):
+            loss = loss_of(head, *(column[rows] for column in columns))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

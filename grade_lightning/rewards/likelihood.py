@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from grade_lightning.chain.chunks import token_chunks
 from grade_lightning.models.base import load_base, looks_local
 from grade_lightning.models.policy import positions_of
+from grade_lightning.models.sharing import share_frozen
 from grade_lightning.models.supported import backbone
 from grade_lightning.rewards.base import Completions, Reward, RewardInputs
 
@@ -112,4 +113,5 @@ def likelihood(
     """
     base = load_base(path, precision=inputs.precision, revision=revision, trust_remote_code=trust_remote_code)
     model = base.model.to(inputs.policy.device)  # type: ignore[arg-type]
+    share_frozen(model, inputs.policy.lm)
     return LikelihoodReward(model, base.tokenizer, max_length=max_length), {"model": Path(path).name if looks_local(path) else path}

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torchmetrics.classification import BinaryAccuracy, BinaryCalibrationError
 from torchmetrics.regression import R2Score, SpearmanCorrCoef
@@ -19,54 +18,31 @@ from torchmetrics.regression import R2Score, SpearmanCorrCoef
 from grade_lightning.data.rated import Pair, Rated, contents_fingerprint, heldout_split, read_rows
 from grade_lightning.models.base import BaseLM
 from grade_lightning.models.cache import make_once
-from grade_lightning.models.policy import Policy
 from grade_lightning.rewards.base import Completions, RewardInputs
 from grade_lightning.rewards.head import PooledReward, RewardHead
-from grade_lightning.rewards.head_training import features
+from grade_lightning.rewards.head_training import features, fit_on_features
 from grade_lightning.settings.reward import PreferenceHeadSettings
 
 log = logging.getLogger(__name__)
 
-VERSION = 2  # of everything below that changes the head; part of the cache key
+VERSION = 3  # of everything below that changes the head; part of the cache key
 CHANCE = 0.5
 
 
 class PreferenceReward(PooledReward):
     """The scalar that the head gives to prompt and completion, its mean over the texts that it was trained on being 0.
 
-    Of preferences: log-odds, the difference of two completions' rewards being the logit that the first is preferred.
-
-    Args:
-        policy: see :class:`PooledReward`.
-        head: see there.
-        offset: what is taken from the head's output.
-        scope: see :class:`PooledReward`.
+    Of preferences: log-odds, the difference of two completions' rewards being the logit that the first is preferred.  See
+    :class:`PooledReward` for its arguments.
     """
-
-    def __init__(self, policy: Policy, head: RewardHead, *, offset: float, scope: str = "full"):
-        super().__init__(policy, head, scope=scope)
-        self.offset = offset
 
     def scoped(self, scope: str) -> PreferenceReward:
         """The same head with another scope."""
-        return self if self.scope == scope else PreferenceReward(self._policy[0], self.head, offset=self.offset, scope=scope)
+        return self if self.scope == scope else PreferenceReward(self._policy[0], self.head, scope=scope)
 
     def score(self, completions: Completions) -> Tensor:
         """[B]."""
-        return self.outputs(completions)[:, 0] - self.offset
-
-
-def _fit(inputs: tuple[Tensor, ...], loss_of: Any, settings: PreferenceHeadSettings) -> RewardHead:
-    """AdamW on rows of fixed features."""
-    head = RewardHead(inputs[0].shape[1], outputs=1, seed=settings.seed).to(inputs[0].device)
-    optimizer = torch.optim.AdamW(head.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
-    generator = torch.Generator().manual_seed(settings.seed)
-    for _ in range(settings.epochs):
-        for rows in torch.randperm(len(inputs[0]), generator=generator).split(settings.batch_size):
-            optimizer.zero_grad()
-            loss_of(head, *(column[rows] for column in inputs)).backward()
-            optimizer.step()
-    return head
+        return self.outputs(completions)[:, 0]
 
 
 def _pair_loss(head: RewardHead, chosen: Tensor, rejected: Tensor) -> Tensor:
@@ -101,7 +77,7 @@ def _train_on_pairs(base: BaseLM, pairs: list[Pair], settings: PreferenceHeadSet
     chats = pairs[0].is_chat
     sides = {name: _features(base, [p.texts(base.tokenizer)[place] for p in pairs], settings, name, chats=chats)
              for place, name in enumerate(("chosen", "rejected"))}  # fmt: skip
-    head = _fit((sides["chosen"][learn], sides["rejected"][learn]), _pair_loss, settings)
+    head = fit_on_features((sides["chosen"][learn], sides["rejected"][learn]), _pair_loss, settings, outputs=1)
     _save(head, torch.cat([sides["chosen"][learn], sides["rejected"][learn]]), folder, settings, {
         "pairs": len(learn), "heldout_pairs": len(held), **_pair_report(head, sides["chosen"][held], sides["rejected"][held]),
     })  # fmt: skip
@@ -112,7 +88,8 @@ def _train_on_scores(base: BaseLM, rated: list[Rated], settings: PreferenceHeadS
     inputs = _features(base, [row.text(base.tokenizer) for row in rated], settings, "rated texts", chats=rated[0].is_chat)
     scores = torch.tensor([row.score for row in rated], device=inputs.device)
     level, scale = scores[learn].mean(), scores[learn].std().clamp_min(1e-6)
-    head = _fit((inputs[learn], (scores[learn] - level) / scale), _score_loss, settings)  # whatever unit the scores have
+    # Whatever unit the scores have.
+    head = fit_on_features((inputs[learn], (scores[learn] - level) / scale), _score_loss, settings, outputs=1)
     with torch.no_grad():
         head.net[2].weight.mul_(scale)  # type: ignore[union-attr,operator]
         head.net[2].bias.mul_(scale).add_(level)  # type: ignore[union-attr,operator]
@@ -132,10 +109,10 @@ def _features(base: BaseLM, texts: list[str], settings: PreferenceHeadSettings, 
 
 
 def _save(head: RewardHead, inputs: Tensor, folder: Path, settings: PreferenceHeadSettings, report: dict[str, float]) -> None:
+    """Write a head whose mean over its inputs is 0, and its report."""
     with torch.no_grad():
-        offset = head(inputs)[:, :1].mean()
+        head.net[2].bias.sub_(head(inputs).mean(dim=0))  # type: ignore[union-attr,operator]
     head.save(folder / "head.safetensors")
-    save_file({"offset": offset.reshape(1).contiguous().cpu()}, str(folder / "offset.safetensors"))
     (folder / "report.json").write_text(json.dumps({**report, "settings": asdict(settings)}, indent=1) + "\n")
 
 
@@ -187,6 +164,5 @@ def preference(
     folder = make_once("preference-head", ingredients, train)
     report = json.loads((folder / "report.json").read_text())
     _check(report, path)
-    offset = float(load_file(str(folder / "offset.safetensors"))["offset"])
     trained = RewardHead.load(folder / "head.safetensors").to(base.model.device)
-    return PreferenceReward(inputs.policy, trained, offset=offset, scope=scope), report
+    return PreferenceReward(inputs.policy, trained, scope=scope), report

@@ -249,9 +249,7 @@ def sequence_classifier(
         raise ValueError(f"the tokenizer of {path} has no tokenizer.json: save a fast one, which says where its tokens stand in a text")
     place = label_place(model.config.id2label, label, path)
     model.requires_grad_(False).to(inputs.policy.device)
-    saved = share_frozen(model, inputs.policy.lm)
-    if saved:
-        log.info("the reward model has %.0f MB of the policy's own frozen weights: they are held once", saved / 1e6)
+    share_frozen(model, inputs.policy.lm)
     longest = [getattr(model.config, "max_position_embeddings", UNBOUNDED) or UNBOUNDED, tokenizer.model_max_length]
     most = min(length for length in (max_length or UNBOUNDED, *longest))
     reward = SequenceClassifierReward(

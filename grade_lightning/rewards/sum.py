@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from grade_lightning.rewards.base import Completions, Composed, Reward, RewardInputs
+from grade_lightning.rewards.base import Completions, Reward, RewardInputs, scored
 
 
 class SumReward(nn.Module):
@@ -43,7 +43,7 @@ class SumReward(nn.Module):
         found: dict[str, Tensor] = {}
         total: Tensor | None = None
         for name, part in self.parts.items():
-            scores, inner = part.score_with_parts(completions) if isinstance(part, Composed) else (part.score(completions), {})
+            scores, inner, _ = scored(part, completions)
             found |= {name: scores, **{f"{name}_{own}": values for own, values in inner.items()}}
             total = self.weights[name] * scores if total is None else total + self.weights[name] * scores
         assert total is not None, "a sum has parts"

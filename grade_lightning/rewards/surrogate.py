@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from grade_lightning.distributed import gather_rows
 from grade_lightning.models.policy import Policy
 from grade_lightning.rewards.base import Completions, Reward, RewardInputs, scored
-from grade_lightning.rewards.head import mean_pool, reference_states
+from grade_lightning.rewards.head import mean_pool, reference_states, token_embeddings
 from grade_lightning.rewards.ridge import fit_ridge
 
 Key = tuple[int, tuple[int, ...]]
@@ -68,9 +68,8 @@ class SurrogateReward(nn.Module):
 
     def pooled(self, completions: Completions) -> Tensor:
         """[B, 2 d] what r^ is a linear function of: mean-pooled states, then mean-pooled embeddings, which need fewer completions."""
-        policy, prompt, soft, mask = self._policy[0], completions.prompt, completions.soft, completions.mask
-        states = reference_states(policy, completions)
-        embeddings = policy.embed(completions.ids) if soft is None else policy.embed_soft(soft, mask)
+        policy, prompt, mask = self._policy[0], completions.prompt, completions.mask
+        states, embeddings = reference_states(policy, completions), token_embeddings(policy, completions)
         if self.scope == "completion":
             states = states[:, prompt.ids.shape[1] :]
         else:

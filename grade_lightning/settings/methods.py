@@ -34,6 +34,7 @@ class MethodSettings:
     needs_surrogate: ClassVar[bool] = False
 
 
+CHUNKS = 4  # of an effective batch, all processes together: enough for inner products of different ones
 Backprop = Literal["adjoint", "sequential"]
 
 
@@ -88,7 +89,7 @@ class GradeSettings(RelaxedSettings):
 
     @property
     def chunks(self) -> int:  # type: ignore[override]
-        return 4 if self.reward_gain == "calibrated" and self.completions_per_prompt > 1 else 1
+        return CHUNKS if self.reward_gain == "calibrated" and self.completions_per_prompt > 1 else 1
 
     @model_validator(mode="after")
     def _gain(self) -> GradeSettings:
@@ -145,7 +146,7 @@ class GRPOSettings(GroupSettings):
 class HybridSettings(RelaxedSettings):
     """RLOO and straight-through gradients of the same rollouts, weights cross-fitted between the halves of the batch."""
 
-    chunks: ClassVar[int] = 4
+    chunks: ClassVar[int] = CHUNKS
     grouped: ClassVar[bool] = True
     one_gradient: ClassVar[bool] = False
 

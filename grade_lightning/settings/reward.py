@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import field_validator, model_validator
 
-from grade_lightning.settings.fields import Bool, Component, Float, Int, Text, component, components, key, parts_of, settings
+from grade_lightning.settings.fields import Bool, Float, Int, Text, component, components, key, parts_of, settings
 
 Scope = Literal["full", "completion"]
 
@@ -132,15 +132,27 @@ class PreferenceSettings(RewardSettings):
     revision: Text | None = key("of the hub repository", default=None)
 
 
-def _all(parts: dict[str, Component], fact: str) -> bool:
-    return all(getattr(part.settings, fact, True) for part in parts.values())
-
-
 _TAKEN = {"mean", "std", "uncertainty", "seconds", "grad_norm", "gain", "scale"}  # as reward_NAME
 
 
 @settings
-class SumSettings(RewardSettings):
+class ComposedSettings(RewardSettings):
+    """What rewards that are made of others share: facts that follow from their parts'."""
+
+    def _all(self, fact: str) -> bool:
+        return all(getattr(part.settings, fact, True) for part in parts_of(self).values())
+
+    @property
+    def scoped(self) -> bool:  # type: ignore[override]
+        return self._all("scoped")
+
+    @property
+    def labelled(self) -> bool:  # type: ignore[override]
+        return any(getattr(part.settings, "labelled", False) for part in parts_of(self).values())
+
+
+@settings
+class SumSettings(ComposedSettings):
     """A weighted sum of rewards, each part logged and reported on its own."""
 
     parts: Any = components("rewards by name", default={})
@@ -148,19 +160,11 @@ class SumSettings(RewardSettings):
 
     @property
     def differentiable(self) -> bool:  # type: ignore[override]
-        return _all(parts_of(self), "differentiable")
+        return self._all("differentiable")
 
     @property
     def soft(self) -> bool:  # type: ignore[override]
-        return _all(parts_of(self), "soft")
-
-    @property
-    def scoped(self) -> bool:  # type: ignore[override]
-        return _all(parts_of(self), "scoped")
-
-    @property
-    def labelled(self) -> bool:  # type: ignore[override]
-        return any(getattr(part.settings, "labelled", False) for part in parts_of(self).values())
+        return self._all("soft")
 
     @model_validator(mode="after")
     def _named(self) -> SumSettings:
@@ -179,7 +183,7 @@ class SumSettings(RewardSettings):
 
 
 @settings
-class SurrogateSettings(RewardSettings):
+class SurrogateSettings(ComposedSettings):
     """Any reward with the gradient of a stand-in that is fitted online to its values, so that relaxed methods can use it."""
 
     learns: ClassVar[bool] = True
@@ -188,14 +192,6 @@ class SurrogateSettings(RewardSettings):
     capacity: Int = key("completions that the fit remembers, the latest ones", default=2048, ge=2)
     least: Int = key("completions before the first fit; until then the gradient is 0", default=64, ge=2)
     scope: Scope = key("tokens whose states and embeddings are averaged: the completion's, or the prompt's too", default="completion")
-
-    @property
-    def scoped(self) -> bool:  # type: ignore[override]
-        return _all(parts_of(self), "scoped")
-
-    @property
-    def labelled(self) -> bool:  # type: ignore[override]
-        return any(getattr(part.settings, "labelled", False) for part in parts_of(self).values())
 
     @model_validator(mode="after")
     def _sizes(self) -> SurrogateSettings:

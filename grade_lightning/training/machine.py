@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from grade_lightning.distributed import parts_of_each
 from grade_lightning.settings import Settings
 from grade_lightning.settings.problems import refuse
 from grade_lightning.training.memory import Shape, check_memory, shape_of_model
@@ -38,7 +39,7 @@ def check_machine(settings: Settings, accelerator: str) -> None:
     if settings.effective_batch_size < processes:
         refuse("effective_batch_size", f"it cannot be split over {processes} processes: raise it or start fewer")
     method = settings.method_settings
-    whole = processes * -(-method.chunks // processes) * method.completions_per_prompt
+    whole = processes * parts_of_each(method.chunks, processes) * method.completions_per_prompt
     if method.chunks > 1 and settings.effective_batch_size % whole:
         refuse("effective_batch_size", f"each of {processes} processes needs whole parts of whole groups: make it a multiple of {whole}")
     if settings.evaluation.gradient_cosine_every:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from grade_lightning.data.prompts import PromptBatch
-from grade_lightning.distributed import gather_objects, my_rows, sum_gradients, sum_over_processes, sum_tensor, world
+from grade_lightning.distributed import gather_objects, my_rows, parts_of_each, sum_gradients, sum_over_processes, sum_tensor, world
 from grade_lightning.evaluation.evaluator import EvaluatedPrompt, evaluate_batch, summarise
 from grade_lightning.methods.base import Context, Method, Totals
 from grade_lightning.methods.gradients import Apart
@@ -127,7 +127,7 @@ class MethodModule(L.LightningModule):
     def _micro_batch_size(self, rows: int) -> int:
         """Rows of a micro-batch: at most the accumulation's, and none lies in two of the parts that the method cuts its batch into."""
         facts: MethodSettings = self.method.settings
-        parts = -(-facts.chunks // world()[1])  # of this process' rows
+        parts = parts_of_each(facts.chunks, world()[1])
         whole = parts * facts.completions_per_prompt
         if facts.chunks > 1 and rows % whole:
             raise ValueError(

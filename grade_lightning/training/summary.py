@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from grade_lightning.measurements import NOT_FLUENT, is_own, kind_and_name
+
 ROWS = (
     ("reward, mean", "reward_mean", ".3f"), ("reward, std over prompts", "reward_std", ".3f"), ("test prompts", "n", "d"),
     ("KL, nats per token", "kl_mean", ".3f"), ("KL, nats per completion", "kl_sequence_mean", ".2f"),
@@ -18,15 +20,13 @@ ROWS = (
     ("perplexity under the reference", "perplexity", ".1f"), ("repeated 4-grams", "repeated_4_mean", ".3f"),
     ("MSTTR-100", "msttr", ".3f"), ("bigram entropy, bits", "entropy_2", ".2f"),
 )  # fmt: skip
-NOT_FLUENT = 2.0  # times the initial policy's perplexity
+_KINDS = {"judge": "judge", "reward": "part of the reward"}
 
 
 def _named(test: dict[str, Any]) -> list[tuple[str, str, str]]:
     """Rows of a user's own judges and of the parts of a reward."""
-    own = [name for name in test if name.startswith(("judge_", "reward_")) and name.endswith("_mean")]
-    kinds = {"judge": "judge", "reward": "part of the reward"}
-    titles = {name: name.removesuffix("_mean").partition("_") for name in own if name not in ("judge_mean", "reward_mean")}
-    return [(f"{kinds[kind]}: {given}", name, ".3f") for name, (kind, _, given) in titles.items()]
+    own = {name: kind_and_name(name) for name in test if is_own(name)}
+    return [(f"{_KINDS[kind]}: {given}", name, ".3f") for name, (kind, given) in own.items()]
 
 
 def _samples(folder: Path, split: str) -> dict[int, dict[str, Any]]:

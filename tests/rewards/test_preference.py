@@ -138,7 +138,7 @@ def test_its_mean_over_what_it_learned_from_is_zero(lent, rows, tmp_path):
     learn, _ = heldout_split(pairs, 0.1, 0)
     texts = [text for row in learn.tolist() for text in pairs[row].texts(lent.base.tokenizer)]
     with torch.no_grad(), lent.policy.reference():
-        scores = reward.head(features(lent.base, texts, 256, description="again"))[:, 0] - reward.offset
+        scores = reward.head(features(lent.base, texts, 256, description="again"))[:, 0]
     assert float(scores.mean()) == pytest.approx(0, abs=1e-5)
 
 
