@@ -1,9 +1,9 @@
 """Frontiers of reward against KL: ``python -m experiments.frontier.study --data FOLDER --model FOLDER``.
 
-RLOO, plain straight-through, and plain straight-through with a calibrated gain of the reward's gradient, each at several weights of the KL,
-on the setting of ``experiments/imdb_small``; the initial policy's best of n on the same test prompts; and where the length of a
-straight-through gradient goes (:mod:`.length`).  Resumable; runs are kept in ``runs.parquet``, the curve in ``best_of_n.json`` and the
-rest in ``measured.parquet`` beside this file.
+Policy gradients and straight-through estimators, each at several weights of the KL, on the setting of ``experiments/imdb_small``; the rate
+beyond the edge of that study's grid, for the methods whose best rate was its edge; the initial policy's best of n on the same test prompts;
+and where the length of a straight-through gradient goes (:mod:`.length`).  Resumable; runs are kept in ``runs.parquet``, the curve in
+``best_of_n.json`` and the rest in ``measured.parquet`` beside this file.
 """
 
 from __future__ import annotations
@@ -25,12 +25,42 @@ RECORDS = HERE / "runs.parquet"
 MEASURED = HERE / "measured.parquet"
 CURVE = HERE / "best_of_n.json"
 SEEDS = (1, 2, 3)
-PLAIN = ("method=decoupled_st", "temperature=constant", "temperature.value=1.0", at_best("rloo")[1])
-CALIBRATED = (*PLAIN, "method.reward_gain=calibrated", "method.completions_per_prompt=4")
-# Weights of the KL; 0.1 of RLOO and of plain straight-through stand in the records of imdb_small and gradient_quality, of the same setting.
-WEIGHTS = {"calibrated": ("0.1", "0.03", "0.3"), "rloo": ("0.3", "0.03"), "plain": ("0.03", "0.01")}
-METHODS = {"calibrated": CALIBRATED, "rloo": at_best("rloo"), "plain": PLAIN}
-PARTS = ("length", "frontier", "best_of_n")
+RATE = at_best("rloo")[1]
+CONSTANT = "temperature=constant"
+PLAIN = ("method=decoupled_st", CONSTANT, "temperature.value=1.0", RATE)
+METHODS = {
+    "rloo": at_best("rloo"),
+    "plain": PLAIN,
+    "ste": (*at_best("grade_ste"), CONSTANT, "temperature.value=2.0"),
+    "calibrated": (*PLAIN, "method.reward_gain=calibrated", "method.completions_per_prompt=4"),
+    "grpo": ("method=grpo", RATE),
+    "ppo": at_best("ppo"),
+    "reinforce": at_best("reinforce"),
+    "grade": at_best("grade"),
+    "hybrid": ("method=hybrid", CONSTANT, "temperature.value=1.0", RATE),
+}
+# Weights of the KL, in the order in which they are run; runs at 0.1 of all methods but the calibrated one and GRPO stand in the records of
+# imdb_small and gradient_quality, of the same setting.
+WEIGHTS = {
+    "rloo": ("0.5", "0.02", "0.2", "0.05"),
+    "plain": ("0.02", "0.2", "0.05", "0.01"),
+    "ste": ("0.02", "0.05", "0.01", "0.2"),
+    "calibrated": ("0.1", "0.03"),
+    "grpo": ("0.1", "0.02", "0.5"),
+    "hybrid": ("0.1", "0.02"),
+    "ppo": ("0.02", "0.5"),
+    "reinforce": ("0.5", "0.02"),
+    "grade": ("0.02", "0.5"),
+}
+# The grid of imdb_small ends at 3e-3, and these were best there.
+EDGES = ("rloo", "plain", "ste", "reinforce", "grade")
+PARTS = ("rates", "length", "frontier", "best_of_n")
+
+
+def rates() -> list[Cell]:
+    """One rate more, at the sweep's own seed and weight of the KL; no test."""
+    more = ("optimizer.lr=1e-2", "seed=0", "evaluation.test=false", "evaluation.validate_every=60")
+    return [Cell(RECORDS, "rates", f"{name}-1e-2", (*(o for o in METHODS[name] if "optimizer.lr" not in o), *more)) for name in EDGES]
 
 
 def frontier() -> list[Cell]:
@@ -68,6 +98,8 @@ def main() -> int:
     if chosen.report:
         return show()
     queue = Queue(COMMON, chosen.data, chosen.model, chosen.work)
+    if "rates" in chosen.parts:
+        queue.run_all(rates(), chosen.jobs)
     if "length" in chosen.parts:
         length(queue)
     if "frontier" in chosen.parts:
