@@ -71,3 +71,23 @@ def read_frozen(policy: Policy, reward: Reward, rollout: Rollout) -> Frozen:
         completions = completions_of(policy, rollout).with_states(hidden)
         found = scored(reward, completions)
     return Frozen(completions, found, predicting(*_split(hidden, rollout), rollout.mask.shape[1]))
+
+
+def read_with_gradient(policy: Policy, reward: Reward, rollout: Rollout) -> tuple[Frozen, Float[Tensor, "B T k"]]:
+    """The same, and the gradient of the summed scores in the weights of the recorded candidates, at the hard tokens.
+
+    Args:
+        policy: wrote the completions.
+        reward: differentiable in relaxed tokens.
+        rollout: hard completions.
+    """
+    onehot = torch.zeros_like(rollout.noise, dtype=policy.embed(rollout.completion_ids[:1, :1]).dtype)
+    leaf = onehot.scatter_(-1, rollout.hard.unsqueeze(-1), 1.0).requires_grad_()
+    prompt, mask = rollout.prompt, rollout.mask
+    with policy.reference():
+        before, states = policy.states(prompt.ids, prompt.mask, policy.embed_soft(rollout.soft(leaf), mask), mask)
+        shared = torch.cat([before, states], dim=1) if reward.reads_states else None
+        completions = completions_of(policy, rollout, leaf).with_states(shared)
+        found = scored(reward, completions)
+        (gradient,) = torch.autograd.grad(found.scores.sum(), leaf)
+    return Frozen(completions, found.detach(), predicting(before, states, mask.shape[1]).detach()), gradient

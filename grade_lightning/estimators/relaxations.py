@@ -88,6 +88,30 @@ def gumbel_softmax_weights(
     return hard_value(hard_sample(logits, noise, hard), soft) if straight_through else soft
 
 
+def entropy_gated_weights(
+    logits: Float[Tensor, "*batch k"], noise: Float[Tensor, "*batch k"], tau: float, *, hard: Int[Tensor, "*batch"] | None = None
+) -> Float[Tensor, "*batch k"]:
+    """EntRGi (2602.05000): between the mixture and the hard sample D, by the normalised entropy of the distribution.
+
+        y = q + sg(w (D - q)),      q = softmax(l / tau),      w = H(q) / ln k
+
+    Sure tokens are fed as mixtures, unsure ones as samples; the gradient is that of q.  Made there to guide a diffusion LM by a reward that
+    alone sees y; here, as with every relaxation of soft tokens, the policy reads it too.  Of k logits only those that are finite count.
+
+    Args:
+        logits: [..., k] logits of the candidates.
+        noise: [..., k] standard Gumbel noise.
+        tau: temperature of q, > 0.
+        hard: [...] position of the hard sample; argmax(l + g) if None.
+    """
+    check_tau(tau)
+    logp = torch.log_softmax(logits / tau, dim=-1)
+    soft, inside = logp.exp(), logp.isfinite()
+    entropy = -torch.where(inside, soft * logp, 0.0).sum(dim=-1, keepdim=True)
+    gate = entropy / inside.sum(dim=-1, keepdim=True).clamp_min(2).log()
+    return soft + (gate * (hard_sample(logits, noise, hard) - soft)).detach()
+
+
 def gumbel_softmax_topk(
     logits: Float[Tensor, "*batch V"],
     tau: float,

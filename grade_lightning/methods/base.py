@@ -111,7 +111,7 @@ class Method(nn.Module, ABC):
 
     def _check_reward(self, reward: Reward) -> None:
         """Raise ValueError for a reward without the gradient that the method needs."""
-        if self.settings.relaxed and not reward.differentiable:
+        if self.settings.needs_gradient and not reward.differentiable:
             raise ValueError(NOT_DIFFERENTIABLE)
         if self.settings.feeds_mixtures and not reward.soft:
             raise ValueError(NO_MIXTURES)

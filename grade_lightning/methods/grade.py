@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from grade_lightning.methods.meter import Meter
 from grade_lightning.models.policy import Policy
 from grade_lightning.rollout.sampling import Relaxation
 from grade_lightning.rollout.types import Rollout
-from grade_lightning.settings.methods import GradeSettings
+from grade_lightning.settings.methods import GradeSettings, check_feeds
 
 
 class GradeGradient(Method):
@@ -28,15 +29,18 @@ class GradeGradient(Method):
     Args:
         context, settings, **values: see :class:`Method` and :class:`grade_lightning.settings.methods.GradeSettings`.  ``temperature`` is
             tau as a function of the number of policy steps already made; ``relaxation`` a function (logits, noise, tau, *, hard) ->
-            one-hot weights with a gradient, of :mod:`grade_lightning.estimators`, in place of straight-through Gumbel-softmax.
+            weights with a gradient, of :mod:`grade_lightning.estimators`, in place of Gumbel-softmax: one-hot in value where
+            ``straight_through``.
     """
 
     Settings = GradeSettings
 
     def __init__(self, context: Context, settings: GradeSettings | None = None, **values: Any):
         super().__init__(context, settings, **values)
-        self.straight_through_weights = self.settings.relaxation or gumbel_softmax_weights
+        self.weights = self.settings.relaxation or gumbel_softmax_weights
         self.temperature: Schedule = self.settings.temperature
+        if self.settings.relaxation is not None:
+            check_feeds(mixtures=_mixes(self.weights), straight_through=self.settings.straight_through)
         chosen = self.settings.reward_gain
         self.gain = float(chosen) if isinstance(chosen, int | float) else 1.0  # what the reward's gradient is multiplied by
         self.calibration = Calibration(context, self) if chosen == "calibrated" else None
@@ -48,8 +52,8 @@ class GradeGradient(Method):
         tau = self.temperature(step - 1)
 
         def relax(logits: Tensor, noise: Tensor, hard: Tensor) -> Tensor:
-            if straight_through:
-                return self.straight_through_weights(logits, noise, tau, hard=hard)
+            if straight_through or self.settings.relaxation is not None:
+                return self.weights(logits, noise, tau, hard=hard)
             return gumbel_softmax_weights(logits, noise, tau, straight_through=False)
 
         return relax
@@ -136,6 +140,12 @@ class GradeGradient(Method):
         """Mean reward of the soft sample minus that of the hard one, on the same noise."""
         mixed, hard = completions_of(self.policy, rollout, soft), completions_of(self.policy, rollout)
         return (self.reward.score(mixed) - self.reward.score(hard)).mean()
+
+
+def _mixes(weights: Callable[..., Tensor]) -> bool:
+    """Whether a relaxation's values are mixtures, told by what it makes of two logits."""
+    logits, hard = torch.tensor([0.0, 1.0], dtype=torch.float64), torch.tensor(0)
+    return float(weights(logits, torch.zeros_like(logits), 1.0, hard=hard).detach().max()) < 0.999
 
 
 def entropy_of(logits: Tensor) -> Tensor:

@@ -11,13 +11,15 @@ from grade_lightning.rollout.types import Rollout
 from grade_lightning.settings.methods import GRPOSettings, RLOOSettings
 
 
-class _Group(SequencePolicyGradient):
+class Group(SequencePolicyGradient):
+    """Base: rewards of a prompt's completions stand in a row."""
+
     def grouped(self, rewards: Tensor) -> Tensor:
         """[P G] -> [P, G]."""
         return rewards.view(-1, self.completions_per_prompt)
 
 
-class RLOOGradient(_Group):
+class RLOOGradient(Group):
     """REINFORCE whose baseline is the mean reward of the prompt's other completions: see :func:`rloo_advantages`."""
 
     Settings = RLOOSettings
@@ -26,7 +28,7 @@ class RLOOGradient(_Group):
         return rloo_advantages(self.grouped(rewards)).flatten()
 
 
-class GRPOGradient(_Group):
+class GRPOGradient(Group):
     """Group-relative policy optimisation with one update a batch, where every ratio is 1 and no clipping can act.
 
     ``variant=grpo`` divides advantages by the group's standard deviation and averages log-probabilities over a completion's own length;

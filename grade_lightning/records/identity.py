@@ -24,7 +24,10 @@ ADDED: dict[str, Any] = {
     "method.gain_form": "regression",
     "method.gain_momentum": 0.95,
     "method.match_kl": False,
+    "reward.head.learn_from": "reward",
+    "reward.head.rows": None,
 }
+_ABSENT = object()
 
 
 def _with_changed(plain: dict[str, Any]) -> dict[str, Any]:
@@ -35,12 +38,19 @@ def _with_changed(plain: dict[str, Any]) -> dict[str, Any]:
 
 def _without_added(plain: dict[str, Any]) -> dict[str, Any]:
     for name, value in ADDED.items():
-        group, key = name.split(".")
-        if plain.get(group, {}).get(key) == value:
-            plain = {**plain, group: {other: kept for other, kept in plain[group].items() if other != key}}
+        plain = _without(plain, name.split("."), value)
     if plain.get("method", {}).get("completions_per_prompt") == 1:  # which relaxed methods could not choose
         plain = {**plain, "method": {key: kept for key, kept in plain["method"].items() if key != "completions_per_prompt"}}
     return plain
+
+
+def _without(plain: dict[str, Any], path: list[str], value: Any) -> dict[str, Any]:
+    """The same without what stands at a path, if it is this value."""
+    key, *rest = path
+    inside = plain.get(key, _ABSENT)
+    if rest:
+        return {**plain, key: _without(inside, rest, value)} if isinstance(inside, dict) else plain
+    return {other: kept for other, kept in plain.items() if other != key} if inside == value else plain
 
 
 def _without_folders(value: Any) -> Any:

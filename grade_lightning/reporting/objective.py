@@ -32,6 +32,9 @@ def _effective(run: Run, beta: float, place: str) -> str:
     """What a weight above 0 comes to."""
     if "method.tol" in run.config:
         return _of_relaxed(run, beta)
+    form = run.config.get("method.form")
+    if form is not None:
+        return f"{beta:g} / c" if form == "credit" else "in between"
     if place == "reward" or run.config.get("method.match_kl") == "True":
         return "the same"
     scale = run.column("train/reward_scale")

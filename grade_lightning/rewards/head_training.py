@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -106,13 +107,30 @@ def _accuracy(head: RewardHead, inputs: Tensor, labels: Tensor) -> float:
     return float(metric(head(inputs).argmax(dim=-1), labels))
 
 
+def rows_of(splits: Splits, settings: HeadSettings) -> tuple[Reviews, Reviews]:
+    """What a head learns from, and the rows on which its accuracy is measured.
+
+    Raises:
+        ValueError: there are fewer than it asks for.
+    """
+    unused, held = splits.unused, np.arange(min(settings.heldout_rows, len(splits.unused)))
+    heldout, left = unused.take(held), unused.take(np.arange(len(held), len(unused)))
+    learn = splits.reward
+    if settings.learn_from == "labelled":
+        parts = (learn, splits.policy, splits.validation, splits.test, left)
+        learn = Reviews([text for part in parts for text in part.texts], np.concatenate([part.labels for part in parts]))
+    if settings.rows is not None and settings.rows > len(learn):
+        raise ValueError(f"head.rows={settings.rows} of only {len(learn):,} labelled rows: lower it, or raise data.reward_rows")
+    return learn if settings.rows is None else learn.take(np.arange(settings.rows)), heldout
+
+
 def _train(base: BaseLM, splits: Splits, settings: HeadSettings, clean: bool, folder: Path) -> None:
     device = base.model.device
-    inputs = features(base, review_texts(splits.reward, clean), settings.text_tokens, description="reading the reward split")
-    labels = torch.from_numpy(splits.reward.labels).to(device)
+    learn, heldout = rows_of(splits, settings)
+    inputs = features(base, review_texts(learn, clean), settings.text_tokens, description="reading labelled reviews")
+    labels = torch.from_numpy(learn.labels).to(device)
     head = fit_head(inputs, labels, settings)
-    heldout = Reviews(splits.unused.texts[: settings.heldout_rows], splits.unused.labels[: settings.heldout_rows])
-    report: dict[str, float] = {"train_rows": len(splits.reward), "heldout_rows": len(heldout)}
+    report: dict[str, float] = {"train_rows": len(learn), "heldout_rows": len(heldout)}
     report["train_accuracy"] = _accuracy(head, inputs, labels)
     if len(heldout):
         truth, texts = torch.from_numpy(heldout.labels).to(device), review_texts(heldout, clean)
@@ -124,6 +142,11 @@ def _train(base: BaseLM, splits: Splits, settings: HeadSettings, clean: bool, fo
     (folder / "report.json").write_text(json.dumps({**report, "settings": asdict(settings)}, indent=1) + "\n")
 
 
+def _learned(splits: Splits, settings: HeadSettings) -> str:
+    """Fingerprint of the rows that a head learns from, a part of which the settings name."""
+    return splits.fingerprints["reward"] if settings.learn_from == "reward" else fingerprint(rows_of(splits, settings)[0])
+
+
 def reward_head(base: BaseLM, splits: Splits, settings: HeadSettings, *, clean: bool = True) -> tuple[RewardHead, dict[str, float]]:
     """The cached head for this base and these reviews, trained now if it is not there, and its report.
 
@@ -133,7 +156,7 @@ def reward_head(base: BaseLM, splits: Splits, settings: HeadSettings, *, clean: 
         ValueError: held-out accuracy below 0.6: optimising such a reward would mean nothing.
     """
     dtype = str(base.model.dtype).removeprefix("torch.")
-    data = {"reward": splits.fingerprints["reward"], "heldout": fingerprint(splits.unused), "clean_html": clean}
+    data = {"reward": _learned(splits, settings), "heldout": fingerprint(splits.unused), "clean_html": clean}
     ingredients = {"version": VERSION, "settings": asdict(settings), "base": base.fingerprint, "dtype": dtype, "data": data}
     folder = make_once("reward-head", ingredients, lambda path: _train(base, splits, settings, clean, path))
     report = json.loads((folder / "report.json").read_text())

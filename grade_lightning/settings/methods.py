@@ -22,6 +22,7 @@ class MethodSettings:
         grouped: completions of the same prompt are compared with each other.
         completions_per_prompt: how often each prompt stands in an effective batch.
         needs_surrogate: the reward must be a surrogate.
+        needs_gradient: the reward must be differentiable in relaxed tokens.
     """
 
     relaxed: ClassVar[bool] = False
@@ -32,6 +33,7 @@ class MethodSettings:
     grouped: ClassVar[bool] = False
     completions_per_prompt: ClassVar[int] = 1
     needs_surrogate: ClassVar[bool] = False
+    needs_gradient: ClassVar[bool] = False
 
 
 CHUNKS = 4  # of an effective batch, all processes together: enough for inner products of different ones
@@ -43,6 +45,7 @@ class RelaxedSettings(MethodSettings):
     """What all methods with relaxed tokens share."""
 
     relaxed: ClassVar[bool] = True
+    needs_gradient: ClassVar[bool] = True
 
     temperature: Any = component("tau over the policy steps; the group temperature decides")
     backprop: Backprop = key("adjoint (parallel, exact to tol), or sequential (token by token)", default="adjoint")
@@ -59,12 +62,24 @@ class RelaxedSettings(MethodSettings):
         return self
 
 
+_ESTIMATORS = "grade_lightning.estimators."
+MIXTURES = frozenset({f"{_ESTIMATORS}entropy_gated_weights"})  # of our own relaxations, those whose value is no single token
+
+
+def check_feeds(*, mixtures: bool, straight_through: bool) -> None:
+    """Raise ValueError where a relaxation's values are not what ``straight_through`` says is fed forward."""
+    if mixtures and straight_through:
+        raise ValueError("relaxation feeds mixtures of tokens: it needs straight_through=false")
+    if not mixtures and not straight_through:
+        raise ValueError("relaxation replaces the straight-through gradient: it needs straight_through=true")
+
+
 @settings
 class GradeSettings(RelaxedSettings):
     """GRADE and GRADE-STE: backpropagation of the reward through the generated tokens (eq. 7 to 16)."""
 
     straight_through: Bool = key("hard tokens forward and a soft gradient backward (GRADE-STE); false: soft tokens both ways", default=True)
-    relaxation: Any = component("straight-through gradient; null = Gumbel-softmax", default=None)
+    relaxation: Any = component("weights of the candidates, a function of grade_lightning.estimators; null = Gumbel-softmax", default=None)
     diagnostics_every: Int = key("policy steps between measurements of the soft - hard reward gap; 0 = never", default=10, ge=0)
 
     reward_gain: Literal["none", "calibrated"] | Float = key(
@@ -100,9 +115,10 @@ class GradeSettings(RelaxedSettings):
         return self
 
     @model_validator(mode="after")
-    def _soft(self) -> GradeSettings:
-        if self.relaxation is not None and not self.straight_through:
-            raise ValueError("relaxation replaces the straight-through gradient: it needs straight_through=true")
+    def _mixture(self) -> GradeSettings:
+        target = getattr(self.relaxation, "target", None)
+        if target is not None and target.startswith(_ESTIMATORS):
+            check_feeds(mixtures=target in MIXTURES, straight_through=self.straight_through)
         return self
 
 
@@ -129,6 +145,18 @@ class GroupSettings(MethodSettings):
 @settings
 class RLOOSettings(GroupSettings):
     """REINFORCE leave-one-out: the prompt's other completions are the baseline (2402.14740)."""
+
+
+@settings
+class CreditSettings(GroupSettings):
+    """RLOO with first-order effects of single tokens on the reward."""
+
+    needs_gradient: ClassVar[bool] = True
+
+    form: Literal["credit", "control_variate"] = key(
+        "credit: each token by its own effect (Grad2Reward, 2602.01791); control_variate: straight-through for these effects, RLOO for "
+        "what they leave of the reward", default="credit",
+    )  # fmt: skip
 
 
 @settings
@@ -204,4 +232,5 @@ METHODS: dict[str, type] = {
     "grade_lightning.methods.PPO": PPOSettings,
     "grade_lightning.methods.Hybrid": HybridSettings,
     "grade_lightning.methods.Residual": ResidualSettings,
+    "grade_lightning.methods.TokenCredit": CreditSettings,
 }

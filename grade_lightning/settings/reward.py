@@ -39,6 +39,11 @@ class HeadSettings:
     batch_size: Int = key("reviews in one optimizer step", default=16, ge=1)
     epochs: Int = key("passes over the reward split", default=1, ge=1, le=100_000)
     text_tokens: Int = key("reviews are cut to this many tokens", default=256, ge=1)
+    learn_from: Literal["reward", "labelled"] = key(
+        "the reward split, or every labelled row but the held-out ones, test prompts included: a judge of heads that know less",
+        default="reward",
+    )  # fmt: skip
+    rows: Int | None = key("only the first so many of them; null = all", default=None, ge=2)
     heldout_rows: Int = key("labelled rows, used by no split, on which accuracy is measured", default=1000, ge=0)
     seed: Int = key("of initial weights and order", default=0, ge=0)
 

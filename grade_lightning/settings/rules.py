@@ -103,7 +103,7 @@ def _reward(s: Settings) -> Iterator[Fault]:
     facts = s.reward.settings
     if s.method_settings.needs_surrogate and not getattr(facts, "learns", False):
         yield "reward", NEEDS_SURROGATE
-    if s.method_settings.relaxed and not getattr(facts, "differentiable", True):
+    if s.method_settings.needs_gradient and not getattr(facts, "differentiable", True):
         yield "reward", NOT_DIFFERENTIABLE
     elif s.method_settings.feeds_mixtures and not getattr(facts, "soft", True):
         yield "reward", NO_MIXTURES

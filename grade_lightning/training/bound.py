@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from grade_lightning.methods.credit import CreditGradient
 from grade_lightning.methods.grade import GradeGradient
 from grade_lightning.methods.group import GRPOGradient, RLOOGradient
 from grade_lightning.methods.hybrid import HybridGradient
@@ -51,3 +52,9 @@ class Residual(BoundModule):
     """Straight-through for a surrogate and RLOO for the rest: :class:`grade_lightning.methods.ResidualGradient`."""
 
     Gradient = ResidualGradient
+
+
+class TokenCredit(BoundModule):
+    """RLOO with first-order effects of single tokens: :class:`grade_lightning.methods.CreditGradient`."""
+
+    Gradient = CreditGradient

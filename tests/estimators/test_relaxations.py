@@ -1,11 +1,13 @@
 """Relaxed samples against torch's Gumbel-softmax, softmax frequencies and the definition of straight-through."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
-from scipy.stats import chisquare
+from scipy import stats
 
-from grade_lightning.estimators import gumbel_noise, gumbel_softmax_topk
+from grade_lightning.estimators import entropy_gated_weights, gumbel_noise, gumbel_softmax_topk
 
 
 @pytest.mark.parametrize("hard", [False, True])
@@ -40,7 +42,7 @@ def test_sampled_frequencies_are_the_softmax():
     observed = torch.bincount(tokens.token_ids, minlength=6)
     assert observed.sum() == observed[support].sum()
     expected = torch.softmax(logits[support].double(), dim=0) * draws
-    assert chisquare(observed[support].numpy(), expected.numpy()).pvalue > 1e-4
+    assert stats.chisquare(observed[support].numpy(), expected.numpy()).pvalue > 1e-4
 
 
 def test_frequencies_test_would_notice_a_wrong_temperature():
@@ -49,7 +51,7 @@ def test_frequencies_test_would_notice_a_wrong_temperature():
     tokens = gumbel_softmax_topk(logits.expand(60_000, -1), 0.7, 4)
     observed = torch.bincount(tokens.token_ids, minlength=4)
     wrong = torch.softmax(logits.double() / 1.05, dim=0) * 60_000
-    assert chisquare(observed.numpy(), wrong.numpy()).pvalue < 1e-4
+    assert stats.chisquare(observed.numpy(), wrong.numpy()).pvalue < 1e-4
 
 
 def test_straight_through_value_is_exactly_one_hot():
@@ -77,3 +79,31 @@ def test_bad_settings_are_named(tau, k, message):
 def test_wrong_noise_shape_is_refused():
     with pytest.raises(ValueError, match="noise has shape"):
         gumbel_softmax_topk(torch.zeros(2, 9), 1.0, 4, noise=torch.zeros(2, 9))
+
+
+def test_entropy_gated_weights_lie_between_mixture_and_sample():
+    """y = q + w (D - q) with SciPy's entropy; the gradient is that of q."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 6, generator=generator, dtype=torch.float64).requires_grad_()
+    hard, tau = torch.tensor([1, 0, 5]), 0.7
+    found = entropy_gated_weights(logits, torch.zeros_like(logits), tau, hard=hard)
+    q = torch.softmax(logits / tau, dim=-1)
+    gate = torch.tensor(stats.entropy(q.detach().numpy(), axis=-1) / math.log(6)).unsqueeze(-1)
+    onehot = torch.nn.functional.one_hot(hard, 6)
+    torch.testing.assert_close(found, q + gate * (onehot - q))
+    direction = torch.randn(3, 6, generator=generator, dtype=torch.float64)
+    (slope,) = torch.autograd.grad((found * direction).sum(), logits, retain_graph=True)
+    (of_q,) = torch.autograd.grad((q * direction).sum(), logits)
+    torch.testing.assert_close(slope, of_q)
+
+
+def test_entropy_gate_at_its_ends_and_outside_the_support():
+    """Equal logits feed the sample, a sure one the mixture, and what cannot be drawn has neither weight nor gradient."""
+    inf = float("inf")
+    logits = torch.tensor([[0.0, 0.0, -inf], [40.0, 0.0, -inf], [3.0, -inf, -inf]], dtype=torch.float64, requires_grad=True)
+    found = entropy_gated_weights(logits, torch.zeros(3, 3, dtype=torch.float64), 1.0, hard=torch.tensor([1, 1, 0]))
+    torch.testing.assert_close(found[0], torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64))
+    torch.testing.assert_close(found[1], torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64), atol=1e-12, rtol=0)
+    (slope,) = torch.autograd.grad(found[:, 0].sum(), logits)
+    assert slope.isfinite().all()
+    assert slope[:, 2].abs().sum() == 0

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from grade_lightning.chain.parallel import completions_of
-from grade_lightning.estimators import decoupled_st_weights, gumbel_rao_weights, reinmax_weights
+from grade_lightning.estimators import decoupled_st_weights, entropy_gated_weights, gumbel_rao_weights, reinmax_weights
 from tests.conftest import make_batch, make_policy
 from tests.methods.harness import gradient, make_grade, train_steps
 from tests.methods.suite import MethodSuite
@@ -20,6 +20,12 @@ class TestGradeSTE(MethodSuite):
 class TestGrade(MethodSuite):
     def make(self, policy, **options):
         return make_grade(policy, straight_through=False, **options)
+
+
+@pytest.mark.slow
+class TestEntRGi(MethodSuite):
+    def make(self, policy, **options):
+        return make_grade(policy, straight_through=False, relaxation=entropy_gated_weights, **options)
 
 
 @pytest.mark.slow
@@ -42,6 +48,23 @@ def test_every_relaxation_goes_through_the_adjoint(policy64, weights):
     sequential = gradient(make_grade(policy64, relaxation=weights, kl_coef=0.3, backprop="sequential"), batch)
     assert (adjoint - sequential).norm() < 2e-6 * sequential.norm()
     assert (gradient(make_grade(policy64, relaxation=weights), batch) - plain).norm() > 1e-2 * plain.norm()
+
+
+def test_gated_mixtures_go_through_the_adjoint(policy64):
+    """What is fed is neither one token nor the mixture, and its gradient is that of token-by-token backpropagation."""
+    batch, options = make_batch(policy64), {"relaxation": entropy_gated_weights, "straight_through": False, "kl_coef": 0.3}
+    adjoint = gradient(make_grade(policy64, **options), batch)
+    sequential = gradient(make_grade(policy64, backprop="sequential", **options), batch)
+    assert (adjoint - sequential).norm() < 2e-6 * sequential.norm()
+    soft = gradient(make_grade(policy64, straight_through=False, kl_coef=0.3), batch)
+    assert (adjoint - soft).norm() > 1e-2 * soft.norm()
+
+
+def test_a_relaxation_that_feeds_something_else_is_refused(policy64):
+    with pytest.raises(ValueError, match="straight_through=false"):
+        make_grade(policy64, relaxation=entropy_gated_weights)
+    with pytest.raises(ValueError, match="straight_through=true"):
+        make_grade(policy64, relaxation=decoupled_st_weights, straight_through=False)
 
 
 def test_completion_scope_scores_the_completion_alone(policy64):

@@ -14,7 +14,7 @@ from grade_lightning.models.base import load_base
 from grade_lightning.models.cache import make_once
 from grade_lightning.rewards.base import Completions
 from grade_lightning.rewards.head import RewardHead, mean_pool
-from grade_lightning.rewards.head_training import HeadSettings, features, fit_head, reward_head
+from grade_lightning.rewards.head_training import HeadSettings, features, fit_head, reward_head, rows_of
 from tests.conftest import make_batch, make_policy, make_reward
 
 
@@ -101,6 +101,20 @@ def test_head_is_trained_once_and_loaded_again(model_folder, tmp_path, monkeypat
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
     with pytest.raises(TypeError):
         reward_head(base, splits, HeadSettings(lr=2e-3, epochs=2, heldout_rows=10))  # other settings, another head
+
+
+def test_a_head_learns_from_the_rows_that_it_is_told(splits):
+    """A proxy knows the first rows of the reward split, a judge of proxies every labelled row but the held-out ones."""
+    few, heldout = rows_of(splits, HeadSettings(rows=7, heldout_rows=10))
+    everything, same = rows_of(splits, HeadSettings(learn_from="labelled", heldout_rows=10))
+    assert few.texts == list(splits.reward.texts[:7])
+    assert few.labels.tolist() == splits.reward.labels[:7].tolist()
+    assert heldout.texts == same.texts == list(splits.unused.texts[:10])
+    parts = (splits.reward, splits.policy, splits.validation, splits.test, splits.unused)
+    assert len(everything) == sum(map(len, parts)) - 10
+    assert {*everything.texts, *heldout.texts} == {text for part in parts for text in part.texts}
+    with pytest.raises(ValueError, match=r"data\.reward_rows"):
+        rows_of(splits, HeadSettings(rows=1_000_000))
 
 
 def _slow_make(cache, log):

@@ -152,6 +152,10 @@ def test_faults_of_a_group_name_its_key_and_the_command_line():
     assert message("method=decoupled_st", "method.straight_through=false").startswith("method (command line): relaxation replaces")
 
 
+def test_a_gated_relaxation_needs_mixtures():
+    assert "straight_through=false" in message("method=entrgi", "method.straight_through=true")
+
+
 def test_rules_between_groups():
     assert "multiple of 16" in message("method=hybrid", "effective_batch_size=24")
     assert "use adamw" in message("method=ppo", "optimizer.name=sgd")
