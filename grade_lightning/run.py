@@ -8,7 +8,8 @@ import secrets
 import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ from grade_lightning.threads import wait_briefly
 from grade_lightning.training.interrupt import Interrupt, Interrupted
 
 if TYPE_CHECKING:
+    from lightning.pytorch.callbacks import Callback
     from lightning.pytorch.loggers import Logger
 
     from grade_lightning.setup import Inputs, Objects
@@ -34,17 +36,31 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Extras:
+    """What a Python caller adds to a run; see :func:`run`."""
+
+    callbacks: Sequence[Callback] = ()
+    loggers: Sequence[Logger] = ()
+    how: Callable[[], str] | None = None
+
+
 def execute(cfg: DictConfig) -> dict[str, Any]:
     """Check a composed configuration and run it.  -> what ``results.json`` holds."""
     return run(settings_of(cfg), resolved(cfg))
 
 
-def run(settings: Settings, plain: Mapping[str, Any]) -> dict[str, Any]:
+def run(
+    settings: Settings, plain: Mapping[str, Any], *, callbacks: Sequence[Callback] = (), loggers: Sequence[Logger] = (),
+    how: Callable[[], str] | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Prepare (base LM, reward head), fit, test once, record; a run that is finished already is not made again.
 
     Args:
         settings: of the run.
         plain: the values that the settings were made from: what is hashed and written to ``config.yaml``.
+        callbacks, loggers: beside those of the settings.
+        how: what goes on with the run after an interrupt; the command if None.
 
     Returns:
         What ``results.json`` holds.
@@ -61,7 +77,7 @@ def run(settings: Settings, plain: Mapping[str, Any]) -> dict[str, Any]:
         return results
     use_own_device(found.accelerator)
     found.check()
-    return _train(found, plain, identity, start)
+    return _train(found, plain, identity, start, Extras(callbacks, loggers, how))
 
 
 def _results_of_finished(found: Inputs, identity: str) -> dict[str, Any] | None:
@@ -108,10 +124,10 @@ def _open(settings: Settings, plain: Mapping[str, Any], identity: str) -> tuple[
     return folder, made, False
 
 
-def _train(found: Inputs, plain: Mapping[str, Any], identity: str, start: float) -> dict[str, Any]:
+def _train(found: Inputs, plain: Mapping[str, Any], identity: str, start: float, extras: Extras) -> dict[str, Any]:
     from grade_lightning.setup import objects
     from grade_lightning.study.alarm import GradientCosine
-    from grade_lightning.training.experiment import Experiment
+    from grade_lightning.training.course import Course
     from grade_lightning.training.loggers import finish
     from grade_lightning.training.strategy import trainer_options
     from grade_lightning.training.summary import print_summary
@@ -119,14 +135,15 @@ def _train(found: Inputs, plain: Mapping[str, Any], identity: str, start: float)
     settings = found.settings
     evaluation = settings.evaluation
     folder, environment, resume = _open(settings, plain, identity)
-    with Interrupt(partial(_command_to_go_on, folder.path)) as interrupt:
+    with Interrupt(extras.how or partial(_command_to_go_on, folder.path)) as interrupt:
         made = objects(found, judges=_wants_judges(settings), check=partial(folder.begin, environment, again=resume))
         loggers = _loggers(settings, plain, folder, environment["run_id"])
-        every = evaluation.gradient_cosine_every
+        alarm = [GradientCosine(evaluation.gradient_cosine_every)] if evaluation.gradient_cosine_every else []
         try:
-            results = Experiment(
-                made.module(), made.data(), folder, _description(made, plain, identity), max_steps=settings.max_steps, loggers=loggers,
-                callbacks=[GradientCosine(every)] if every else [], validate_every=evaluation.validate_every, test=evaluation.test,
+            results = Course(
+                made.module(), made.data(), folder, _description(made, plain, identity), max_steps=settings.max_steps,
+                loggers=[*loggers, *extras.loggers], callbacks=[*alarm, *extras.callbacks],
+                validate_every=evaluation.validate_every, test=evaluation.test,
                 samples=evaluation.samples, best_by=best_by(evaluation.best), checkpoint_every=settings.run.checkpoint_every,
                 resume=resume, interrupt=interrupt,
                 trainer_options=trainer_options(found.accelerator, distributed=settings.hardware.distributed),

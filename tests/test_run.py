@@ -411,7 +411,7 @@ def test_pretrain_entry(tmp_path):
 def test_a_folder_with_other_contents_is_another_run(tmp_path, small_lm, monkeypatch):
     """The hash knows folders by name: what is in them is compared, for a finished run and for one that goes on."""
     from grade_lightning.data.synthetic import SyntheticSource
-    from grade_lightning.training.experiment import Experiment
+    from grade_lightning.training.course import Course
     from tests.data.test_sources import write_parquet
 
     corpus = SyntheticSource(1300, 24, 0).load()
@@ -426,11 +426,11 @@ def test_a_folder_with_other_contents_is_another_run(tmp_path, small_lm, monkeyp
                "reward.head.epochs=40", "run.checkpoint_every=1"]  # fmt: skip
     cfg = compose_run(options, tmp_path / "run")
     write(leave_out=0)
-    finish = Experiment._finish
-    monkeypatch.setattr(Experiment, "_finish", lambda *_: (_ for _ in ()).throw(RuntimeError("power cut")))
+    finish = Course._finish
+    monkeypatch.setattr(Course, "_finish", lambda *_: (_ for _ in ()).throw(RuntimeError("power cut")))
     with pytest.raises(RuntimeError, match="power cut"):
         execute(cfg)
-    monkeypatch.setattr(Experiment, "_finish", finish)
+    monkeypatch.setattr(Course, "_finish", finish)
     write(leave_out=1)
     with pytest.raises(ValueError, match=r"other inputs of the same names \(reviews\)"):
         execute(cfg)

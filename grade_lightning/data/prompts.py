@@ -167,3 +167,16 @@ def collate(prompts: Sequence[Prompt], pad_id: int, *, rows: Sequence[int], step
         ids, mask, tuple(p.key for p in prompts), labels, torch.tensor(list(rows)), step, tuple(p.text for p in prompts),
         tuple(p.columns for p in prompts),
     )  # fmt: skip
+
+
+def batch_of(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> PromptBatch:
+    """Texts as one batch of prompts.
+
+    Raises:
+        ValueError: a text has no tokens.
+    """
+    encoded = [tokenizer(text)["input_ids"] for text in texts]
+    if not encoded or not all(encoded):
+        raise ValueError("a prompt has no tokens: give at least one text, and none that is empty")
+    prompts = [Prompt(tuple(ids), key=row, label=-1, text=text) for row, (ids, text) in enumerate(zip(encoded, texts, strict=True))]
+    return collate(prompts, int(tokenizer.pad_token_id), rows=range(len(prompts)))  # type: ignore[arg-type]

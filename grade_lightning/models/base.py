@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +85,20 @@ def load_base(path: str, *, precision: str = "fp32", revision: str | None = None
     commit = getattr(model.config, "_commit_hash", None)
     name = Path(path).name if local else path
     return BaseLM(model, tokenizer, name, files_fingerprint(Path(path).expanduser()) if local or not commit else commit)
+
+
+def as_base(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> BaseLM:
+    """A transformers model that is in memory already, frozen where it stands; its fingerprint is that of its configuration alone.
+
+    Raises:
+        ValueError: an architecture that is not supported, or a tokenizer without an end-of-sequence token.
+    """
+    name = model.config.name_or_path or type(model).__name__
+    check_config(model.config, name)
+    check_model(model, name)
+    model.requires_grad_(False).eval()
+    _set_padding(tokenizer, name)
+    return BaseLM(model, tokenizer, name, hashlib.sha256(model.config.to_json_string().encode()).hexdigest()[:16])
 
 
 def load_tokenizer(path: str, *, revision: str | None = None, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:

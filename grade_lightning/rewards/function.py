@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from grade_lightning.given import source_of
 from grade_lightning.rewards.base import Completions, Reward, RewardInputs
 
 SHOWN = 200  # characters of a completion in a message
@@ -44,12 +45,15 @@ def load_function(name: str) -> Callable[..., Any]:
 
 
 def source_fingerprint(function: Callable[..., Any]) -> str | None:
-    """A short hash of the file that a function stands in; None where it has none."""
+    """A short hash of the file that a function stands in, in a notebook of its own text; None where it has neither."""
     try:
         file = inspect.getsourcefile(inspect.unwrap(function)) or inspect.getsourcefile(type(function))
     except TypeError:
         return None
-    return None if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]
+    if file is not None and Path(file).is_file():
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]
+    text = source_of(function)
+    return None if text is None else hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class FunctionReward:

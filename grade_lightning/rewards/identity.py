@@ -9,12 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from grade_lightning.data.rated import contents_fingerprint, read_rows
+from grade_lightning.given import given
 from grade_lightning.models.base import check_model_folder, looks_local
 from grade_lightning.models.cache import files_fingerprint
 from grade_lightning.rewards.function import load_function, source_fingerprint
 from grade_lightning.rewards.sequence_classifier import check_classifier_folder
 from grade_lightning.settings.fields import Component, parts_of
-from grade_lightning.settings.reward import FunctionSettings, LikelihoodSettings, PreferenceSettings, SequenceClassifierSettings
+from grade_lightning.settings.reward import (
+    FunctionSettings,
+    GivenSettings,
+    LikelihoodSettings,
+    PreferenceSettings,
+    SequenceClassifierSettings,
+)
 
 
 def fingerprint_of_reward(settings: Any) -> str | None:
@@ -42,6 +49,7 @@ def _of_classifier(settings: SequenceClassifierSettings) -> str | None:
 
 _OF_KIND: dict[type, Callable[[Any], str | None]] = {
     FunctionSettings: lambda settings: source_fingerprint(load_function(settings.function)),
+    GivenSettings: lambda settings: source_fingerprint(given(settings.name)),
     SequenceClassifierSettings: _of_classifier,
     LikelihoodSettings: lambda settings: files_fingerprint(check_model_folder(settings.path)) if looks_local(settings.path) else None,
     PreferenceSettings: lambda settings: contents_fingerprint(

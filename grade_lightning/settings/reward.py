@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import field_validator, model_validator
 
+from grade_lightning.given import fact_of
 from grade_lightning.settings.fields import Bool, Float, Int, Text, component, components, key, parts_of, settings
 
 Scope = Literal["full", "completion"]
@@ -93,6 +94,25 @@ class FunctionSettings(RewardSettings):
     differentiable: ClassVar[bool] = False
 
     function: Text = key("package.module:name, importable from where the command runs")
+
+
+@settings
+class GivenSettings(RewardSettings):
+    """A function or reward that the Python API was given; what it can do is asked of itself."""
+
+    name: Text = key("under which this process has it")
+
+    @property
+    def differentiable(self) -> bool:  # type: ignore[override]
+        return fact_of(self.name, "differentiable")
+
+    @property
+    def soft(self) -> bool:  # type: ignore[override]
+        return fact_of(self.name, "soft")
+
+    @property
+    def scoped(self) -> bool:  # type: ignore[override]
+        return fact_of(self.name, "score")
 
 
 @settings
@@ -223,4 +243,5 @@ REWARDS: dict[str, type] = {
     "grade_lightning.rewards.head_training.trained_classifier": ClassifierHeadSettings,
     "grade_lightning.rewards.sequence_classifier.sequence_classifier": SequenceClassifierSettings,
     "grade_lightning.rewards.function.function_reward": FunctionSettings,
+    "grade_lightning.rewards.given.given_reward": GivenSettings,
 }

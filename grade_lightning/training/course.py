@@ -21,7 +21,7 @@ from grade_lightning.training.recorder import StepRecorder, save_adapter
 
 
 @dataclass
-class Experiment:
+class Course:
     """What one run needs.
 
     Attributes:
