@@ -1,7 +1,8 @@
 """Continuations before and after training: ``python -m grade_lightning.generate run=DIR prompt="..."``.
 
 Keys: ``run`` (a finished run folder), ``prompt`` (text; repeat the key for several), ``samples`` (of each prompt, default 1),
-``seed`` (of the sampling noise, default 0), ``checkpoint`` (``last`` or ``best``).
+``seed`` (of the sampling noise, default 0), ``checkpoint`` (``last`` or ``best``), ``judges`` (``true``: what the run's judges think too,
+which may have to be trained first).
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 from rich.console import Console
-from rich.table import Table
+from rich.padding import Padding
 from rich.text import Text
 
 from grade_lightning.arguments import command
@@ -22,6 +24,9 @@ from grade_lightning.measurements import is_own
 from grade_lightning.records.identity import as_laid_out_now
 from grade_lightning.settings import Settings
 from grade_lightning.settings import parse as parse_settings
+
+if TYPE_CHECKING:
+    from grade_lightning.models.policy import Policy
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +46,7 @@ class Request:
     samples: int = 1
     seed: int = 0
     checkpoint: str = "last"
+    judges: bool = False
 
     def check(self) -> None:
         """Raise ValueError with a remedy, before anything is loaded."""
@@ -70,8 +76,10 @@ def parse(arguments: Sequence[str]) -> Request:
     prompts = []
     for argument in arguments:
         key, equals, value = argument.partition("=")
-        if not equals or key not in ("run", "prompt", "samples", "seed", "checkpoint"):
-            raise ValueError(f"{argument!r} is not understood: use run=DIR prompt=TEXT [samples=N] [seed=N] [checkpoint=last|best]")
+        if not equals or key not in ("run", "prompt", "samples", "seed", "checkpoint", "judges"):
+            raise ValueError(
+                f"{argument!r} is not understood: use run=DIR prompt=TEXT [samples=N] [seed=N] [checkpoint=last|best] [judges=true]"
+            )
         if key == "prompt":
             prompts.append(value)
         else:
@@ -81,8 +89,12 @@ def parse(arguments: Sequence[str]) -> Request:
     for key in ("samples", "seed"):
         if key in values and not values[key].lstrip("-").isdigit():
             raise ValueError(f"{key}={values[key]} is not a whole number")
+    if values.get("judges", "false") not in ("true", "false"):
+        raise ValueError(f"judges={values['judges']} is neither true nor false")
     numbers = {key: int(values[key]) for key in ("samples", "seed") if key in values}
-    return Request(Path(values["run"]), prompts, checkpoint=values.get("checkpoint", "last"), **numbers)
+    return Request(
+        Path(values["run"]), prompts, checkpoint=values.get("checkpoint", "last"), judges=values.get("judges") == "true", **numbers
+    )
 
 
 def settings_of_run(folder: Path) -> Settings:
@@ -107,15 +119,16 @@ def generate(request: Request) -> list[dict[str, dict[str, object]]]:
     from grade_lightning.data.prompts import Prompt, clean_html, collate
     from grade_lightning.evaluation.evaluator import evaluate_batch
     from grade_lightning.rewards.base import evaluation_reward
+    from grade_lightning.rewards.kept import kept_reward
     from grade_lightning.setup import inputs, objects
 
     found = inputs(settings)
     found.check(prompts=False)
-    made = objects(found, judges=True)
+    made = objects(found, judges=request.judges, kept=lambda policy: kept_reward(settings.reward, policy, request.run))
     policy, data = made.policy, settings.data
     policy.load_adapter(request.adapter)
     texts = [text for text in request.prompts for _ in range(request.samples)]
-    most = data.prompt.max_tokens
+    most = min(data.prompt.max_tokens, _room(policy, settings.max_new_tokens))
     texts = [clean_html(text) for text in texts] if getattr(data, "clean_html", False) else texts
     encoded = [policy.tokenizer(text)["input_ids"] for text in texts]
     if not all(encoded):
@@ -137,19 +150,29 @@ def generate(request: Request) -> list[dict[str, dict[str, object]]]:
     return [{"before": b, "after": a} for b, a in zip(before, after, strict=True)]
 
 
+def _room(policy: Policy, new_tokens: int) -> int:
+    """Prompt tokens that the model's positions leave.
+
+    Raises:
+        ValueError: they leave none.
+    """
+    positions = getattr(policy.lm.config, "max_position_embeddings", None) or 10**9  # type: ignore[union-attr]
+    if positions <= new_tokens:
+        raise ValueError(f"the model's {positions} positions leave no room for a prompt beside {new_tokens} new tokens")
+    return int(positions) - new_tokens
+
+
 def show(pairs: list[dict[str, dict[str, object]]]) -> None:
-    """Texts side by side, and a table of what was measured."""
-    console = Console()
-    console = Console(width=max(console.width, 100))
+    """Prompt, continuations, and a line of what was measured of each."""
+    console = Console(width=max(Console().width, 80))
     for pair in pairs:
         console.print(Text(str(pair["before"]["prompt"]), style="bold"))
-        own = [(name, ".2f") for name in pair["before"] if is_own(name)]
-        columns = [*COLUMNS, *own]
-        table = Table("", "continuation", *[name.replace("_", " ") for name, _ in columns])
         for when, measured in pair.items():
-            cells = [format(measured[name], spec) if name in measured else "-" for name, spec in columns]
-            table.add_row(when, Text(str(measured["completion"]).strip()), *cells)
-        console.print(table)
+            own = [(name, ".2f") for name in measured if is_own(name)]
+            said = [f"{name.replace('_', ' ')} {measured[name]:{spec}}" for name, spec in (*COLUMNS, *own) if name in measured]
+            console.print(Padding(Text.assemble((f"{when}: ", "cyan"), str(measured["completion"]).strip()), (0, 2)))
+            console.print(Padding(Text(", ".join(said), style="dim"), (0, 10)))
+        console.print()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

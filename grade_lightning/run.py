@@ -125,6 +125,7 @@ def _open(settings: Settings, plain: Mapping[str, Any], identity: str) -> tuple[
 
 
 def _train(found: Inputs, plain: Mapping[str, Any], identity: str, start: float, extras: Extras) -> dict[str, Any]:
+    from grade_lightning.rewards.kept import keep_head
     from grade_lightning.setup import objects
     from grade_lightning.study.alarm import GradientCosine
     from grade_lightning.training.course import Course
@@ -137,6 +138,8 @@ def _train(found: Inputs, plain: Mapping[str, Any], identity: str, start: float,
     folder, environment, resume = _open(settings, plain, identity)
     with Interrupt(extras.how or partial(_command_to_go_on, folder.path)) as interrupt:
         made = objects(found, judges=_wants_judges(settings), check=partial(folder.begin, environment, again=resume))
+        if folder.writes:
+            keep_head(made.reward, folder.path)
         loggers = _loggers(settings, plain, folder, environment["run_id"])
         alarm = [GradientCosine(evaluation.gradient_cosine_every)] if evaluation.gradient_cosine_every else []
         try:

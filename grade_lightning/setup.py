@@ -122,11 +122,17 @@ class Inputs:
         check_machine(self.settings, self.accelerator)
         if self.model_folder is not None:
             check_model_folder(self.model_folder)
-        check_shape(self.settings, self.accelerator)
+        check_shape(self.settings, self.accelerator, prompt_tokens=self._longest_prompt(prompts))
         _ = self.reward_fingerprint, self.judge_fingerprints  # a function or folder that is not there is refused now
-        if prompts and self.reviews is None:
+        if prompts and isinstance(self.settings.data, PromptDataSettings):
             counts = {name: len(own) for name, own in self.own_prompts.items()}
             log.info("prompts: %s", ", ".join(f"{count:,} {name}" for name, count in counts.items()))
+
+    def _longest_prompt(self, read: bool) -> int | None:
+        """Tokens of the longest prompt of a user's own; None of reviews, which are cut."""
+        if not isinstance(self.settings.data, PromptDataSettings):
+            return None
+        return max(len(prompt.ids) for split in self.own_prompts.values() for prompt in split) if read else 1
 
     def fingerprints(self, base: BaseLM) -> dict[str, Any]:
         """Of everything that was read."""
@@ -198,19 +204,23 @@ class Objects:
         )  # fmt: skip
 
 
-def objects(found: Inputs, *, judges: bool, check: Callable[[dict[str, Any]], None] | None = None) -> Objects:
+def objects(
+    found: Inputs, *, judges: bool, check: Callable[[dict[str, Any]], None] | None = None,
+    kept: Callable[[Policy], Reward | None] | None = None,
+) -> Objects:  # fmt: skip
     """The second phase: load the base LM (pretraining it if the model group says so), and train the reward head, both from the cache
     where they are there.
 
     Args:
         judges: make the judges too.
         check: is given the fingerprints of base LM and data before anything is made with both, and may raise.
+        kept: a reward that is there already, or None; where it is there and no judge is wanted, no reviews are read.
 
     Raises:
         ValueError: any of it cannot be had; the message says what to do.
     """
     settings = found.settings
-    reviews, base = found.reviews, _base(found)
+    base = _base(found)
     if check is not None:
         check(found.fingerprints(base))
     lora = settings.model.lora
@@ -220,8 +230,11 @@ def objects(found: Inputs, *, judges: bool, check: Callable[[dict[str, Any]], No
     )  # fmt: skip
     settings.rollout.check(policy.vocab_size)
     clean_html = isinstance(settings.data, DataSettings) and settings.data.clean_html
-    lent = RewardInputs(base, policy, reviews, clean_html, settings.hardware.precision)
-    reward, report = build(settings.reward, lent)
+    there = None if kept is None else kept(policy)
+    if there is not None and not judges:
+        return Objects(found, base, policy, there, {}, {}, {})
+    lent = RewardInputs(base, policy, found.reviews, clean_html, settings.hardware.precision)
+    reward, report = (there, {}) if there is not None else build(settings.reward, lent)
     log.info("reward: %s", _shown(report))
     made, reports = _judges(settings, lent) if judges else ({}, {})
     return Objects(found, base, policy, reward, report, made, reports)

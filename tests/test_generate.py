@@ -45,6 +45,22 @@ def test_details_of_a_run(run):
     assert results["judge"]["heldout_accuracy_reviews"] > 0.8
 
 
+def test_the_kept_head_needs_no_reviews_and_judges_are_asked_for(run, tmp_path, monkeypatch):
+    """The same rewards as a head that is trained on the reviews again; reviews are split only where a judge is wanted."""
+    arguments = ["prompt=I watched The Broken Garden.", "samples=2"]
+    kept = generate(parse([f"run={run}", *arguments]))
+    judged = generate(parse([f"run={run}", *arguments, "judges=true"]))
+    assert [{key: value for key, value in pair["after"].items() if key != "judge"} for pair in judged] == [pair["after"] for pair in kept]
+    assert "judge" in judged[0]["after"]
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "reward_head.safetensors").unlink()
+    assert generate(parse([f"run={tmp_path / 'run'}", *arguments])) == kept
+    monkeypatch.setattr("grade_lightning.setup.make_splits", None)
+    assert generate(parse([f"run={run}", *arguments])) == kept
+    with pytest.raises(TypeError):
+        generate(parse([f"run={tmp_path / 'run'}", *arguments]))
+
+
 def test_command_shows_texts_and_numbers(run, capsys):
     assert main([f"run={run}", "prompt=The film was shot in 1983."]) == 0
     out = capsys.readouterr().out
@@ -57,7 +73,8 @@ def test_command_shows_texts_and_numbers(run, capsys):
     ("arguments", "message"),
     [(["prompt=x"], "run=DIR"), (["run={missing}", "prompt=x"], "not a run folder"), (["run={run}"], "beginning of a review"),
      (["run={run}", "prompt=x", "checkpoint=third"], "last, best"), (["run={run}", "prompt=x", "samples=many"], "whole number"),
-     (["run={run}", "prompt=x", "speed=1"], "not understood"), (["run={run}", "prompt=x", "samples=0"], "at least 1")],
+     (["run={run}", "prompt=x", "speed=1"], "not understood"), (["run={run}", "prompt=x", "samples=0"], "at least 1"),
+     (["run={run}", "prompt=x", "judges=yes"], "neither true nor false")],
 )  # fmt: skip
 def test_requests_that_cannot_be_met(run, arguments, message, tmp_path, capsys):
     assert main([argument.format(run=run, missing=tmp_path / "missing") for argument in arguments]) == 2

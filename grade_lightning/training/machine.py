@@ -46,9 +46,14 @@ def check_machine(settings: Settings, accelerator: str) -> None:
         refuse("evaluation.gradient_cosine_every", "it works in a single process: leave it at 0 with hardware=ddp")
 
 
-def check_shape(settings: Settings, accelerator: str) -> None:
+def check_shape(settings: Settings, accelerator: str, *, prompt_tokens: int | None = None) -> None:
     """Raise ValueError where vocabulary, positions or size of the model do not suit the settings; where its configuration cannot be had
-    now, loading the model will say why."""
+    now, loading the model will say why.
+
+    Args:
+        prompt_tokens: of the longest prompt; as many as are allowed if None.
+    """
+    prompt_tokens = settings.data.prompt.max_tokens if prompt_tokens is None else prompt_tokens
     hardware, model, processes = settings.hardware, settings.model, process_of_torchrun()[1]
     if model.pretrain is not None:
         shape: Shape | None = Shape.of_recipe(model.pretrain)
@@ -60,7 +65,7 @@ def check_shape(settings: Settings, accelerator: str) -> None:
     settings.rollout.check(shape.vocab_size)
     if settings.evaluation.sampling.top_k > shape.vocab_size:
         refuse("evaluation.sampling.top_k", f"it is above the vocabulary size {shape.vocab_size:,}: lower it")
-    longest = settings.data.prompt.max_tokens + settings.max_new_tokens
+    longest = prompt_tokens + settings.max_new_tokens
     if shape.positions and longest > shape.positions:
         refuse(
             "max_new_tokens",
@@ -69,7 +74,7 @@ def check_shape(settings: Settings, accelerator: str) -> None:
         )
     check_memory(
         shape, rows=-(-settings.effective_batch_size // processes), accumulation=hardware.grad_accumulation,
-        prompt_tokens=settings.data.prompt.max_tokens, new_tokens=settings.max_new_tokens, precision=hardware.precision,
+        prompt_tokens=prompt_tokens, new_tokens=settings.max_new_tokens, precision=hardware.precision,
         lora_rank=model.lora.r, graphs=2 if settings.method_settings.relaxed else 1, top_k=settings.rollout.top_k,
         accelerator=accelerator, checkpointing=hardware.activation_checkpointing,
     )  # fmt: skip
