@@ -47,7 +47,8 @@ def _between(products: np.ndarray, weight: np.ndarray) -> float:
     """Weighted mean of the inner products of different prompts: no noise is common to the two sides."""
     pairs = np.outer(weight, weight)
     np.fill_diagonal(pairs, 0.0)
-    return float((pairs * products).sum() / pairs.sum())
+    total = pairs.sum()
+    return float((pairs * products).sum() / total) if total > 0 else math.nan  # all of the weight on one prompt says nothing
 
 
 class Inner:

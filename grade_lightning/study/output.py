@@ -26,23 +26,28 @@ _SHOWN = (
 )
 
 
+UNKNOWN = "not known"
+
+
 def _cell(entry: dict[str, Any], name: str, spec: str) -> str:
     value, interval = entry["numbers"][name], entry["intervals"].get(name)
-    if interval is None:  # of an earlier version, which did not resample it
-        return "?" if math.isnan(value) else format(value, spec)
-    ends = ", ".join("?" if math.isnan(end) else format(end, spec) for end in interval)
-    return f"{'?' if math.isnan(value) else format(value, spec)} [{ends}]"
+    said = UNKNOWN if math.isnan(value) else format(value, spec)
+    if interval is None or (math.isnan(value) and math.isnan(interval[0])):  # no interval: of an earlier version, which did not resample it
+        return said
+    return f"{said} [{UNKNOWN if math.isnan(interval[0]) else ', '.join(format(end, spec) for end in interval)}]"
 
 
 def _crossover(entry: dict[str, Any], unit: str) -> str:
     if unit not in entry["crossovers"]:
         return ""
-    ends = ", ".join(_place(end) for end in entry["crossover_intervals"][unit])
-    return f"{_place(entry['crossovers'][unit])} [{ends}]"
+    place, ends = _place(entry["crossovers"][unit]), [_place(end) for end in entry["crossover_intervals"][unit]]
+    if set(ends) == {UNKNOWN}:
+        return place if place == UNKNOWN else f"{place} [{UNKNOWN}]"
+    return f"{place} [{', '.join(ends)}]"
 
 
 def _place(cost: float) -> str:
-    return "?" if math.isnan(cost) else "never" if math.isinf(cost) else f"{cost:,.0f}" if cost else "from the start"
+    return UNKNOWN if math.isnan(cost) else "never" if math.isinf(cost) else f"{cost:,.0f}" if cost else "from the start"
 
 
 def for_json(found: dict[str, Any]) -> dict[str, Any]:
@@ -84,7 +89,7 @@ def from_json(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def table(found: dict[str, Any]) -> Table:
-    """A row for each estimator, 95% intervals over prompts in brackets; "?" where noise leaves nothing to say."""
+    """A row for each estimator, 95% intervals over prompts in brackets."""
     rows = []
     for label, entry in found["estimators"].items():
         numbers = entry["numbers"]
@@ -107,11 +112,16 @@ def table(found: dict[str, Any]) -> Table:
     notes = [
         f"{found['prompts']} prompts x {found['draws']} draws of {found['rollouts']} completions; cosine to the mean of the reference "
         f"({found['reference']}, unbiased) over other prompts; rho_N = cosine / sqrt(1 + NVR / N), N rollouts of N / G prompts, G as the "
-        "method trains (1, and the draws' completions for rloo and grpo).",
+        "method trains (a draw's completions where a method compares those of one prompt, else 1).",
         "c = cosine x length ratio: a KL of its full length beside such a reward gradient weighs beta / c.",
         "Overtakes: from where on the reference's curve of rho stays the higher one, within 4 to 4,096 rollouts of both, with a 95% "
-        "interval over prompts; ? where noise leaves no curve, or no cost within the reach of both.",
+        "interval over prompts.",
     ]
+    if any(UNKNOWN in str(cell) for row in rows for cell in row.values()):
+        notes.append(
+            f"{UNKNOWN}: noise leaves a squared length at or below 0, or no curve, in more than one resample of forty; with {found['prompts']} "
+            "prompts these are questions that were not answered: raise prompts=, draws= or rollouts=."
+        )
     return Table("Gradient quality", columns, rows, notes)
 
 
