@@ -2,7 +2,7 @@
 
 Keys: ``run`` (a finished run folder), ``prompt`` (text; repeat the key for several), ``samples`` (of each prompt, default 1),
 ``seed`` (of the sampling noise, default 0), ``checkpoint`` (``last`` or ``best``), ``judges`` (``true``: what the run's judges think too,
-which may have to be trained first).
+which may have to be trained first), ``trust`` (``true``: import code from outside this package that the run's configuration names).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from grade_lightning.measurements import is_own
 from grade_lightning.records.identity import as_laid_out_now
 from grade_lightning.settings import Settings
 from grade_lightning.settings import parse as parse_settings
+from grade_lightning.settings.trust import check_trust
 
 if TYPE_CHECKING:
     from grade_lightning.models.policy import Policy
@@ -47,6 +48,7 @@ class Request:
     seed: int = 0
     checkpoint: str = "last"
     judges: bool = False
+    trust: bool = False
 
     def check(self) -> None:
         """Raise ValueError with a remedy, before anything is loaded."""
@@ -76,9 +78,10 @@ def parse(arguments: Sequence[str]) -> Request:
     prompts = []
     for argument in arguments:
         key, equals, value = argument.partition("=")
-        if not equals or key not in ("run", "prompt", "samples", "seed", "checkpoint", "judges"):
+        if not equals or key not in ("run", "prompt", "samples", "seed", "checkpoint", "judges", "trust"):
             raise ValueError(
-                f"{argument!r} is not understood: use run=DIR prompt=TEXT [samples=N] [seed=N] [checkpoint=last|best] [judges=true]"
+                f"{argument!r} is not understood: use run=DIR prompt=TEXT [samples=N] [seed=N] [checkpoint=last|best] [judges=true] "
+                "[trust=true]"
             )
         if key == "prompt":
             prompts.append(value)
@@ -89,19 +92,24 @@ def parse(arguments: Sequence[str]) -> Request:
     for key in ("samples", "seed"):
         if key in values and not values[key].lstrip("-").isdigit():
             raise ValueError(f"{key}={values[key]} is not a whole number")
-    if values.get("judges", "false") not in ("true", "false"):
-        raise ValueError(f"judges={values['judges']} is neither true nor false")
+    for key in ("judges", "trust"):
+        if values.get(key, "false") not in ("true", "false"):
+            raise ValueError(f"{key}={values[key]} is neither true nor false")
+    judges, trust = (values.get(key) == "true" for key in ("judges", "trust"))
     numbers = {key: int(values[key]) for key in ("samples", "seed") if key in values}
-    return Request(
-        Path(values["run"]), prompts, checkpoint=values.get("checkpoint", "last"), judges=values.get("judges") == "true", **numbers
-    )
+    checkpoint = values.get("checkpoint", "last")
+    return Request(Path(values["run"]), prompts, numbers.get("samples", 1), numbers.get("seed", 0), checkpoint, judges, trust)
 
 
-def settings_of_run(folder: Path) -> Settings:
+def settings_of_run(folder: Path, *, trust: bool = False) -> Settings:
     """The settings of a run folder, of earlier versions too.
 
+    Args:
+        folder: of the run.
+        trust: code from outside this package that it names may be imported.
+
     Raises:
-        ValueError: its ``config.yaml`` is none that this version understands.
+        ValueError: its ``config.yaml`` is none that this version understands, or names foreign code.
     """
     try:
         plain = yaml.safe_load((folder / "config.yaml").read_text())
@@ -109,13 +117,16 @@ def settings_of_run(folder: Path) -> Settings:
         raise ValueError(f"{folder / 'config.yaml'} cannot be read ({type(error).__name__})") from error
     if not isinstance(plain, dict):
         raise ValueError(f"{folder / 'config.yaml'} holds no settings")
-    return parse_settings(as_laid_out_now(plain))
+    plain = as_laid_out_now(plain)
+    if not trust:
+        check_trust(plain, folder)
+    return parse_settings(plain)
 
 
 def generate(request: Request) -> list[dict[str, dict[str, object]]]:
     """For each prompt and sample, what evaluation measures of the ``before`` and the ``after`` continuation, and their texts."""
     request.check()
-    settings = settings_of_run(request.run)
+    settings = settings_of_run(request.run, trust=request.trust)
     from grade_lightning.data.prompts import Prompt, clean_html, collate
     from grade_lightning.evaluation.evaluator import evaluate_batch
     from grade_lightning.rewards.base import evaluation_reward

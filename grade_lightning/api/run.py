@@ -48,7 +48,10 @@ class Run:
         with (self.dir / "metrics.csv").open() as stream:
             return [{name: float(cell) for name, cell in row.items() if cell} for row in csv.DictReader(stream)]
 
-    def generate(self, prompts: str | Sequence[str], *, samples: int = 1, seed: int = 0, checkpoint: str = "last") -> Generations:
+    def generate(
+        self, prompts: str | Sequence[str], *, samples: int = 1, seed: int = 0, checkpoint: str = "last", judges: bool = False,
+        trust: bool = False,
+    ) -> Generations:  # fmt: skip
         """Continuations before and after training, the same noise for both.
 
         Args:
@@ -56,6 +59,8 @@ class Run:
             samples: of each prompt.
             seed: of the noise.
             checkpoint: ``last`` or ``best``.
+            judges: what the run's judges think too, which may have to be trained first.
+            trust: code from outside this package that the run's configuration names may be imported.
         """
         from grade_lightning.generate import Request, generate
         from grade_lightning.training.process import prepare_process
@@ -64,7 +69,7 @@ class Run:
             give(self._reward)
         prepare_process()
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
-        return Generations(generate(Request(self.dir, texts, samples, seed, checkpoint)))
+        return Generations(generate(Request(self.dir, texts, samples, seed, checkpoint, judges=judges, trust=trust)))
 
     def report(self, out: str | Path | None = None) -> Path:
         """Write the report of this run; returns its page.

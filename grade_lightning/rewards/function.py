@@ -30,6 +30,8 @@ def load_function(name: str) -> Callable[..., Any]:
     module, colon, attribute = name.partition(":")
     if not colon or not module or not attribute:
         raise ValueError(f"reward.function={name} is no package.module:name")
+    if module.split(".")[0] in sys.stdlib_module_names - {"__main__"}:
+        raise ValueError(f"reward.function={name} is part of Python itself: name a function of a module of yours")
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)

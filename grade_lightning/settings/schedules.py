@@ -69,6 +69,7 @@ class GumbelRaoSettings:
 
 RELAXATIONS: dict[str, type] = {
     "grade_lightning.estimators.decoupled_st_weights": PlainRelaxationSettings,
+    "grade_lightning.estimators.entropy_gated_weights": PlainRelaxationSettings,
     "grade_lightning.estimators.reinmax_weights": PlainRelaxationSettings,
     "grade_lightning.estimators.gumbel_rao_weights": GumbelRaoSettings,
 }

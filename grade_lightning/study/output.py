@@ -119,8 +119,8 @@ def table(found: dict[str, Any]) -> Table:
     ]
     if any(UNKNOWN in str(cell) for row in rows for cell in row.values()):
         notes.append(
-            f"{UNKNOWN}: noise leaves a squared length at or below 0, or no curve, in more than one resample of forty; with {found['prompts']} "
-            "prompts these are questions that were not answered: raise prompts=, draws= or rollouts=."
+            f"{UNKNOWN}: noise leaves a squared length at or below 0, or no curve, in more than one resample of forty; with "
+            f"{found['prompts']} prompts these are questions that were not answered: raise prompts=, draws= or rollouts=."
         )
     return Table("Gradient quality", columns, rows, notes)
 

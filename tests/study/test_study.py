@@ -128,7 +128,11 @@ def test_crossovers_that_are_no_number_are_told_apart():
     written = json.loads(json_text(for_json({"estimators": {"a": entry}})))["estimators"]["a"]
     assert written["crossovers"] == {"rollouts": "never", "tokens": 0.0, "seconds": None}
     assert written["crossover_intervals"]["rollouts"] == [640.0, "never"]
-    assert [_crossover(entry, unit) for unit in units] == ["never [640, never]", "from the start [640, from the start]", "not known [640, not known]"]
+    assert [_crossover(entry, unit) for unit in units] == [
+        "never [640, never]",
+        "from the start [640, from the start]",
+        "not known [640, not known]",
+    ]
 
 
 def test_command(tmp_path, shared_cache, monkeypatch, capsys):
