@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import yaml
@@ -109,7 +109,7 @@ def generate(request: Request) -> list[dict[str, dict[str, object]]]:
     from grade_lightning.rewards.base import evaluation_reward
     from grade_lightning.setup import inputs, objects
 
-    found = inputs(settings)
+    found = inputs(replace(settings, run=replace(settings.run, adapter=None)))  # whatever it started from
     found.check(prompts=False)
     made = objects(found, judges=True)
     policy, data = made.policy, settings.data

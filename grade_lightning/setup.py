@@ -17,6 +17,7 @@ from grade_lightning.data.own import PromptSplits, load_prompt_splits
 from grade_lightning.data.prompts import Prompt
 from grade_lightning.evaluation.judges import check_best
 from grade_lightning.methods.base import Context
+from grade_lightning.models.adapters import Adapter, starting_adapter
 from grade_lightning.models.base import BaseLM, check_model_folder, load_base, load_tokenizer
 from grade_lightning.models.cache import files_fingerprint
 from grade_lightning.models.policy import Policy
@@ -98,6 +99,17 @@ class Inputs:
         """The same of judges, by name; those whose settings say all are left out."""
         return fingerprints_of(self.settings.evaluation.judges)
 
+    @cached_property
+    def adapter(self) -> Adapter | None:
+        """What the policy starts from; None = new adapters."""
+        path = self.settings.run.adapter
+        return None if path is None else starting_adapter(path, self.settings.model.lora)
+
+    @cached_property
+    def adapter_fingerprint(self) -> str | None:
+        """Of the adapter that the policy starts from."""
+        return None if self.adapter is None else self.adapter.fingerprint
+
     def named_by_folder(self) -> dict[str, Any]:
         """Fingerprints of what the settings name by a folder of this machine, whose contents their hash does not know."""
         found: dict[str, Any] = {}
@@ -107,6 +119,8 @@ class Inputs:
             found["reward_fingerprint"] = self.reward_fingerprint
         if self.judge_fingerprints:
             found["judge_fingerprints"] = self.judge_fingerprints
+        if self.adapter_fingerprint is not None:
+            found["adapter_fingerprint"] = self.adapter_fingerprint
         data = self.settings.data
         named = (getattr(data, key, None) for key in ("path", "validation_path", "test_path"))
         if any(path is not None and Path(path).expanduser().exists() for path in named):
@@ -123,7 +137,7 @@ class Inputs:
         if self.model_folder is not None:
             check_model_folder(self.model_folder)
         check_shape(self.settings, self.accelerator)
-        _ = self.reward_fingerprint, self.judge_fingerprints  # a function or folder that is not there is refused now
+        _ = self.adapter, self.reward_fingerprint, self.judge_fingerprints  # a function or folder that is not there is refused now
         if prompts and self.reviews is None:
             counts = {name: len(own) for name, own in self.own_prompts.items()}
             log.info("prompts: %s", ", ".join(f"{count:,} {name}" for name, count in counts.items()))
@@ -132,6 +146,7 @@ class Inputs:
         """Of everything that was read."""
         reward: dict[str, Any] = {} if self.reward_fingerprint is None else {"reward": self.reward_fingerprint}
         reward |= {"judges": self.judge_fingerprints} if self.judge_fingerprints else {}
+        reward |= {"adapter": self.adapter_fingerprint} if self.adapter_fingerprint else {}
         if self.reviews is None:
             return {**reward, "base LM": base.fingerprint, "prompts": self.splits.fingerprints}
         reviews = {**self.reviews.fingerprints, "unused": fingerprint(self.reviews.unused)}
@@ -218,6 +233,8 @@ def objects(found: Inputs, *, judges: bool, check: Callable[[dict[str, Any]], No
         base, r=lora.r, alpha=lora.alpha, dropout=lora.dropout, target_modules=lora.target_modules, seed=settings.seed,
         checkpointing=settings.hardware.activation_checkpointing,
     )  # fmt: skip
+    if found.adapter is not None:
+        policy.load_adapter(found.adapter.file)
     settings.rollout.check(policy.vocab_size)
     clean_html = isinstance(settings.data, DataSettings) and settings.data.clean_html
     lent = RewardInputs(base, policy, reviews, clean_html, settings.hardware.precision)
@@ -246,12 +263,18 @@ def _shown(report: dict[str, Any]) -> str:
     )
 
 
+def base_path(found: Inputs) -> str:
+    """The folder or hub id of the base LM, which is pretrained now if the model group says so and it is not there yet."""
+    model = found.settings.model
+    if model.pretrain is not None:
+        return str(pretrained_folder(found.corpus.unsupervised(), model.pretrain, accelerator=found.accelerator))
+    assert model.path is not None
+    return model.path
+
+
 def _base(found: Inputs) -> BaseLM:
     settings = found.settings
-    model, path = settings.model, settings.model.path
-    if model.pretrain is not None:
-        path = str(pretrained_folder(found.corpus.unsupervised(), model.pretrain, accelerator=found.accelerator))
-    assert path is not None
+    model, path = settings.model, base_path(found)
     base = load_base(path, precision=settings.hardware.precision, revision=model.revision, trust_remote_code=model.trust_remote_code)
     if found.accelerator == "cuda":
         base.model.cuda()  # type: ignore[call-arg]

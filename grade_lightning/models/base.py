@@ -19,12 +19,18 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}
 
 @dataclass(frozen=True)
 class BaseLM:
-    """A frozen causal language model, its tokenizer, and a hash that identifies both."""
+    """A frozen causal language model, its tokenizer, and a hash that identifies both.
+
+    Attributes:
+        name: hub id, or the last part of the folder. fingerprint: commit on the hub, or hash of the folder's files.
+        hub: the hub id; None for a folder.
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     name: str
     fingerprint: str
+    hub: str | None = None
 
 
 def check_weights(folder: Path) -> None:
@@ -83,7 +89,8 @@ def load_base(path: str, *, precision: str = "fp32", revision: str | None = None
     check_model(model, path)
     commit = getattr(model.config, "_commit_hash", None)
     name = Path(path).name if local else path
-    return BaseLM(model, tokenizer, name, files_fingerprint(Path(path).expanduser()) if local or not commit else commit)
+    fingerprint = files_fingerprint(Path(path).expanduser()) if local or not commit else commit
+    return BaseLM(model, tokenizer, name, fingerprint, hub=None if local else path)
 
 
 def load_tokenizer(path: str, *, revision: str | None = None, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
