@@ -80,20 +80,23 @@ def _base(made: Exported) -> str:
 
 def loading(made: Exported) -> str:
     """Python that loads model and tokenizer with transformers and PEFT alone."""
-    base, where, code_of_others = made.base, made.where, ", trust_remote_code=True" if made.base.trust_remote_code else ""
-    options = f', dtype="{made.run.dtype}"{code_of_others}'
-    tokenizer = f"tokenizer = AutoTokenizer.from_pretrained({where!r}{code_of_others})"
-    imports = "from transformers import AutoModelForCausalLM, AutoTokenizer\n"
-    if made.merged:
-        return f"{imports}\n{tokenizer}\nmodel = AutoModelForCausalLM.from_pretrained({where!r}{options})"
-    if base.hub is not None:
-        source = f"{base.hub!r}, revision={base.revision!r}"
-    elif where == ".":
-        source = repr(f"./{BASE}")
-    else:
-        source = f"{where!r}, subfolder={BASE!r}"
-    model = f"model = AutoModelForCausalLM.from_pretrained({source}{options})"
-    return f"from peft import PeftModel\n{imports}\n{tokenizer}\n{model}\nmodel = PeftModel.from_pretrained(model, {where!r})"
+    base, where, more = made.base, repr(made.where), ", trust_remote_code=True" if made.base.trust_remote_code else ""
+    imports, fetch = ["from transformers import AutoModelForCausalLM, AutoTokenizer"], []
+    source = where
+    if not made.merged:
+        imports = ["from peft import PeftModel", *imports]
+        source = f"{base.hub!r}, revision={base.revision!r}" if base.hub is not None else repr(f"./{BASE}")
+    if not made.merged and base.hub is None and made.where != ".":
+        # transformers looks for adapters above a subfolder, so a base below them can be loaded from a disk alone.
+        imports, fetch = ["from huggingface_hub import snapshot_download", *imports], [f"folder = snapshot_download({where})"]
+        where, source = "folder", f'f"{{folder}}/{BASE}"'
+    lines = [
+        *fetch,
+        f"tokenizer = AutoTokenizer.from_pretrained({where}{more})",
+        f'model = AutoModelForCausalLM.from_pretrained({source}, dtype="{made.run.dtype}"{more})',
+        *([] if made.merged else [f"model = PeftModel.from_pretrained(model, {where})"]),
+    ]
+    return "\n".join([*imports, "", *lines])
 
 
 def _beside(made: Exported) -> str:

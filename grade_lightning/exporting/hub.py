@@ -44,15 +44,16 @@ def push(out: Path, repository: str) -> str:
         url = api.create_repo(repository, private=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as staged:
             api.upload_folder(
-                repo_id=repository, folder_path=_as_uploaded(out, Path(staged)), commit_message="Export of GRADE-Lightning"
+                repo_id=repository, folder_path=_as_uploaded(out, Path(staged), repository), commit_message="Export of GRADE-Lightning"
             )  # fmt: skip
     except Exception as error:  # of the hub's client, its HTTP client, its storage: each has classes of its own
         raise ValueError(f"the upload to {repository} at {api.endpoint} failed ({_reason(error)}). The export is in {out}") from error
     return str(url)
 
 
-def _as_uploaded(out: Path, staged: Path) -> Path:
-    """The folder to upload: an adapter that names a folder of this machine as its base does not do so there."""
+def _as_uploaded(out: Path, staged: Path, repository: str) -> Path:
+    """The folder to upload: an adapter whose base is a folder of this machine names the copy in the repository instead, as a person
+    reads it.  No library loads that by itself, and each refuses it at once; the card's lines do."""
     if not (out / BASE).is_dir():
         return out
     for name in files_of(out):
@@ -61,7 +62,7 @@ def _as_uploaded(out: Path, staged: Path) -> Path:
         place.symlink_to((out / name).resolve())
     (staged / CONFIG).unlink()
     (staged / CONFIG).write_bytes((out / CONFIG).read_bytes())
-    name_base(staged, None)
+    name_base(staged, f"{repository}/{BASE}")
     return staged
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from grade_lightning.exporting.finished import FinishedRun
 from grade_lightning.models.adapters import CONFIG, WEIGHTS, Adapter, name_base
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
 BASE = "base"  # the folder beside an adapter whose base no hub has
@@ -90,16 +91,17 @@ def write_merged(run: FinishedRun, adapter: Adapter, base: Base, folder: Path) -
     dtype = loaded.model.dtype
     config = LoraConfig(**{name: adapter.config[name] for name in ("r", "lora_alpha", "target_modules", "fan_in_fan_out", "task_type")})
     model = get_peft_model(loaded.model.float(), config)
-    result = set_peft_model_state_dict(model, load_file(str(adapter.file)))
+    result: Any = set_peft_model_state_dict(model, load_file(str(adapter.file)))
     if result.unexpected_keys or any("lora_" in name for name in result.missing_keys):
         raise ValueError(f"{adapter.folder} is an adapter of another model")
     lost = total = 0.0
-    for layer in model.modules():
-        if isinstance(layer, LoraLayer) and dtype != torch.float32:
-            delta = layer.get_delta_weight("default")  # type: ignore[operator]
-            exact = layer.get_base_layer().weight + delta  # type: ignore[operator]
-            lost += float((exact.to(dtype).float() - exact).square().sum())
-            total += float(delta.square().sum())
-    merged = model.merge_and_unload(safe_merge=True).to(dtype)  # type: ignore[operator]
-    merged.save_pretrained(folder)
+    with torch.no_grad():
+        for layer in model.modules():
+            if isinstance(layer, LoraLayer) and dtype != torch.float32:
+                delta: Tensor = layer.get_delta_weight("default")  # type: ignore[operator]
+                exact = layer.get_base_layer().weight + delta  # type: ignore[operator]
+                lost += float((exact.to(dtype).float() - exact).square().sum())
+                total += float(delta.square().sum())
+    merged: Any = model.merge_and_unload(safe_merge=True)  # type: ignore[operator]
+    merged.to(dtype).save_pretrained(folder)
     return (lost / total) ** 0.5 if total else 0.0
