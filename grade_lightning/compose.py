@@ -19,7 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, Node, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from grade_lightning.records.identity import NOT_IDENTITY, run_hash
+from grade_lightning.records.identity import NOT_IDENTITY, START, run_hash
 from grade_lightning.settings import Settings, SettingsError, parse
 from grade_lightning.settings.describe import config_folder
 from grade_lightning.settings.fields import fields_of
@@ -35,7 +35,8 @@ def config_hash(root: DictConfig, *, without: tuple[str, ...] = ()) -> str:
     """:func:`grade_lightning.records.identity.run_hash` of a composed configuration."""
     identity = OmegaConf.masked_copy(root, [str(key) for key in root if key not in (*NOT_IDENTITY, *without)])
     identity._set_parent(root)  # interpolations still see the whole configuration
-    return run_hash(_plain(identity), without=without)
+    start = OmegaConf.select(root, ".".join(START))  # alone: the rest of its group may refer to this very hash
+    return run_hash({**_plain(identity), START[0]: {START[1]: start}}, without=without)
 
 
 def _plain(cfg: DictConfig) -> dict[str, Any]:

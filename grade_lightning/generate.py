@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -133,7 +133,7 @@ def generate(request: Request) -> list[dict[str, dict[str, object]]]:
     from grade_lightning.rewards.kept import kept_reward
     from grade_lightning.setup import inputs, objects
 
-    found = inputs(settings)
+    found = inputs(replace(settings, run=replace(settings.run, adapter=None)))  # whatever it started from
     found.check(prompts=False)
     made = objects(found, judges=request.judges, kept=lambda policy: kept_reward(settings.reward, policy, request.run))
     policy, data = made.policy, settings.data

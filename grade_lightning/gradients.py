@@ -100,7 +100,8 @@ def _measure(study: Study) -> dict[str, Any]:
     found.check()
     made = objects(found, judges=False)
     policy, data = made.policy, made.data()
-    _place(policy, study)
+    if study.checkpoint is not None or found.adapter is None:
+        _place(policy, study)
     data.setup()
     prompts, rollout = data.prompts["policy"][: study.prompts], first.rollout
     if len(prompts) < study.prompts:

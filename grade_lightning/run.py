@@ -96,6 +96,7 @@ def _results_of_finished(found: Inputs, identity: str) -> dict[str, Any] | None:
         "splits": "other reviews or prompts",
         "reward_fingerprint": "another reward",
         "judge_fingerprints": "other judges",
+        "adapter_fingerprint": "another starting adapter",
     }
     for key, fingerprint in found.named_by_folder().items():
         if fingerprint != results.get(key):
@@ -174,6 +175,7 @@ def _description(made: Objects, plain: Mapping[str, Any], identity: str) -> dict
         "model_name": base.name, "model_fingerprint": base.fingerprint, "config_hash": identity,
         "variant_hash": run_hash(plain, without=("seed",)), "reward_head": made.reward_report,
         "reward_fingerprint": made.inputs.reward_fingerprint, "judge_fingerprints": made.inputs.judge_fingerprints or None,
+        "adapter_fingerprint": made.inputs.adapter_fingerprint,
         "judge": made.judge_reports.get(CLASSIFIER_JUDGE), "judges": made.judge_reports,
         "splits": splits.fingerprints, "duplicates": splits.duplicates,
     }  # fmt: skip

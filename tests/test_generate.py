@@ -55,7 +55,7 @@ def test_the_kept_head_needs_no_reviews_and_judges_are_asked_for(run, tmp_path, 
     shutil.copytree(run, tmp_path / "run")
     (tmp_path / "run" / "reward_head.safetensors").unlink()
     assert generate(parse([f"run={tmp_path / 'run'}", *arguments])) == kept
-    monkeypatch.setattr("grade_lightning.setup.make_splits", None)
+    monkeypatch.setattr("grade_lightning.inputs.make_splits", None)
     assert generate(parse([f"run={run}", *arguments])) == kept
     with pytest.raises(TypeError):
         generate(parse([f"run={tmp_path / 'run'}", *arguments]))

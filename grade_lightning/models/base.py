@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from grade_lightning.models.cache import files_fingerprint
@@ -20,12 +21,18 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}
 
 @dataclass(frozen=True)
 class BaseLM:
-    """A frozen causal language model, its tokenizer, and a hash that identifies both."""
+    """A frozen causal language model, its tokenizer, and a hash that identifies both.
+
+    Attributes:
+        name: hub id, or the last part of the folder. fingerprint: commit on the hub, or hash of the folder's files.
+        hub: the hub id; None for a folder.
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     name: str
     fingerprint: str
+    hub: str | None = None
 
 
 def check_weights(folder: Path) -> None:
@@ -82,9 +89,17 @@ def load_base(path: str, *, precision: str = "fp32", revision: str | None = None
         raise _not_loaded(path, error, local) from error
     model.requires_grad_(False).eval()
     check_model(model, path)
-    commit = getattr(model.config, "_commit_hash", None)
-    name = Path(path).name if local else path
-    return BaseLM(model, tokenizer, name, files_fingerprint(Path(path).expanduser()) if local or not commit else commit)
+    if local:
+        return BaseLM(model, tokenizer, Path(path).name, files_fingerprint(Path(path).expanduser()))
+    return BaseLM(model, tokenizer, path, _commit(path, revision), hub=path)
+
+
+def _commit(hub_id: str, revision: str | None) -> str:
+    """The commit of a hub's model that was just loaded: its files lie in the client's cache under that name."""
+    found = try_to_load_from_cache(hub_id, "config.json", revision=revision)
+    if not isinstance(found, str):
+        raise ValueError(f"no commit is known of {hub_id}: the hub's cache does not hold what was loaded; set model.revision to a commit")
+    return Path(found).parent.name
 
 
 def as_base(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> BaseLM:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import Cache, DynamicCache
 
 from grade_lightning.estimators import SoftTokens
+from grade_lightning.models.adapters import name_base
 from grade_lightning.models.base import BaseLM
 from grade_lightning.models.checkpointing import CheckpointedLayer, checkpointed
 from grade_lightning.models.dropout import KeyedDropout
@@ -87,6 +88,7 @@ class Policy(nn.Module):
             torch.manual_seed(seed)
             self.peft: PeftModel = get_peft_model(base.model, config)  # type: ignore[assignment]
         self.tokenizer, self.name = base.tokenizer, base.name
+        self._hub = (base.hub, base.fingerprint) if base.hub else (None, None)
         self.vocab_size: int = base.model.get_output_embeddings().weight.shape[0]
         self.pad_id = int(base.tokenizer.pad_token_id)  # type: ignore[arg-type]
         self.eos_ids = _eos_ids(base)
@@ -251,8 +253,11 @@ class Policy(nn.Module):
             KeyedDropout.deactivate(self._dropouts)
 
     def save_adapter(self, folder: Path) -> None:
-        """Write ``adapter_model.safetensors`` and ``adapter_config.json`` in PEFT's layout."""
+        """Write ``adapter_model.safetensors`` and ``adapter_config.json`` in PEFT's layout; the base is named by its hub id, and not at
+        all where it is a folder, which another machine does not have."""
         self.peft.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
+        (folder / "README.md").unlink(missing_ok=True)  # PEFT's form to fill in, which names the folder
+        name_base(folder, *self._hub)
 
     def load_adapter(self, file: Path) -> None:
         """Take the adapter's weights from an ``adapter_model.safetensors``.
@@ -267,6 +272,9 @@ class Policy(nn.Module):
         missing = [name for name in result.missing_keys if "lora_" in name]
         if missing:
             raise ValueError(f"{file} is an adapter of another model: it lacks {missing[0]} and {len(missing) - 1} more")
+        if result.unexpected_keys:
+            first, more = result.unexpected_keys[0], len(result.unexpected_keys) - 1
+            raise ValueError(f"{file} is an adapter of another model: there is no layer for {first} and {more} more")
 
 
 def _eos_ids(base: BaseLM) -> tuple[int, ...]:

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
-PATHS = ("path", "validation_path", "test_path")  # keys that hold a folder, a file or a hub id
+PATHS = ("path", "validation_path", "test_path", "adapter")  # keys that hold a folder, a file or a hub id
 NOT_IDENTITY = ("hydra", "run", "logger")  # where and how a run is written down, not what it is
+START = ("run", "adapter")  # the one key among them that is what a run is, where it is set
 
 
 # Keys of later versions and the value that earlier ones had by construction: with it a run keeps the hash it had.
@@ -133,5 +134,8 @@ def run_hash(resolved: Mapping[str, Any], *, without: tuple[str, ...] = ()) -> s
         resolved: plain dictionaries, lists and scalars; a value that is missing reads ``???``.
     """
     plain = {key: value for key, value in resolved.items() if key not in NOT_IDENTITY + without}
+    group, key = START
+    if (start := (resolved.get(group) or {}).get(key)) is not None:
+        plain[group] = {key: start}
     plain = _without_folders(_with_former_paths(_as_formerly_laid_out(_with_changed(_without_added(plain)))))
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]

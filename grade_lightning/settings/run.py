@@ -106,11 +106,15 @@ class LoggerSettings:
 
 @settings
 class RunSettings:
-    """Where a run is written; nothing here is part of what it is."""
+    """Where a run is written, which is no part of what it is, and the adapter that it starts from, which is."""
 
     dir: Text = key("the run folder", default="outputs/run")
     resume: Text | None = key("an unfinished run folder to go on with; the same command into the same run.dir does so too", default=None)
     checkpoint_every: Int = key("policy steps between checkpoints", default=10, ge=1)
+    adapter: Text | None = key(
+        "folder of an adapter of the same LoRA shape that the policy starts from; the reference stays the base without adapters; null = "
+        "new adapters, which change nothing yet", default=None,
+    )  # fmt: skip
 
 
 @settings

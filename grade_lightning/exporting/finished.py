@@ -1,0 +1,77 @@
+"""What a finished run says of itself."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from grade_lightning.settings import Settings
+
+CHECKPOINTS = ("last", "best")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run folder as values.
+
+    Attributes:
+        path: of the folder.
+        settings: checked. config: the same as plain values, as the run wrote them.
+        results, environment: of ``results.json`` and ``environment.json``.
+        samples: the lines of ``samples.jsonl``.
+    """
+
+    path: Path
+    settings: Settings
+    config: dict[str, Any]
+    results: dict[str, Any]
+    environment: dict[str, Any]
+    samples: list[dict[str, Any]]
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Of the base: a commit of the hub, or a hash of a folder's files."""
+        return self.results.get("model_fingerprint")
+
+    @property
+    def hub(self) -> str | None:
+        """The base's hub id; None where it was a folder or was pretrained for the run."""
+        path = self.settings.model.path
+        return path if path is not None and _COMMIT.fullmatch(self.fingerprint or "") else None
+
+    @property
+    def dtype(self) -> str:
+        """Of the base's weights, as torch calls it."""
+        return {"fp32": "float32", "bf16": "bfloat16"}[self.settings.hardware.precision]
+
+    def pairs(self, most: int) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+        """Samples of the same prompts before and after training: of the test, or of the first and the last validation without one."""
+        before, after = self._samples("initial"), self._samples("test")
+        if not (before and after):
+            steps = [sample["step"] for sample in self.samples if sample["split"] == "validation"]
+            before, after = (self._samples("validation", step) for step in (min(steps), max(steps))) if steps else ({}, {})
+        return [(before[prompt], after[prompt]) for prompt in before if prompt in after][:most]
+
+    def _samples(self, split: str, step: int | None = None) -> dict[Any, dict[str, Any]]:
+        return {s["prompt_id"]: s for s in self.samples if s["split"] == split and step in (None, s["step"])}
+
+
+def read_finished(path: Path, settings: Settings, config: dict[str, Any]) -> FinishedRun:
+    """The rest of a run folder.
+
+    Raises:
+        ValueError: it is not finished, or a file cannot be read.
+    """
+    if not (path / "results.json").exists():
+        raise ValueError(f"{path} holds no finished run: it has no results.json (repeat its command to go on with it)")
+    try:
+        results, environment = (json.loads((path / name).read_text()) for name in ("results.json", "environment.json"))
+        file = path / "samples.jsonl"
+        samples = [json.loads(line) for line in file.read_text().split("\n") if line] if file.exists() else []
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as a run: {error}") from error
+    return FinishedRun(path, settings, config, results, environment, samples)
