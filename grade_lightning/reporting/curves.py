@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from matplotlib.figure import Figure
+
+
+class NotebookFigure(Figure):
+    """A figure that notebooks show without a backend of pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        stream = io.BytesIO()
+        self.savefig(stream, format="png", dpi=110)
+        return stream.getvalue()
 
 
 def training_curves(metrics: Sequence[Mapping[str, float]], validation: Sequence[Mapping[str, Any]]) -> Figure:
@@ -16,9 +25,7 @@ def training_curves(metrics: Sequence[Mapping[str, float]], validation: Sequence
         metrics: a row a policy step, as in ``metrics.csv``.
         validation: as in ``results.json``.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 3), layout="constrained")
+    figure = NotebookFigure(figsize=(8, 3), layout="constrained")
     panels = figure.subplots(1, 2)
     for axes, name, title in zip(panels, ("reward", "kl"), ("reward", "KL to the reference, nats per token"), strict=True):
         rows = [row for row in metrics if f"train/{name}" in row]
