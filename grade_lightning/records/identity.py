@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
-PATHS = ("path", "validation_path", "test_path", "adapter")  # keys that hold a folder, a file or a hub id
+PATHS = ("path", "validation_path", "test_path")  # keys that hold a folder, a file or a hub id
 NOT_IDENTITY = ("hydra", "run", "logger")  # where and how a run is written down, not what it is
 START = ("run", "adapter")  # the one key among them that is what a run is, where it is set
 
@@ -64,6 +64,12 @@ def _without_folders(value: Any) -> Any:
 def _without_folder(path: str) -> str:
     is_hub_id = path.count("/") == 1 and not path.startswith((".", "/", "~")) and not Path(path).exists()
     return path if is_hub_id else PurePath(path).name
+
+
+def _without_run_folder(adapter: str) -> str:
+    """An adapter's folder reduced to its last part; of a run's, which are all called the same, to the run's name and that."""
+    parts = PurePath(adapter).parts
+    return "/".join(parts[-3:] if parts[-2:-1] == ("checkpoints",) else parts[-1:])
 
 
 # Import paths that stand in configurations and have moved -> what earlier versions called them.
@@ -136,6 +142,6 @@ def run_hash(resolved: Mapping[str, Any], *, without: tuple[str, ...] = ()) -> s
     plain = {key: value for key, value in resolved.items() if key not in NOT_IDENTITY + without}
     group, key = START
     if (start := (resolved.get(group) or {}).get(key)) is not None:
-        plain[group] = {key: start}
+        plain[group] = {key: _without_run_folder(str(start))}
     plain = _without_folders(_with_former_paths(_as_formerly_laid_out(_with_changed(_without_added(plain)))))
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
