@@ -13,6 +13,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
+from grade_lightning.durations import duration
 from grade_lightning.measurements import is_own, kind_and_name
 from grade_lightning.training.recorder import StepRecorder
 
@@ -54,14 +55,6 @@ class Remaining:
         validations = sum(1 for other in ahead if other % self.validate_every == 0 or other == self.max_steps)
         steps = len(ahead) * mean(self._steps) if ahead else 0.0
         return steps + validations * validation + 2 * self.test_prompts * validation / max(prompts, 1)
-
-
-def duration(seconds: float) -> str:
-    """Seconds for a person: ``41 s``, ``3 min 05 s``, ``2 h 07 min``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    return f"{whole // 60} min {whole % 60:02d} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def line(step: int, max_steps: int, measured: Mapping[str, Any], passed: float, left: float | None) -> str:
