@@ -12,12 +12,23 @@ from typing import TypeVar
 from grade_lightning.settings.describe import config_folder, describe
 from grade_lightning.settings.problems import known_keys, nearest
 from grade_lightning.settings.root import Settings
+from grade_lightning.settings.tracking import TrainerSettings
 from grade_lightning.threads import wait_briefly
 
 T = TypeVar("T")
 
 # What code of other packages may take: Hydra knows whether their YAML files have such a key.
-_OPEN = ("method", "temperature", "reward", "data.source", "method.relaxation", "method.temperature", "evaluation.judges")
+_OPEN = (
+    "method",
+    "temperature",
+    "reward",
+    "data.source",
+    "method.relaxation",
+    "method.temperature",
+    "evaluation.judges",
+    "logger",
+    "callbacks",
+)
 _OVERRIDE = re.compile(r"^[~+]*([A-Za-z_][\w./@-]*)=")
 
 
@@ -33,6 +44,10 @@ def check_arguments(arguments: Sequence[str]) -> None:
         if found is None or argument.startswith(("+", "-")):
             continue
         key = found.group(1).split("@")[0]
+        refused = TrainerSettings.REFUSED.get(key.removeprefix("trainer.")) if key.startswith("trainer.") else None
+        if refused is not None:
+            unknown.append(f"{argument}: {refused}")
+            continue
         group = Path(config_folder(), key).is_dir()
         inside = any(key.startswith(f"{prefix}.") for prefix in _OPEN)
         if not (group or inside or "/" in key or key in known or key.split(".")[0] == "hydra"):

@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
+_off = ContextVar("_off", default=False)
+
+
+@contextmanager
+def bars_off(off: bool) -> Iterator[None]:
+    """No bars inside, if it is true."""
+    token = _off.set(off or _off.get())
+    try:
+        yield
+    finally:
+        _off.reset(token)
+
 
 def bar(iterable: Iterable[Any] | None = None, **options: Any) -> Any:
     """A tqdm bar; when the output is not a terminal it is refreshed every ten seconds at most."""
-    return tqdm(iterable, dynamic_ncols=True, mininterval=0.5 if sys.stderr.isatty() else 10.0, **options)
+    return tqdm(iterable, disable=_off.get(), dynamic_ncols=True, mininterval=0.5 if sys.stderr.isatty() else 10.0, **options)
 
 
 class StepProgressBar(ProgressBar):

@@ -9,17 +9,20 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
-from omegaconf import DictConfig
+import yaml
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, ListConfig
 
 from grade_lightning.arguments import check_arguments
 from grade_lightning.compose import CONFIG_DIR, errors_as_messages, resolved, settings_of
+from grade_lightning.console import RunLog, run_log
 from grade_lightning.measurements import CLASSIFIER_JUDGE, best_by
+from grade_lightning.progress import bars_off
 from grade_lightning.records.folder import RunFolder
 from grade_lightning.records.identity import run_hash
 from grade_lightning.records.text import yaml_text
@@ -36,15 +39,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Extras:
-    """What a Python caller adds to a run; see :func:`run`."""
-
-    callbacks: Sequence[Callback] = ()
-    loggers: Sequence[Logger] = ()
-    how: Callable[[], str] | None = None
-
-
 def execute(cfg: DictConfig) -> dict[str, Any]:
     """Check a composed configuration and run it.  -> what ``results.json`` holds."""
     return run(settings_of(cfg), resolved(cfg))
@@ -59,33 +53,44 @@ def run(
     Args:
         settings: of the run.
         plain: the values that the settings were made from: what is hashed and written to ``config.yaml``.
-        callbacks, loggers: beside those of the settings.
+        callbacks: Lightning callbacks beside those of the settings.
+        loggers: Lightning loggers beside those of the settings.  One that fails is left out for the rest of the run.
         how: what goes on with the run after an interrupt; the command if None.
 
     Returns:
         What ``results.json`` holds.
+
+    Raises:
+        ValueError: something cannot be used; nothing was computed yet.
     """
     from grade_lightning.setup import inputs
+    from grade_lightning.tracking.made import check_loggers, made_callbacks
     from grade_lightning.training.process import command_started, prepare_process
     from grade_lightning.training.strategy import use_own_device
+    from grade_lightning.training.trainer import trainer_class
 
     start, identity = command_started(), run_hash(plain)
     prepare_process()
-    found = inputs(settings)
-    results = _results_of_finished(found, identity)
-    if results is not None:
-        return results
-    use_own_device(found.accelerator)
-    found.check()
-    return _train(found, plain, identity, start, Extras(callbacks, loggers, how))
+    with run_log() as log_file, bars_off(settings.quiet):
+        found = inputs(settings)
+        results = _results_of_finished(found, plain, identity)
+        if results is not None:
+            return results
+        use_own_device(found.accelerator)
+        found.check()
+        check_loggers(settings.logger, loggers)
+        trainer_class(settings.trainer)
+        watching = made_callbacks(settings.callbacks, callbacks)
+        return _train(found, plain, identity, start, callbacks=watching, loggers=loggers, log_file=log_file, how=how)
 
 
-def _results_of_finished(found: Inputs, identity: str) -> dict[str, Any] | None:
+def _results_of_finished(found: Inputs, plain: Mapping[str, Any], identity: str) -> dict[str, Any] | None:
     """Results of this very run, if that is what its folder holds.
 
     Raises:
         ValueError: the hash knows folders by their last part only, and this run was made from other contents under the same names.
-            Of reviews and prompts the rows of the splits are compared; a model pretrained here is not.
+            Of reviews and prompts the rows of the splits are compared; a model pretrained here is not.  Or callbacks, which the hash
+            does not know, ended it early, and now there are others.
     """
     folder = Path(found.settings.run.resume or found.settings.run.dir)
     results = RunFolder(folder, writes=False).finished(identity)
@@ -101,8 +106,15 @@ def _results_of_finished(found: Inputs, identity: str) -> dict[str, Any] | None:
     for key, fingerprint in found.named_by_folder().items():
         if fingerprint != results.get(key):
             raise ValueError(f"{folder} holds a finished run of {names[key]} of the same name: set run.dir to a new folder")
+    if "planned_steps" in results and _callbacks(folder) != (plain.get("callbacks") or {}):
+        raise ValueError(f"{folder} holds this run, ended by other callbacks after {results['steps']} steps: set run.dir to a new folder")
     log.info("%s already holds this very run, finished: nothing to do", folder)
     return results
+
+
+def _callbacks(folder: Path) -> dict[str, Any]:
+    """Those that the run in a folder was made with."""
+    return (yaml.safe_load((folder / "config.yaml").read_text()) or {}).get("callbacks") or {}
 
 
 def _open(settings: Settings, plain: Mapping[str, Any], identity: str) -> tuple[RunFolder, dict[str, Any], bool]:
@@ -125,36 +137,43 @@ def _open(settings: Settings, plain: Mapping[str, Any], identity: str) -> tuple[
     return folder, made, False
 
 
-def _train(found: Inputs, plain: Mapping[str, Any], identity: str, start: float, extras: Extras) -> dict[str, Any]:
+def _train(
+    found: Inputs, plain: Mapping[str, Any], identity: str, start: float, *, callbacks: list[Callback], loggers: Sequence[Logger],
+    log_file: RunLog, how: Callable[[], str] | None,
+) -> dict[str, Any]:  # fmt: skip
     from grade_lightning.rewards.kept import keep_head
     from grade_lightning.setup import objects
     from grade_lightning.study.alarm import GradientCosine
+    from grade_lightning.tracking.session import Session
     from grade_lightning.training.course import Course
-    from grade_lightning.training.loggers import finish
     from grade_lightning.training.strategy import trainer_options
     from grade_lightning.training.summary import print_summary
+    from grade_lightning.training.trainer import trainer_class, trainer_flags
 
     settings = found.settings
     evaluation = settings.evaluation
     folder, environment, resume = _open(settings, plain, identity)
-    with Interrupt(extras.how or partial(_command_to_go_on, folder.path)) as interrupt:
+    if folder.writes:
+        log_file.open(folder.path)
+    with Interrupt(how or partial(_command_to_go_on, folder.path)) as interrupt:
         made = objects(found, judges=_wants_judges(settings), check=partial(folder.begin, environment, again=resume))
         if folder.writes:
             keep_head(made.reward, folder.path)
-        loggers = _loggers(settings, plain, folder, environment["run_id"])
-        alarm = [GradientCosine(evaluation.gradient_cosine_every)] if evaluation.gradient_cosine_every else []
-        try:
+        every = evaluation.gradient_cosine_every
+        with Session(settings, plain, folder, environment["run_id"], loggers) as session:
             results = Course(
                 made.module(), made.data(), folder, _description(made, plain, identity), max_steps=settings.max_steps,
-                loggers=[*loggers, *extras.loggers], callbacks=[*alarm, *extras.callbacks],
-                validate_every=evaluation.validate_every, test=evaluation.test,
-                samples=evaluation.samples, best_by=best_by(evaluation.best), checkpoint_every=settings.run.checkpoint_every,
-                resume=resume, interrupt=interrupt,
-                trainer_options=trainer_options(found.accelerator, distributed=settings.hardware.distributed),
+                loggers=session.loggers, callbacks=[*([GradientCosine(every)] if every else []), *callbacks],
+                validate_every=evaluation.validate_every, test=evaluation.test, samples=evaluation.samples,
+                best_by=best_by(evaluation.best), checkpoint_every=settings.run.checkpoint_every, resume=resume, interrupt=interrupt,
+                trainer_options={
+                    **trainer_flags(settings.trainer, folder.path),
+                    **trainer_options(found.accelerator, distributed=settings.hardware.distributed),
+                },
+                trainer_class=trainer_class(settings.trainer), quiet=settings.quiet,
                 seconds={"prepare": time.perf_counter() - start}, started=start,
             ).run()  # fmt: skip
-        finally:
-            finish(loggers)
+            session.tell(results)
     if folder.writes:
         print_summary(results, folder.path)
     return results
@@ -181,17 +200,6 @@ def _description(made: Objects, plain: Mapping[str, Any], identity: str) -> dict
     }  # fmt: skip
 
 
-def _loggers(settings: Settings, plain: Mapping[str, Any], folder: RunFolder, run_id: str) -> list[Logger]:
-    wandb = settings.logger.wandb
-    if wandb is None or not folder.writes:
-        return []
-    from grade_lightning.training.loggers import wandb_logger
-    from grade_lightning.training.sweep import sweep_group
-
-    name = f"{settings.names.method}-seed{settings.seed}-{run_id}"
-    return [wandb_logger(folder.path, name=name, run_id=run_id, config=dict(plain), settings=wandb, group=wandb.group or sweep_group())]
-
-
 def _command_to_go_on(folder: Path) -> str:
     """The command that goes on with the run in a folder; of a sweep, the sweep's own."""
     given = sys.argv[1:]
@@ -210,24 +218,30 @@ def _note_failure(cfg: DictConfig, error: Exception) -> None:
 
 
 @hydra.main(version_base="1.3", config_path=CONFIG_DIR, config_name="config")
-def _command(cfg: DictConfig) -> float:
-    """Returns validation reward at the last step, for searches; never the test reward."""
+def _command(cfg: DictConfig) -> float | tuple[float, float]:
+    """Returns what searches go by, never the test: validation reward at the last step, and its KL where a search has two objectives."""
     with errors_as_messages():
         try:
-            return float(execute(cfg)["validation"][-1]["reward_mean"])
+            last = execute(cfg)["validation"][-1]
         except Interrupted as stop:
             print(f"\n{stop}", flush=True)
             raise SystemExit(130) from None
         except Exception as error:
             _note_failure(cfg, error)
             raise
+    return (last["reward_mean"], last["kl_mean"]) if _two_objectives() else float(last["reward_mean"])
 
 
-def main(arguments: Sequence[str] | None = None) -> float | None:
+def _two_objectives() -> bool:
+    """Whether a search wants reward and KL (``hparams_search=frontier``)."""
+    return isinstance(HydraConfig.get().sweeper.get("direction"), ListConfig)
+
+
+def main(arguments: Sequence[str] | None = None) -> float | tuple[float, float] | None:
     """The command line; see the module's docstring.
 
     Returns:
-        Validation reward at the last step; None where nothing was run.
+        Validation reward at the last step, with its KL in a search of two objectives; None where nothing was run.
     """
     given = sys.argv[1:] if arguments is None else list(arguments)
     if any(argument in ("-h", "--help", "help") for argument in given):

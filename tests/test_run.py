@@ -219,7 +219,20 @@ def test_vocabulary_mismatch_names_both_sizes(policy64):
 
 
 # launcher and hparams_search need a sweep: they have tests of their own.
-GROUPS = ["model", "data", "reward", "method", "temperature", "protocol", "hardware", "evaluation", "logger", "experiment"]
+GROUPS = [
+    "model",
+    "data",
+    "reward",
+    "method",
+    "temperature",
+    "protocol",
+    "hardware",
+    "evaluation",
+    "logger",
+    "trainer",
+    "callbacks",
+    "experiment",
+]
 FILES = [f"{group}={file.stem}" for group in GROUPS for file in sorted(Path(CONFIG_DIR, group).glob("[!_]*.yaml"))]
 NEEDS = {
     "model=local": ["model.path=x"], "reward=function": ["reward.function=a:b", "method=rloo"],

@@ -9,8 +9,10 @@ from pathlib import Path, PurePath
 from typing import Any
 
 PATHS = ("path", "validation_path", "test_path")  # keys that hold a folder, a file or a hub id
-NOT_IDENTITY = ("hydra", "run", "logger")  # where and how a run is written down, not what it is
+NOT_IDENTITY = ("hydra", "run", "logger", "callbacks", "quiet")  # where and how a run is written down and watched, not what it is
 START = ("run", "adapter")  # the one key among them that is what a run is, where it is set
+# Flags of the trainer that cannot change a result.
+HARMLESS = ("profiler", "log_every_n_steps", "detect_anomaly", "enable_progress_bar", "enable_model_summary")
 
 
 # Keys of later versions and the value that earlier ones had by construction: with it a run keeps the hash it had.
@@ -43,6 +45,16 @@ def _without_added(plain: dict[str, Any]) -> dict[str, Any]:
     if plain.get("method", {}).get("completions_per_prompt") == 1:  # which relaxed methods could not choose
         plain = {**plain, "method": {key: kept for key, kept in plain["method"].items() if key != "completions_per_prompt"}}
     return plain
+
+
+def _without_harmless_flags(plain: dict[str, Any]) -> dict[str, Any]:
+    """Of the trainer's flags those that are set and might change a result; without any, as earlier versions had it."""
+    trainer = plain.get("trainer")
+    if not isinstance(trainer, dict):
+        return plain
+    usual = ("lightning.Trainer", "lightning.pytorch.Trainer", None)
+    kept = {key: value for key, value in trainer.items() if key not in HARMLESS and value not in usual}
+    return {**plain, "trainer": kept} if kept else {key: value for key, value in plain.items() if key != "trainer"}
 
 
 def _without(plain: dict[str, Any], path: list[str], value: Any) -> dict[str, Any]:
@@ -128,6 +140,9 @@ def as_laid_out_now(plain: Mapping[str, Any]) -> dict[str, Any]:
             value["_target_"] = now[value["_target_"]]
     if isinstance(found.get("evaluation"), dict):
         found["evaluation"].setdefault("scope", "full")
+    wandb = (found.get("logger") or {}).get("wandb")
+    if isinstance(wandb, dict) and "_target_" not in wandb:  # the one logger that there was
+        found["logger"]["wandb"] = {"_target_": "grade_lightning.tracking.wandb_logger", **wandb}
     if isinstance(found.get("protocol"), dict):
         found["protocol"] = {key: value for key, value in found["protocol"].items() if key not in _FORMER_PROTOCOL}
     return found
@@ -143,5 +158,6 @@ def run_hash(resolved: Mapping[str, Any], *, without: tuple[str, ...] = ()) -> s
     group, key = START
     if (start := (resolved.get(group) or {}).get(key)) is not None:
         plain[group] = {key: _without_run_folder(str(start))}
+    plain = _without_harmless_flags(plain)
     plain = _without_folders(_with_former_paths(_as_formerly_laid_out(_with_changed(_without_added(plain)))))
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from grade_lightning.reporting.cautions import mixed, within_noise
 from grade_lightning.reporting.clean import is_number
 from grade_lightning.reporting.figures import Curve, draw, save
 from grade_lightning.reporting.page import page
+from grade_lightning.reporting.pareto import pareto_front
 from grade_lightning.reporting.read import Run, read_runs
 from grade_lightning.reporting.significance import Interval
 from grade_lightning.reporting.table import Table
@@ -32,7 +33,8 @@ def report(root: Path, out: Path, *, part: str | None = None) -> list[str]:
     runs, warnings = read_runs(root, part=part)
     names = [str(run.folder.relative_to(root)) for run in runs]
     curve, faults = best_of_n(root)
-    return write_report(runs, names, out, [*warnings, *faults], title=part or root.resolve().name, curve=curve)
+    front, unread = pareto_front(root)
+    return write_report(runs, names, out, [*warnings, *faults, *unread], title=part or root.resolve().name, curve=curve, more=front)
 
 
 def best_of_n(root: Path) -> tuple[Curve, list[str]]:
@@ -50,7 +52,14 @@ def best_of_n(root: Path) -> tuple[Curve, list[str]]:
 
 
 def write_report(
-    runs: list[Run], names: list[str], out: Path, warnings: Collection[str] = (), *, title: str, curve: Curve | None = None
+    runs: list[Run],
+    names: list[str],
+    out: Path,
+    warnings: Collection[str] = (),
+    *,
+    title: str,
+    curve: Curve | None = None,
+    more: Mapping[str, Table] | None = None,
 ) -> list[str]:
     """Write the report of some runs; returns the warnings.
 
@@ -59,9 +68,10 @@ def write_report(
         warnings: about what was read.
         title: of the page.
         curve: the initial policy's best of n.
+        more: further tables by the name of their file.
     """
     variants = group(runs)
-    made = tables(variants)
+    made = {**tables(variants), **(more or {})}
     doubts = [*warnings, *mixed(runs), *repeated(variants), *within_noise(made["table2"], made["table1"]), *exploited(made["quality"])]
     out.mkdir(parents=True, exist_ok=True)
     for name, table in made.items():

@@ -20,7 +20,7 @@ COLOURS = {
 _OTHERS = ("#7F7F7F", "#9467BD", "#BCBD22", "#17BECF", "#AEC7E8")
 STYLES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 FACTS = ("protocol", "model", "data", "steps")
-_NOT_SETTINGS = ("seed", "run.", "hydra", "logger.", "names.")
+_NOT_SETTINGS = ("seed", "run.", "hydra", "logger", "callbacks", "quiet", "trainer._target_", "names.")
 
 
 @dataclass(frozen=True)

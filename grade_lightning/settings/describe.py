@@ -71,6 +71,12 @@ def _groups(group: type, prefix: str, doc: str) -> Iterator[GroupDescription]:
                 yield replace(described, option=inner.option) if place else described  # type: ignore[attr-defined]
 
 
+_POLYMORPHIC = (
+    ("method", None), ("method", "relaxation"), ("temperature", None), ("reward", None), ("data", "source"), ("trainer", None),
+    ("logger", "wandb"), ("logger", "tensorboard"), ("logger", "mlflow"),
+)  # fmt: skip
+
+
 def _targets(conf: Path, group: str, key: str | None) -> dict[str, list[str]]:
     """Import path -> the options of a group that name it, in themselves or in what they inherit."""
 
@@ -112,7 +118,7 @@ def describe(conf: str | Path | None = None) -> list[GroupDescription]:
     """
     folder = Path(conf) if conf is not None else config_folder()
     found = list(_groups(Settings, "", "A run"))
-    for group, key in (("method", None), ("method", "relaxation"), ("temperature", None), ("reward", None), ("data", "source")):
+    for group, key in _POLYMORPHIC:
         prefix = f"{group}." if key is None else f"{group}.{key}."
         seen: set[type] = set()
         targets = _targets(folder, group, key)
@@ -143,9 +149,11 @@ _GROUPS = {
     "protocol": "which decisions are followed: a fair comparison, the paper's text, its code",
     "hardware": "device, precision, gradient accumulation",
     "evaluation": "how many prompts are evaluated, and when",
-    "logger": "metrics.csv is always written; this adds others",
+    "logger": "metrics.csv is always written; this adds others, several as logger=[wandb,tensorboard]",
+    "trainer": "flags of Lightning's trainer",
+    "callbacks": "Lightning callbacks, several as callbacks=[device_stats,early_stopping]",
     "experiment": "whole experiments in one word",
-    "hparams_search": "with -m: search learning rates (Optuna)",
+    "hparams_search": "with -m: search learning rates, or the frontier of reward and KL (Optuna)",
     "launcher": "with -m: run in parallel processes or on Slurm",
 }
 

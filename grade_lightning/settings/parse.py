@@ -19,9 +19,10 @@ from grade_lightning.settings.reward import REWARDS
 from grade_lightning.settings.root import PretrainingSettings, Settings
 from grade_lightning.settings.rules import faults
 from grade_lightning.settings.schedules import RELAXATIONS, SCHEDULES
+from grade_lightning.settings.tracking import LOGGERS, TRAINERS
 from grade_lightning.settings.types import group_of
 
-KNOWN: dict[str, type] = {**METHODS, **SCHEDULES, **RELAXATIONS, **REWARDS, **SOURCES}
+KNOWN: dict[str, type] = {**METHODS, **SCHEDULES, **RELAXATIONS, **REWARDS, **SOURCES, **LOGGERS, **TRAINERS}
 _NAME = re.compile(r"[A-Za-z]\w*")
 MISSING = "???"  # what OmegaConf writes where a value must be given
 

@@ -74,6 +74,9 @@ def problem_of(prefix: str, group: type, value: Mapping[str, Any], detail: Error
             rest.pop(0)  # pydantic names the member of a union
     key = prefix + ".".join(path)
     if detail["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        refused = getattr(group, "REFUSED", {}).get(key.removeprefix(prefix))
+        if refused is not None:
+            return Problem(key, refused, shown(detail["input"]))
         candidates = [*elsewhere, *(f"{prefix}{name}" for name in known_keys(group))]
         if key in candidates:
             return Problem(

@@ -5,19 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 from grade_lightning.settings.data import AnyData, DataSettings
-from grade_lightning.settings.fields import Component, Float, Int, Text, component, key, settings
+from grade_lightning.settings.fields import Bool, Component, Float, Int, Text, component, components, key, settings
 from grade_lightning.settings.methods import MethodSettings
 from grade_lightning.settings.model import ModelSettings, PretrainSettings
 from grade_lightning.settings.rollout import ProtocolSettings, RolloutSettings
 from grade_lightning.settings.run import (
     EvaluationSettings,
     HardwareSettings,
-    LoggerSettings,
     NamesSettings,
     OptimizerSettings,
     RunSettings,
     TauSettings,
 )
+from grade_lightning.settings.tracking import TrainerSettings
 
 
 @settings
@@ -50,7 +50,10 @@ class Settings:
     protocol: ProtocolSettings = key("which decisions are followed", default=ProtocolSettings())
     hardware: HardwareSettings = key("device, precision, accumulation", default=HardwareSettings())
     evaluation: EvaluationSettings = key("which prompts are evaluated, when and how", default=EvaluationSettings())
-    logger: LoggerSettings = key("what is told beside metrics.csv", default=LoggerSettings())
+    trainer: Any = component("flags of Lightning's trainer", default=Component("lightning.Trainer", TrainerSettings()))
+    callbacks: Any = components("Lightning callbacks by name", default={})
+    logger: Any = components("Lightning loggers by name, told beside metrics.csv, which is always written", default={})
+    quiet: Bool = key("no progress bars and no lines of validations on the console", default=False)
     run: RunSettings = key("where the run is written", default=RunSettings())
     names: NamesSettings = key("the groups' choices, for the record", default=NamesSettings())
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
+from urllib.parse import urlsplit
 
 from grade_lightning.settings.data import PromptDataSettings
 from grade_lightning.settings.fields import Component, fields_of
@@ -175,6 +177,36 @@ def _unlabelled(s: Settings) -> Iterator[Fault]:
         )
 
 
+_SECRET = re.compile(r"(^|_)(api_?key|key|token|password|passwd|secret|credentials?)$", re.IGNORECASE)
+_NO_SECRETS = (
+    "what stands in the configuration is written to config.yaml: leave it out and use the environment variable that this library reads"
+)
+
+
+def _secrets(s: Settings) -> Iterator[Fault]:
+    """Loggers and callbacks of others may take passwords; a configuration is no place for them."""
+    for group, components in (("logger", s.logger), ("callbacks", s.callbacks)):
+        for name, component in components.items():
+            values = component.settings if isinstance(component.settings, dict) else vars(component.settings)
+            for key, value in values.items():
+                if value is not None and (_SECRET.search(key) or (isinstance(value, str) and _has_password(value))):
+                    yield f"{group}.{name}.{key}", _NO_SECRETS
+
+
+def _has_password(value: str) -> bool:
+    """Whether a value is an address with a password in it."""
+    try:
+        return "://" in value and urlsplit(value).password is not None
+    except ValueError:
+        return False
+
+
+def _max_time(s: Settings) -> Iterator[Fault]:
+    given = getattr(s.trainer.settings, "max_time", None)
+    if given is not None and not re.fullmatch(r"\d+:\d\d:\d\d:\d\d", given):
+        yield "trainer.max_time", "it is DD:HH:MM:SS, such as 00:01:30:00 for an hour and a half"
+
+
 Rule = Callable[[Settings], Iterator[Fault]]
 RULES: tuple[Rule, ...] = (
     _form,
@@ -189,6 +221,8 @@ RULES: tuple[Rule, ...] = (
     _positions,
     _source,
     _unlabelled,
+    _secrets,
+    _max_time,
 )
 
 

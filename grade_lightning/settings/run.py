@@ -87,24 +87,6 @@ class EvaluationSettings:
 
 
 @settings
-class WandbSettings:
-    """Weights & Biases."""
-
-    project: Text = key("where runs are shown", default="grade-lightning")
-    entity: Text | None = key("user or team; null = your own", default=None)
-    group: Text | None = key("runs of one group stand together; null = the sweep", default=None)
-    mode: Literal["online", "offline", "disabled"] | None = key("null = online if logged in, otherwise offline", default=None)
-    init_timeout: Int = key("seconds until an unreachable server makes the run go on offline", default=20, ge=1)
-
-
-@settings
-class LoggerSettings:
-    """What a run tells beside metrics.csv, which is always written."""
-
-    wandb: WandbSettings | None = key("null = no Weights & Biases", default=None)
-
-
-@settings
 class RunSettings:
     """Where a run is written, which is no part of what it is, and the adapter that it starts from, which is."""
 

@@ -8,13 +8,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, Checkpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
 
 from grade_lightning.data.module import PromptDataModule
 from grade_lightning.progress import StepProgressBar
 from grade_lightning.records.folder import RunFolder, evaluation_keys
+from grade_lightning.tracking.columns import Columns
 from grade_lightning.training.interrupt import Interrupt
+from grade_lightning.training.lines import Remaining, ValidationLines
 from grade_lightning.training.memory import peak
 from grade_lightning.training.module import MethodModule
 from grade_lightning.training.recorder import StepRecorder, save_adapter
@@ -35,7 +37,9 @@ class Course:
         checkpoint_every: policy steps between checkpoints.
         resume: go on from the folder's checkpoint.
         interrupt: what Ctrl-C does.
-        trainer_options: accelerator, devices and strategy of the Lightning trainer.
+        trainer_options: accelerator, devices and strategy of the Lightning trainer, and a user's own flags.
+        trainer_class: of the trainer.
+        quiet: no progress bars, no lines of validations.
         seconds: wall time of the phases so far; the run adds its own.
         started: ``time.perf_counter()`` when the command began.
     """
@@ -55,6 +59,8 @@ class Course:
     resume: bool = False
     interrupt: Interrupt = field(default_factory=Interrupt)
     trainer_options: dict[str, Any] = field(default_factory=lambda: {"accelerator": "cpu", "devices": 1})
+    trainer_class: type[L.Trainer] = L.Trainer
+    quiet: bool = False
     seconds: dict[str, float] = field(default_factory=dict)
     started: float = field(default_factory=time.perf_counter)
 
@@ -64,29 +70,39 @@ class Course:
         Returns:
             What ``results.json`` holds.
         """
-        checkpoint = self.folder.checkpoint if self.resume else None
-        recorder = StepRecorder(
-            self.folder, best_by=self.best_by, checkpoint_every=self.checkpoint_every, interrupt=self.interrupt
-        )  # fmt: skip
-        callbacks: list[Callback] = [*self.callbacks, recorder]
-        if self.folder.writes:
-            callbacks.append(StepProgressBar("policy steps", self.max_steps))
-        trainer = L.Trainer(
-            max_epochs=self.max_steps, check_val_every_n_epoch=self.validate_every, logger=list(self.loggers) or False,
-            callbacks=callbacks, enable_checkpointing=False, enable_model_summary=False, num_sanity_val_steps=0, inference_mode=False,
-            use_distributed_sampler=False, enable_progress_bar=self.folder.writes, **self.trainer_options,
-        )  # fmt: skip
         self.data.setup()
-        if checkpoint is None:
+        columns = Columns(str(self.folder.path))
+        recorder = StepRecorder(
+            self.folder, best_by=self.best_by, checkpoint_every=self.checkpoint_every, interrupt=self.interrupt, columns=columns
+        )  # fmt: skip
+        trainer = self._trainer(recorder, columns)
+        if not self.resume:
             self._timed("validation", lambda: trainer.validate(self.module, self.data, verbose=False))
+        checkpoint = self.folder.checkpoint if self.resume else None
         self._timed("fit", lambda: trainer.fit(self.module, self.data, ckpt_path=checkpoint, weights_only=True))
-        if recorder.validations[-1]["step"] != self.max_steps:
+        if recorder.validations[-1]["step"] != recorder.step:
             self._timed("validation", lambda: trainer.validate(self.module, self.data, verbose=False))
             recorder.add_to_last_row(self.loggers)
         if self.folder.writes:
             save_adapter(self.module.policy, self.folder.path / "checkpoints" / "last")
-        evaluations = self._timed("test", lambda: self._test(trainer)) if self.test else {}
+        evaluations = self._timed("test", lambda: self._test(trainer, recorder.step)) if self.test else {}
         return self._finish(recorder, evaluations)
+
+    def _trainer(self, recorder: StepRecorder, columns: Columns) -> L.Trainer:
+        options = {"enable_progress_bar": True, **self.trainer_options}
+        bars = options.pop("enable_progress_bar") and self.folder.writes and not self.quiet
+        callbacks: list[Callback] = [*self.callbacks, recorder]
+        if self.folder.writes and not self.quiet:
+            tested = len(self.data.prompts["test"]) if self.test else 0
+            callbacks.append(ValidationLines(recorder, Remaining(self.max_steps, self.validate_every, tested), self.started))
+        if bars and not any(isinstance(callback, ProgressBar) for callback in callbacks):
+            callbacks.append(StepProgressBar("policy steps", self.max_steps))
+        return self.trainer_class(
+            max_epochs=self.max_steps, check_val_every_n_epoch=self.validate_every, logger=[columns, *self.loggers], callbacks=callbacks,
+            enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks), num_sanity_val_steps=0,
+            inference_mode=False, use_distributed_sampler=False, enable_progress_bar=bars, default_root_dir=self.folder.path,
+            **{"enable_model_summary": False, "log_every_n_steps": 1, **options},
+        )  # fmt: skip
 
     def _timed(self, name: str, action: Any) -> Any:
         start = time.perf_counter()
@@ -95,13 +111,13 @@ class Course:
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
-    def _test(self, trainer: L.Trainer) -> dict[str, Any]:
+    def _test(self, trainer: L.Trainer, step: int) -> dict[str, Any]:
         evaluations = {}
         for split, initial in (("initial", True), ("test", False)):
             self.module.evaluate_initial = initial
             trainer.test(self.module, self.data, verbose=False)
             prompts = self.module.evaluated
-            self.folder.append_samples(split, 0 if initial else self.max_steps, [prompt.sample() for prompt in prompts[: self.samples]])
+            self.folder.append_samples(split, 0 if initial else step, [prompt.sample() for prompt in prompts[: self.samples]])
             measured = [p.measurements() for p in prompts]
             per_prompt = {"prompt_id": [p.key for p in prompts], **{name: [m[name] for m in measured] for name in measured[0]}}
             evaluations[split] = {**self.module.last_evaluation, "per_prompt": per_prompt}
@@ -112,7 +128,7 @@ class Course:
         self.seconds["total"] = time.perf_counter() - self.started
         ends = (recorder.validations[0], recorder.validations[-1])
         results = {
-            **self.description, "steps": self.max_steps, **evaluations,
+            **self.description, "steps": recorder.step, **evaluations,
             "validation": [{key: v[key] for key in ("step", *evaluation_keys(v))} for v in recorder.validations],
             "best_validation": {key: recorder.best[key] for key in dict.fromkeys(("step", "reward_mean", self.best_by))},
             # Before and after on the same prompts and noise: what a paired test needs.
@@ -123,5 +139,7 @@ class Course:
             "seconds": self.seconds,
             "peak_memory_bytes": peak(str(self.trainer_options["accelerator"])),
         }  # fmt: skip
+        if recorder.step < self.max_steps:  # by a callback, or the trainer's max_time
+            results["planned_steps"] = self.max_steps
         self.folder.write_json("results.json", results)
         return results

@@ -199,6 +199,9 @@ class MethodModule(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         self._evaluation_end()
+        # What callbacks may go by; every process has the same values.
+        means = {f"val/{name}": float(value) for name, value in self.last_evaluation.items() if name.endswith("_mean")}
+        self.log_dict(means, logger=False, sync_dist=world()[1] > 1)
 
     def on_test_epoch_start(self) -> None:
         self.evaluated = []

@@ -9,6 +9,7 @@ import time
 import warnings
 
 from grade_lightning import IMPORTED
+from grade_lightning.console import silence_foreign_loggers
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # glibc's malloc.h
 
@@ -28,9 +29,12 @@ def prepare_process() -> None:
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*The number of training batches.*")
     warnings.filterwarnings("ignore", message=".*Found .* module.s. in eval mode at the start of training.*")
+    warnings.filterwarnings("ignore", message="The .srun. command is available on your system but is not used")
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing. is deprecated.*")
+    import lightning  # noqa: F401  makes its handlers
     import transformers
 
+    silence_foreign_loggers()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
 

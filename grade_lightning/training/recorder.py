@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import Logger
 from grade_lightning.distributed import sum_over_processes
 from grade_lightning.models.policy import Policy
 from grade_lightning.records.folder import RunFolder, metrics_row, validation_cells
+from grade_lightning.tracking.columns import Columns
 from grade_lightning.training.interrupt import Interrupt
 from grade_lightning.training.module import MethodModule
 
@@ -40,6 +41,10 @@ class StepRecorder(Callback):
         samples: validation samples kept of each validation.
         checkpoint_every: policy steps between checkpoints; the last step leaves one too.
         interrupt: what Ctrl-C does.
+        columns: what other callbacks log, which becomes part of the step's row.
+
+    Attributes:
+        step: the last one that was recorded.
     """
 
     def __init__(
@@ -50,12 +55,14 @@ class StepRecorder(Callback):
         samples: int = 16,
         checkpoint_every: int = 10,
         interrupt: Interrupt | None = None,
+        columns: Columns | None = None,
     ):
         self.folder, self.best_by, self.samples, self.checkpoint_every = folder, best_by, samples, checkpoint_every
         self.interrupt = interrupt or Interrupt()
         self.validations: list[dict[str, Any]] = []
         self._fresh: dict[str, Any] | None = None
-        self._step = 0  # of the last checkpoint
+        self.step, self.columns = 0, columns
+        self._stopped = False  # before the last planned step
         self._started = 0.0
 
     @property
@@ -65,6 +72,8 @@ class StepRecorder(Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.interrupt.begin_steps()
+        if self._stopped:  # of a run that goes on after it was ended
+            trainer.should_stop = True
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.interrupt.end_steps()
@@ -78,8 +87,9 @@ class StepRecorder(Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, MethodModule)
-        step = trainer.current_epoch + 1 if trainer.state.fn == "fit" else trainer.current_epoch
-        self.record_validation(pl_module, step)
+        self.record_validation(pl_module, trainer.current_epoch + 1 if trainer.state.fn == "fit" else self.step)
+        if self.step == 0 and trainer.state.fn == "validate":
+            self._tell(trainer.loggers, 0, validation_cells(self.validations[-1]))
 
     def record_validation(self, module: MethodModule, step: int) -> None:
         """Take over the module's last evaluation as the validation of ``step``."""
@@ -99,37 +109,45 @@ class StepRecorder(Callback):
         """The last step's validation, where it came after its row was written."""
         cells, step = validation_cells(self.validations[-1]), self.validations[-1]["step"]
         self.folder.amend_metrics(step, cells)
+        self._tell(loggers, step, cells)
+
+    def _tell(self, loggers: Sequence[Logger], step: int, row: Mapping[str, Any]) -> None:
+        told = {"step": step, **{name: value for name, value in row.items() if value != ""}}
         for logger in loggers:
-            logger.log_metrics(cells, step=step)
+            if logger is not self.columns:
+                logger.log_metrics(told, step=step)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, MethodModule)
         step = trainer.current_epoch + 1
         fresh = self._fresh if self._fresh is not None and self._fresh["step"] == step else None
         row = metrics_row(step, pl_module.step_metrics, fresh, next(iter(self.validations), None))
+        row |= {} if self.columns is None else self.columns.take()
         self.folder.append_metrics(row)
-        for logger in trainer.loggers:
-            logger.log_metrics({name: value for name, value in row.items() if value != ""}, step=step)
+        self.step, self._stopped = step, trainer.should_stop
+        last = step == trainer.max_epochs or self._stopped
+        if fresh is not None or last or step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self._tell(trainer.loggers, step, row)
         wanted = sum_over_processes(float(self.interrupt.wanted)) > 0
-        if step % self.checkpoint_every == 0 or step == trainer.max_epochs or wanted:
-            self._save_checkpoint(trainer, step)
+        if step % self.checkpoint_every == 0 or last or wanted:
+            self._save_checkpoint(trainer)
         if wanted:
             self.interrupt.stop()
 
     # -- going on after a kill -----------------------------------------------------------------------------------------
 
-    def _save_checkpoint(self, trainer: L.Trainer, step: int) -> None:
+    def _save_checkpoint(self, trainer: L.Trainer) -> None:
         """Weights, optimizer, step counter, the method's own state and the validations so far; no random state, because all
         randomness is a function of (seed, step)."""
         partial = self.folder.checkpoint.with_suffix(".partial")
-        self._step = step
         trainer.save_checkpoint(partial, weights_only=False)
         if self.folder.writes:
             partial.replace(self.folder.checkpoint)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"validations": self.validations, "step": self._step}
+        return {"validations": self.validations, "step": self.step, "stopped": self._stopped}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.validations = list(state_dict["validations"])
-        self.folder.rewind(state_dict["step"], [validation["step"] for validation in self.validations])
+        self.validations, self.step = list(state_dict["validations"]), state_dict["step"]
+        self._stopped = state_dict.get("stopped", False)
+        self.folder.rewind(self.step, [validation["step"] for validation in self.validations])

@@ -21,7 +21,7 @@ OPTIONS = {
     "method": ["ppo", "grade_ste", "reinforce", "rloo", "grpo", "hybrid", "gumbel_rao"],
     "temperature": ["linear", "cosine", "exponential", "constant", "adaptive"],
     "data": ["synthetic", "parquet", "hub", "prompts"],
-    "logger": ["wandb"],
+    "logger": ["wandb", "tensorboard", "mlflow"],
     "reward": ["classifier_head", "function", "sequence_classifier"],
 }
 
@@ -34,8 +34,6 @@ def keys() -> list[tuple[str, str | None]]:
         if group.option is not None:
             root = group.name.split(".")[0]
             option = next((f"{root}={name}" for name in group.option.split(", ") if name in OPTIONS.get(root, [])), None)
-        elif group.name.startswith("logger.wandb"):
-            option = "logger=wandb"
         found += [(field.key, option) for field in group.fields]
     return sorted(set(found), key=str)
 
