@@ -23,17 +23,6 @@ TABLE1 = {
     "reinforce": Published(0.617, 0.378, 0.654, 0.050, 0.037, 0.0255),
 }
 
-TITLES = {
-    "grade": "GRADE", "grade_ste": "GRADE-STE", "ppo": "PPO", "reinforce": "REINFORCE", "rloo": "RLOO", "grpo": "GRPO",
-    "hybrid": "Hybrid", "decoupled_st": "Decoupled ST", "reinmax": "ReinMax", "gumbel_rao": "Gumbel-Rao",
-    "grade_ste_nucleus": "GRADE-STE, nucleus",
-}  # fmt: skip
-
-
-def title(method: str) -> str:
-    return TITLES.get(method, method)
-
-
 # Table 2: t of the first method's last training rewards against the second's.
 TABLE2 = {
     ("grade", "ppo"): -4.82, ("grade", "reinforce"): -5.66, ("grade", "grade_ste"): -8.61, ("ppo", "reinforce"): -0.46,
