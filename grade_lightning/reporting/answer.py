@@ -66,13 +66,15 @@ def _last(best: dict[str, Any], rows: list[dict[str, Any]], pairs: list[dict[str
         pair = next((pair for pair in pairs if {pair["first"], pair["second"]} == {best["method"], row["method"]}), None)
         if pair is None or pair.get("difference") is None:
             continue
-        p = _p(pair)
-        said = f"{row['method']} by {abs(pair['difference']):.3f}" + ("" if p is None else f" ({_pvalue(p)})")
-        (above if p is not None and p < LEVEL else close).append(said)
+        p, difference = _p(pair), abs(pair["difference"])
+        if p is not None and p < LEVEL:
+            above.append(f"{row['method']} by {difference:.3f} ({_pvalue(p)})")
+        else:
+            close.append(f"{row['method']} ({difference:.3f} lower{'' if p is None else ', ' + _pvalue(p)})")
     if above:
         text += f"; it is above {_listed(above)}"
     if close:
-        text += f"; it cannot be told from {_listed(close)}" if above or len(rows) > 1 else ""
+        text += f"; it cannot be told from {_listed(close)}"
     return text + "."
 
 
@@ -121,9 +123,13 @@ def _sure(rows: list[dict[str, Any]], pairs: list[dict[str, Any]]) -> str:
     seeds = [pair for pair in pairs if pair.get("seed_holm") is not None]
     kind = "Welch's test over seeds" if len(seeds) == len(pairs) else "tests over seeds, or over prompts where a method has one seed"
     text = f"How sure: {told} of {len(pairs)} pairs differ at p < {LEVEL:g} by {kind}, Holm-adjusted"
+    close = [f"{pair['first']} and {pair['second']}" for pair in pairs if (p := _p(pair)) is None or p >= LEVEL]
+    text += f", and it remains open for {listed(close, _MOST)}" if close else ""
     single = [row["method"] for row in rows if row["seeds"] == 1]
     if single:
-        text += f"; {'every row' if len(single) == len(rows) else listed(single, _MOST)} has a single seed, which says nothing about a method"
+        text += (
+            f"; {'every row' if len(single) == len(rows) else listed(single, _MOST)} has a single seed, which says nothing about a method"
+        )
     if len(rows) > _MANY:
         text += f"; the best of {len(rows)} rows is in part the luckiest"
     return text + "."

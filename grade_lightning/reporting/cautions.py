@@ -35,9 +35,7 @@ def mixed(runs: list[Run]) -> list[str]:
     shared = {item for item in rewards[0] if all(item in one for one in rewards)} if rewards else set()
     differing = sorted({key for one in rewards for key, _ in one - shared})
     if differing:
-        warnings.append(
-            f"runs of different rewards stand in one table (they differ in {listed(differing)}): {NOT_COMPARABLE}"
-        )
+        warnings.append(f"runs of different rewards stand in one table (they differ in {listed(differing)}): {NOT_COMPARABLE}")
     if len({run.results.get("model_fingerprint") for run in runs if run.results.get("model_fingerprint")}) > 1:
         warnings.append(f"runs whose models have different weights stand in one table: {NOT_COMPARABLE}")
     kept = [set(run.per_prompt("test")) for run in runs if run.per_prompt("test")]

@@ -40,12 +40,12 @@ def different_settings(runs: Sequence[Run]) -> dict[str, list[str]]:
 def told_apart(runs: Sequence[Run]) -> list[str]:
     """For each run, one of each configuration, the settings in which it differs from the others; "" where none are recorded.
 
-    The fewest settings that tell all of them apart, found greedily; where these are many, for each run the fewest that tell it from
-    the rest.
+    The fewest settings that tell all of them apart, found greedily, and one of each other group that differs, if few do; where that is
+    much, for each run the fewest that tell it from the rest.
     """
     columns = _columns(runs)
     pairs = list(combinations(range(len(runs)), 2))
-    shared = _cover(columns, pairs)
+    shared = _with_every_group(columns, _cover(columns, pairs))
     found = []
     for place in range(len(runs)):
         keys = shared if len(shared) <= _MOST else _cover(columns, [pair for pair in pairs if place in pair])
@@ -60,7 +60,7 @@ def _columns(runs: Sequence[Run]) -> dict[str, list[str]]:
         return {}
     facts = {fact: [str(run.results.get(fact, ABSENT)) for run in runs] for fact in FACTS}
     settings = {key: [comparable(run).get(key, ABSENT) for run in runs] for key in different_settings(runs)}
-    ordered = sorted(settings, key=lambda key: (key.startswith(_LAST), key.count("."), len(key), key))
+    ordered = sorted(settings, key=lambda key: (key.startswith(_LAST), ABSENT in settings[key], key.count("."), len(key), key))
     return {**{key: column for key, column in facts.items() if len(set(column)) > 1}, **{key: settings[key] for key in ordered}}
 
 
@@ -77,6 +77,26 @@ def _cover(columns: dict[str, list[str]], pairs: list[tuple[int, int]]) -> list[
             chosen.append(best)
             pairs = left
     return chosen
+
+
+def _group(key: str) -> str:
+    """What a setting belongs to: groups that a method repeats, and old names, count as one."""
+    first = key.removeprefix("method.").split(".")[0]
+    return {"tau": "temperature"}.get(first, first)
+
+
+def _with_every_group(columns: dict[str, list[str]], chosen: list[str]) -> list[str]:
+    """The chosen keys, and one of each group that they leave out, so that a label hides no second difference; unless these are many.
+
+    A setting that some runs lack came with another version or belongs to another choice, and says nothing by itself.
+    """
+    groups: dict[str, list[str]] = {}
+    for key in columns:
+        if not key.startswith(_LAST):
+            groups.setdefault(_group(key), []).append(key)
+    known = [[key for key in keys if ABSENT not in columns[key]] for group, keys in groups.items() if group not in map(_group, chosen)]
+    more = [min(keys, key=lambda key: -len(set(columns[key]))) for keys in known if keys]
+    return [*chosen, *more] if len(chosen) + len(more) <= _MOST else chosen
 
 
 def _shown(key: str, value: str) -> str:

@@ -92,7 +92,8 @@ def label_ends(figure: Figure, axes: Axes, ends: Sequence[tuple[float, float, st
             free = inside.x0 <= box.x0 and box.x1 <= inside.x1 + 4 and inside.y0 <= box.y0 and box.y1 <= inside.y1
             clear = not any(box.overlaps(other) for other in taken)
             if free and clear and not any(box.contains(ox, oy) for ox, oy in dots if (ox, oy) != (px, py)):
-                tag(made, *places)
+                if places:
+                    tag(made, *places)
                 taken.append(box)
                 written.append(made)
                 break

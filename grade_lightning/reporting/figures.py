@@ -211,9 +211,9 @@ def draw(variants: list[Variant], best_of_n: Curve | None = None) -> tuple[dict[
     """Every figure that the runs have something for, by file name, with its title; and which were left out."""
     look, found, empty = looks_of(variants), {}, []
     with matplotlib.rc_context(STYLE):
-        made = [
-            (name, f"Reward against {UNITS[unit]}", frontier(variants, look, best_of_n, unit)) for name, unit in FRONTIERS.items()
-        ] + [(name, title, make(variants, look)) for name, (title, make) in FIGURES.items()]
+        made = [(name, f"Reward against {UNITS[unit]}", frontier(variants, look, best_of_n, unit)) for name, unit in FRONTIERS.items()] + [
+            (name, title, make(variants, look)) for name, (title, make) in FIGURES.items()
+        ]
         for name, title, figure in made:
             if figure is not None and any(axes.has_data() for axes in figure.axes):
                 settle(figure)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from grade_lightning.reporting.clean import is_number
@@ -19,6 +20,7 @@ from grade_lightning.reporting.variants import Variant
 Curve = list[dict[str, Any]]
 Point = tuple[float, float]  # KL, reward
 UNITS = {"token": "KL, nats per token", "completion": "KL, nats per completion"}
+_TICKS = [0.0, *(m * 10.0**e for e in range(-4, 5) for m in (1, 2.5, 5))]
 _MOST_LABELLED = 8
 _NOT_OF_A_FAMILY = ("kl_coef", "evaluation.validate_every", "evaluation.samples")
 
@@ -108,7 +110,8 @@ def reach(seeds: list[list[Point]]) -> float:
 
 def at(points: list[Point], kl: float) -> float:
     """Reward at a KL, linear between the points of a seed."""
-    return float(np.interp(kl, *zip(*points, strict=True)))
+    kls, rewards = zip(*points, strict=True)
+    return float(np.interp(kl, kls, rewards))
 
 
 def _stations(seeds: list[list[Point]]) -> list[tuple[float, float, float, float]]:
@@ -131,7 +134,7 @@ def frontier(variants: list[Variant], look: dict[str, Look], best_of_n: Curve | 
         best_of_n: points of the initial policy's best of n, as ``best_of_n.json`` holds them.
         unit: of the KL: "token" or "completion".
     """
-    figure, (axes,) = panels(1, 4.0, 5.8)
+    figure, (axes,) = panels(1, 3.9, 5.1)
     found, ends = lines(variants, unit), []
     for line in found:
         style, (kls, means, lows, highs) = look[variants[line.places[0]].label], _columns(line.stations)
@@ -154,19 +157,35 @@ def frontier(variants: list[Variant], look: dict[str, Look], best_of_n: Curve | 
         elif kls:
             ends.append((kls[-1], means[-1], plain(line.label), style.colour, line.places))
     initial = _best_of_n(axes, best_of_n or [], unit)
-    describe(axes, "Reward against KL", UNITS[unit], "reward")
+    describe(axes, "Reward against KL", f"{UNITS[unit]} (square-root scale)", "reward")
     note(figure, _said(found, initial))
-    axes.margins(x=0.12, y=0.08)
+    _scale(axes, found, best_of_n or [], unit)
     if not (found and len(found) <= _MOST_LABELLED and label_ends(figure, axes, ends)):
         legend(figure, axes)
     return figure
+
+
+def _scale(axes: Axes, found: list[Line], best_of_n: Curve, unit: str) -> None:
+    """A square-root axis from 0, on which methods that pay little can be told apart beside one that pays much; room for labels."""
+    kls = [kl for line in found for kl, *_ in (*line.stations, *line.ends)] + [kl for p in best_of_n if (kl := kl_of(p, unit))]
+    highest = max(kls, default=0.0)
+    axes.margins(y=0.08)
+    if highest <= 0:
+        return
+    axes.set_xscale("function", functions=(lambda x: np.sqrt(np.maximum(x, 0.0)), np.square))
+    axes.set_xlim(0.0, 1.35 * highest)
+    kept = [0.0]
+    for tick in _TICKS[1:]:
+        if tick <= 1.35 * highest and np.sqrt(tick) - np.sqrt(kept[-1]) > 0.09 * np.sqrt(1.35 * highest):
+            kept.append(tick)
+    axes.set_xticks(kept, [f"{tick:g}" for tick in kept])
 
 
 def _columns(stations: list[tuple[float, float, float, float]]) -> list[list[float]]:
     return [list(column) for column in zip(*stations, strict=True)] if stations else [[], [], [], []]
 
 
-def _best_of_n(axes: Any, points: Curve, unit: str) -> bool:
+def _best_of_n(axes: Axes, points: Curve, unit: str) -> bool:
     """Crosses of the initial policy's best of n; whether there are any."""
     known = [(kl, p["reward_mean"], p["n"]) for p in points if (kl := kl_of(p, unit)) is not None]
     for place, (kl, reward, n) in enumerate(known):

@@ -76,11 +76,12 @@ def write_report(
     doubts += empty
     for name, (_, figure) in figures.items():
         save(figure, out, name)
-    everything = {
-        "runs": names, "answer": sentences, "warnings": doubts, "best_of_n": curve or [], **{name: _plain(table.rows) for name, table in made.items()},
-    }  # fmt: skip
+    everything: dict[str, Any] = {"runs": names, "answer": sentences, "warnings": doubts, "best_of_n": curve or []}
+    everything |= {name: _plain(table.rows) for name, table in made.items()}
     write_atomically(out / "report.json", json_text(everything))
-    write_atomically(out / "report.html", page(variants, list(made.values()), figures, doubts, sentences, name=report_title(variants, part)))
+    write_atomically(
+        out / "report.html", page(variants, list(made.values()), figures, doubts, sentences=sentences, name=report_title(variants, part))
+    )
     return doubts
 
 

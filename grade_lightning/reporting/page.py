@@ -34,9 +34,9 @@ def _template(name: str) -> str:
     return files("grade_lightning.reporting").joinpath("templates", name).read_text()
 
 
-def page(  # noqa: PLR0917
-    variants: list[Variant], tables: list[Table], figures: dict[str, tuple[str, Figure]], warnings: list[str], sentences: Sequence[str] = (),
-    *, name: str, source: str = "",
+def page(
+    variants: list[Variant], tables: list[Table], figures: dict[str, tuple[str, Figure]], warnings: list[str], *,
+    sentences: Sequence[str] = (), name: str, source: str = "",
 ) -> str:  # fmt: skip
     """The page as text, of at most ``LARGEST`` bytes: what is too much for it is cut, and said to be.
 
@@ -56,7 +56,7 @@ def page(  # noqa: PLR0917
             "runs": rewards_by_prompt(variants, int(_NUMBERS * share)),
             "figures": {key: found for key, found in points.items() if len(svgs[key]) <= _SVG * share},
         }
-        text = _rendered(variants, tables, drawn, warnings, data, share, name=name, source=source, sentences=sentences)
+        text = _rendered(variants, tables, drawn, warnings, data, share=share, name=name, source=source, sentences=sentences)
         if len(text.encode()) <= LARGEST:
             break
     return text
@@ -64,7 +64,7 @@ def page(  # noqa: PLR0917
 
 def _rendered(
     variants: list[Variant], tables: list[Table], drawn: list[tuple[str, str, Markup]], warnings: list[str], data: dict[str, Any],
-    share: float, **words: Any,
+    *, share: float, **words: Any,
 ) -> str:  # fmt: skip
     style, script = _template("style.css"), _template("script.js")
     environment = Environment(

@@ -54,7 +54,7 @@ def title(method: str) -> str:
     return TITLES.get(method, method)
 
 
-def label(estimator: str) -> str:
+def estimator_title(estimator: str) -> str:
     """The name of an estimator with its settings, as studies of gradients write it: ``grade_ste:tau=1`` is GRADE-STE, tau=1."""
     method, *settings = estimator.split(":")
     return ", ".join([title(method), *settings])

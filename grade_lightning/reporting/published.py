@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Published(NamedTuple):
@@ -28,3 +28,14 @@ TABLE2 = {
     ("grade", "ppo"): -4.82, ("grade", "reinforce"): -5.66, ("grade", "grade_ste"): -8.61, ("ppo", "reinforce"): -0.46,
     ("ppo", "grade_ste"): -4.37, ("reinforce", "grade_ste"): -4.09,
 }  # fmt: skip
+
+
+PROTOCOLS = ("paper", "released")
+_IMDB = ("parquet", "aclimdb", "hub")  # groups of conf/data that read IMDB
+
+
+def comparable_with_paper(results: dict[str, Any], config: dict[str, str]) -> bool:
+    """Whether published numbers may stand beside a run's: reviews of IMDB under one of the paper's protocols."""
+    data = str(results.get("data"))
+    imdb = "imdb" in data.lower() or (data in _IMDB and not (data == "hub" and "imdb" not in config.get("data.path", "imdb").lower()))
+    return imdb and results.get("protocol") in PROTOCOLS

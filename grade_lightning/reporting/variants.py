@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from grade_lightning.reporting.differences import FACTS, comparable, folder_says, settings_of, told_apart
 from grade_lightning.reporting.palette import Look, looks, title
+from grade_lightning.reporting.published import comparable_with_paper
 from grade_lightning.reporting.read import Run
 
 
@@ -25,6 +26,11 @@ class Variant:
     label: str
     runs: list[Run]
     unknown: tuple[str, ...] = ()
+
+    @property
+    def like_paper(self) -> bool:
+        """Whether published numbers may stand beside these runs'."""
+        return all(comparable_with_paper(run.results, run.config) for run in self.runs)
 
     @property
     def tested(self) -> list[Run]:
