@@ -8,36 +8,42 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from grade_lightning.reporting.drawing import STYLE, describe, legend, note, panels, settle
+from grade_lightning.reporting.palette import BLUE, INK, ORANGE, Look, looks
 
-COLOURS = {
-    "Gumbel-softmax": "#E69F00", "straight-through": "#0072B2", "straight-through, max_hops=0": "#56B4E9", "decoupled ST": "#009E73",
-    "Gumbel-Rao, K=16": "#CC79A7", "ReinMax": "#D55E00", "policy gradient": "#000000", "policy gradient, baseline E[r]": "#7F7F7F",
-    "RLOO, G=4": "#A6761D",
+# The laboratory's estimators, and the methods that use them: a method has one colour everywhere.
+_METHODS = {
+    "Gumbel-softmax": "grade", "straight-through": "grade_ste", "straight-through, max_hops=0": "grade_ste", "decoupled ST": "decoupled_st",
+    "Gumbel-Rao, K=16": "gumbel_rao", "ReinMax": "reinmax", "policy gradient": "reinforce", "policy gradient, baseline E[r]": "reinforce",
+    "RLOO, G=4": "rloo",
 }  # fmt: skip
+LOOKS: dict[str, Look] = dict(zip(_METHODS, looks(list(_METHODS.values())), strict=True))
 
 
 def _save(figure: Any, out: Path, name: str) -> None:
-    figure.savefig(out / f"{name}.png", dpi=140)
-    plt.close(figure)
+    settle(figure)
+    figure.savefig(out / f"{name}.png", dpi=140, facecolor="white")
 
 
 def one_step(found: dict[str, Any], out: Path) -> None:
-    figure, axes = plt.subplots(2, 3, figsize=(11, 5.6), sharex=True, layout="constrained")
+    figure, _ = panels(3, 5.8)
+    figure.clear()
+    axes = figure.subplots(2, 3, sharex=True)
+    truth = {"color": INK, "linestyle": ":", "linewidth": 1.4}
     for column, (kind, rows) in enumerate(found.items()):
         for name in ("Gumbel-softmax", "straight-through"):
-            taus = [float(tau) for tau in rows[name]]
-            axes[0, column].plot(taus, [r["variance"] for r in rows[name].values()], color=COLOURS[name], label=name)
-            axes[1, column].plot(taus, [r["mean"] for r in rows[name].values()], color=COLOURS[name])
-        axes[0, column].axhline(rows["policy gradient"]["variance"], color="k", linestyle="--", label="policy gradient")
-        axes[1, column].axhline(rows["truth"], color="k", linestyle="--", label="truth = policy gradient's mean")
+            taus, style = [float(tau) for tau in rows[name]], LOOKS[name].marked(points=len(rows[name]))
+            axes[0, column].plot(taus, [r["variance"] for r in rows[name].values()], label=name, **style)
+            axes[1, column].plot(taus, [r["mean"] for r in rows[name].values()], **style)
+        baseline = LOOKS["policy gradient"].line(linewidth=1.4)
+        axes[0, column].axhline(rows["policy gradient"]["variance"], label="policy gradient (at no temperature)", **baseline)
+        axes[1, column].axhline(rows["truth"], **truth)
+        axes[0, column].plot([], [], label="truth, and the policy gradient's mean", **truth)
         axes[0, column].set(title=f"{kind} reward", yscale="log", xscale="log")
         axes[1, column].set(xlabel="tau")
     axes[0, 0].set_ylabel("variance of the gradient")
     axes[1, 0].set_ylabel("mean of the gradient")
-    axes[0, 0].legend(fontsize=8)
-    axes[1, 0].legend(fontsize=8)
+    legend(figure, axes[0, 0])
     _save(figure, out, "one_step")
 
 
@@ -47,64 +53,69 @@ def _median(runs: list[dict[str, Any]], read: Any) -> float:
 
 def temperatures(found: dict[str, Any], out: Path) -> None:
     """Rows: cosine of the mean, relative variance, what 16 rollouts give."""
-    figure, axes = plt.subplots(3, len(found), figsize=(13, 8), sharex=True, layout="constrained")
+    figure, _ = panels(len(found), 8.0, 3.2)
+    figure.clear()
+    axes = figure.subplots(3, len(found), sharex=True)
     rows = (("cosine", "cosine of the mean with the truth"), ("nvr", "relative variance (NVR)"), ("rho_16", "rho_16"))
     for column, (kind, runs) in enumerate(found.items()):
         taus = list(runs[0]["relaxations"])
-        for row, (key, label) in enumerate(rows):
+        for row, (key, said) in enumerate(rows):
             panel = axes[row, column]
-            for name, colour in COLOURS.items():
+            for name, look in LOOKS.items():
                 if name in runs[0]["policy gradients"]:
                     value = _median(runs, lambda run, key=key, name=name: run["policy gradients"][name][key])
-                    panel.axhline(value, color=colour, linestyle="--", linewidth=1, label=name)
+                    panel.plot([float(tau) for tau in taus], [value] * len(taus), label=name, **look.marked(3, len(taus), linewidth=1))
                     continue
                 have = [tau for tau in taus if name in runs[0]["relaxations"][tau]]
                 values = [_median(runs, lambda run, tau=tau, key=key, name=name: run["relaxations"][tau][name][key]) for tau in have]
-                panel.plot([float(tau) for tau in have], values, color=colour, marker=".", label=name)
+                panel.plot([float(tau) for tau in have], values, label=name, **look.marked(points=len(have)))
             panel.set_xscale("log")
             if key == "nvr":
                 panel.set_yscale("log")
             if column == 0:
-                panel.set_ylabel(label)
+                panel.set_ylabel(said)
         axes[0, column].set_title(f"{kind} reward")
         axes[2, column].set_xlabel("tau")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=8)
+    note(figure, f"medians over {len(next(iter(found.values())))} random policies; policy gradients have no temperature")
+    legend(figure, axes[0, 0])
     _save(figure, out, "temperature")
 
 
 def lengths(found: dict[str, Any], out: Path) -> None:
-    figure, axes = plt.subplots(1, len(found), figsize=(13, 3.6), sharey=True, layout="constrained")
+    figure, axes = panels(len(found), 3.4, 3.2)
     for panel, (kind, runs) in zip(axes, found.items(), strict=True):
         steps = list(runs[0]["lengths"])
-        for name, colour in COLOURS.items():
+        for name, look in LOOKS.items():
             if name in runs[0]["lengths"][steps[0]]:
                 values = [_median(runs, lambda run, s=s, name=name: run["lengths"][s][name]["rho_16"]) for s in steps]
-                panel.plot([int(s) for s in steps], values, color=colour, marker=".", label=name)
-        panel.set(title=f"{kind} reward", xlabel="tokens")
+                panel.plot([int(s) for s in steps], values, label=name, **look.marked(points=len(steps)))
+        describe(panel, f"{kind} reward", "tokens", "")
+        panel.sharey(axes[0])
     axes[0].set_ylabel("rho_16 at tau 1")
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=8)
+    note(figure, f"medians over {len(next(iter(found.values())))} random policies")
+    legend(figure, axes[0])
     _save(figure, out, "length")
 
 
 def hybrids(found: dict[str, Any], out: Path) -> None:
-    figure, axes = plt.subplots(1, len(found), figsize=(13, 3.8), sharey=True, layout="constrained")
+    figure, _ = panels(len(found), 3.8, 3.2)
+    figure.clear()
+    axes = figure.subplots(1, len(found), sharey=True)
     for panel, (kind, taus) in zip(axes, found.items(), strict=True):
         names = list(taus["1.0"][0])
         for place, (tau, runs) in enumerate(taus.items()):
             means = [np.mean([run[name][0] for run in runs]) for name in names]
-            panel.barh(
-                np.arange(len(names)) + 0.4 * place - 0.2, means, height=0.38, label=f"tau {tau}", color=("#0072B2", "#E69F00")[place]
-            )
+            bar = {"color": (BLUE, ORANGE)[place], "hatch": ("", "//")[place], "edgecolor": "white", "linewidth": 0}
+            panel.barh(np.arange(len(names)) + 0.4 * place - 0.2, means, height=0.38, label=f"tau {tau}", **bar)
         panel.set_yticks(range(len(names)), names, fontsize=8)
         panel.set(title=f"{kind} reward", xlabel="mean cosine, 16 rollouts")
-    axes[0].legend(fontsize=8)
+    legend(figure, axes[0])
     _save(figure, out, "hybrid")
 
 
 def draw(found: dict[str, Any], out: Path) -> None:
-    one_step(found["one_step"], out)
-    temperatures(found["temperature"], out)
-    lengths(found["length"], out)
-    hybrids(found["hybrid"], out)
+    with matplotlib.rc_context(STYLE):
+        one_step(found["one_step"], out)
+        temperatures(found["temperature"], out)
+        lengths(found["length"], out)
+        hybrids(found["hybrid"], out)

@@ -162,7 +162,7 @@ def show_all() -> int:
     for name in ("initial", *MIDWAY):
         show_checkpoint(name)
     runs, out = curve_runs(), OUTPUTS / "gradient_quality" / "curves"
-    for warning in write_report(runs, [run.folder.name for run in runs], out, title="curves"):
+    for warning in write_report(runs, [run.folder.name for run in runs], out, part="curves"):
         print(warning, file=sys.stderr)
     refresh(out, HERE / "report", ("table1.md", "table2.md", "quality.md", "frontier.png"))
     print(out / "report.html")

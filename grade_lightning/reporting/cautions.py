@@ -7,6 +7,7 @@ from grade_lightning.reporting.read import Run
 from grade_lightning.reporting.table import Table
 from grade_lightning.reporting.variants import listed
 
+NOT_COMPARABLE = "their numbers are not comparable"
 _UNCOMPARABLE = {
     "protocol": "different protocols",
     "data": "different data",
@@ -26,7 +27,7 @@ def _reward(run: Run) -> tuple[tuple[str, str], ...]:
 def mixed(runs: list[Run]) -> list[str]:
     """Warnings about runs that should not stand in one table."""
     warnings = [
-        f"runs of {what} stand in one table ({listed(sorted(values))}): their numbers are not comparable"
+        f"runs of {what} stand in one table ({listed(sorted(values))}): {NOT_COMPARABLE}"
         for key, what in _UNCOMPARABLE.items()
         if len(values := {str(run.results.get(key)) for run in runs}) > 1
     ]
@@ -34,11 +35,9 @@ def mixed(runs: list[Run]) -> list[str]:
     shared = {item for item in rewards[0] if all(item in one for one in rewards)} if rewards else set()
     differing = sorted({key for one in rewards for key, _ in one - shared})
     if differing:
-        warnings.append(
-            f"runs of different rewards stand in one table (they differ in {listed(differing)}): their numbers are not comparable"
-        )
+        warnings.append(f"runs of different rewards stand in one table (they differ in {listed(differing)}): {NOT_COMPARABLE}")
     if len({run.results.get("model_fingerprint") for run in runs if run.results.get("model_fingerprint")}) > 1:
-        warnings.append("runs whose models have different weights stand in one table: their numbers are not comparable")
+        warnings.append(f"runs whose models have different weights stand in one table: {NOT_COMPARABLE}")
     kept = [set(run.per_prompt("test")) for run in runs if run.per_prompt("test")]
     if len(set(map(frozenset, kept))) > 1:
         common = len(set.intersection(*kept))

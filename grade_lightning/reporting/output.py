@@ -9,10 +9,14 @@ from typing import Any
 
 from grade_lightning.records.files import write_atomically
 from grade_lightning.records.text import json_text
+from grade_lightning.reporting.answer import answer
 from grade_lightning.reporting.beyond import exploited, quality
-from grade_lightning.reporting.cautions import mixed, within_noise
+from grade_lightning.reporting.cautions import NOT_COMPARABLE, mixed, within_noise
 from grade_lightning.reporting.clean import is_number
-from grade_lightning.reporting.figures import Curve, draw, save
+from grade_lightning.reporting.drawing import save
+from grade_lightning.reporting.facts import report_title
+from grade_lightning.reporting.figures import draw
+from grade_lightning.reporting.frontier import Curve
 from grade_lightning.reporting.page import page
 from grade_lightning.reporting.pareto import pareto_front
 from grade_lightning.reporting.read import Run, read_runs
@@ -34,7 +38,7 @@ def report(root: Path, out: Path, *, part: str | None = None) -> list[str]:
     names = [str(run.folder.relative_to(root)) for run in runs]
     curve, faults = best_of_n(root)
     front, unread = pareto_front(root)
-    return write_report(runs, names, out, [*warnings, *faults, *unread], title=part or root.resolve().name, curve=curve, more=front)
+    return write_report(runs, names, out, [*warnings, *faults, *unread], part=part, curve=curve, more=front)
 
 
 def best_of_n(root: Path) -> tuple[Curve, list[str]]:
@@ -52,27 +56,23 @@ def best_of_n(root: Path) -> tuple[Curve, list[str]]:
 
 
 def write_report(
-    runs: list[Run],
-    names: list[str],
-    out: Path,
-    warnings: Collection[str] = (),
-    *,
-    title: str,
-    curve: Curve | None = None,
+    runs: list[Run], names: list[str], out: Path, warnings: Collection[str] = (), *, part: str | None = None, curve: Curve | None = None,
     more: Mapping[str, Table] | None = None,
-) -> list[str]:
+) -> list[str]:  # fmt: skip
     """Write the report of some runs; returns the warnings.
 
     Args:
         names: of the runs, as ``report.json`` lists them.
         warnings: about what was read.
-        title: of the page.
+        part: of a study, for the page's title.
         curve: the initial policy's best of n.
         more: further tables by the name of their file.
     """
     variants = group(runs)
     made = {**tables(variants), **(more or {})}
-    doubts = [*warnings, *mixed(runs), *repeated(variants), *within_noise(made["table2"], made["table1"]), *exploited(made["quality"])]
+    uncomparable = mixed(runs)
+    sentences = answer(variants, made, [warning for warning in uncomparable if warning.endswith(NOT_COMPARABLE)])
+    doubts = [*warnings, *uncomparable, *repeated(variants), *within_noise(made["table2"], made["table1"]), *exploited(made["quality"])]
     out.mkdir(parents=True, exist_ok=True)
     for name, table in made.items():
         _write_table(out, name, table)
@@ -80,9 +80,12 @@ def write_report(
     doubts += empty
     for name, (_, figure) in figures.items():
         save(figure, out, name)
-    everything = {"runs": names, "warnings": doubts, "best_of_n": curve or [], **{name: _plain(table.rows) for name, table in made.items()}}
+    everything: dict[str, Any] = {"runs": names, "answer": sentences, "warnings": doubts, "best_of_n": curve or []}
+    everything |= {name: _plain(table.rows) for name, table in made.items()}
     write_atomically(out / "report.json", json_text(everything))
-    write_atomically(out / "report.html", page(variants, list(made.values()), figures, doubts, name=title))
+    write_atomically(
+        out / "report.html", page(variants, list(made.values()), figures, doubts, sentences=sentences, name=report_title(variants, part))
+    )
     return doubts
 
 

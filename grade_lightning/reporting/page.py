@@ -1,91 +1,117 @@
-"""One self-contained page with everything: no network, no other file."""
+"""One self-contained page with everything: no network, no other file, and complete with scripts off."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import io
 import json
+from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+import matplotlib
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from grade_lightning.reporting.clean import is_number
-from grade_lightning.reporting.figures import inline_svg
-from grade_lightning.reporting.pairing import Prompt, occurrences
+from grade_lightning.reporting.differences import FACTS, different_settings
+from grade_lightning.reporting.drawing import STYLE, inline_svg
+from grade_lightning.reporting.facts import environments
+from grade_lightning.reporting.hover import targets
+from grade_lightning.reporting.marks import shade, swatch
+from grade_lightning.reporting.prompts import rewards_by_prompt, scatter
+from grade_lightning.reporting.samples import by_prompt, clip, samples, span
 from grade_lightning.reporting.table import Table
-from grade_lightning.reporting.variants import Variant, colours, different_settings
+from grade_lightning.reporting.variants import Variant, looks_of
 
-_SHOWN = ("reward", "judge", "completion_reward", "perplexity", "kl", "tokens")
-
-
-def samples(variants: list[Variant]) -> list[dict[str, Any]]:
-    """Test samples with what the initial policy wrote after the same prompt with the same noise."""
-    found = []
-    for variant in variants:
-        for run in variant.runs:
-            before, tests = (_by_prompt(run.samples, split) for split in ("initial", "test"))
-            for key, after in tests.items():
-                start = before.get(key, {})
-                lift = [s["reward"] for s in (after, start) if is_number(s.get("reward"))]
-                found.append({
-                    "method": variant.label, "seed": run.seed, "prompt": after["prompt"], "after": after["completion"],
-                    "before": start.get("completion", ""), "lift": lift[0] - lift[1] if len(lift) == 2 else None,
-                    **{name: after[name] if is_number(after.get(name)) else None for name in _SHOWN},
-                    "kl": after["kl"] / after["tokens"] if is_number(after.get("kl")) and after.get("tokens") else None,
-                })  # fmt: skip
-    return found
+LARGEST = 3_000_000  # bytes of a page
+_SHARES = (1.0, 0.5, 0.25, 0.1, 0.02)  # of what follows, tried until the page is small enough
+_NUMBERS, _PROMPTS, _CARDS, _ROWS, _WARNINGS, _SVG = 150_000, 40, 400, 300, 300, 400_000
 
 
-def _by_prompt(samples: list[dict[str, Any]], split: str) -> dict[Prompt, dict[str, Any]]:
-    """Samples of a split; without ids prompts are told apart by their text."""
-    chosen = [s for s in samples if s["split"] == split]
-    return dict(zip(occurrences(s.get("prompt_id", s["prompt"]) for s in chosen), chosen, strict=True))
+def _template(name: str) -> str:
+    return files("grade_lightning.reporting").joinpath("templates", name).read_text()
 
 
-def _dictionary(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def environments(variants: list[Variant]) -> list[dict[str, Any]]:
-    """Where each run was made, equal ones together."""
-    found: dict[str, dict[str, Any]] = {}
-    for variant in variants:
-        for run in variant.runs:
-            env = run.environment
-            facts = {
-                "git revision": (env.get("git_revision") or "-") + (" (with uncommitted changes)" if env.get("git_dirty") else ""),
-                "python": env.get("python"), "platform": env.get("platform"), "processor": env.get("processor"), "gpu": env.get("gpu"),
-                "threads": env.get("torch_threads"),
-                "packages": ", ".join(f"{name} {version}" for name, version in _dictionary(env.get("packages")).items()),
-            }  # fmt: skip
-            entry = found.setdefault(json.dumps(facts, sort_keys=True), {"facts": facts, "runs": []})
-            entry["runs"].append(f"{variant.label}, seed {run.seed}")
-    return list(found.values())
-
-
-def page(variants: list[Variant], tables: list[Table], figures: dict[str, tuple[str, Figure]], warnings: list[str], *, name: str) -> str:
-    """The page as text.
+def page(
+    variants: list[Variant], tables: list[Table], figures: dict[str, tuple[str, Figure]], warnings: list[str], *,
+    sentences: Sequence[str] = (), name: str, source: str = "",
+) -> str:  # fmt: skip
+    """The page as text, of at most ``LARGEST`` bytes: what is too much for it is cut, and said to be.
 
     Args:
-        name: of what was reported on.
+        sentences: the answer in words.
+        name: of what was reported on; source: where it came from.
     """
-    template = files("grade_lightning.reporting").joinpath("page.html").read_text()
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    svgs = {key: inline_svg(figure, key) for key, (_, figure) in figures.items()}
+    points = {key: targets(figure) for key, (_, figure) in figures.items()}
+    text = ""
+    for share in _SHARES:
+        drawn = [
+            (key, title, Markup(svgs[key]) if len(svgs[key]) <= _SVG * share else _picture(figure))  # noqa: S704  our own drawing
+            for key, (title, figure) in figures.items()
+        ]
+        data = {
+            "runs": rewards_by_prompt(variants, int(_NUMBERS * share)),
+            "figures": {key: found for key, found in points.items() if len(svgs[key]) <= _SVG * share},
+        }
+        text = _rendered(variants, tables, drawn, warnings, data, share=share, name=name, source=source, sentences=sentences)
+        if len(text.encode()) <= LARGEST:
+            break
+    return text
+
+
+def _rendered(
+    variants: list[Variant], tables: list[Table], drawn: list[tuple[str, str, Markup]], warnings: list[str], data: dict[str, Any],
+    *, share: float, **words: Any,
+) -> str:  # fmt: skip
+    style, script = _template("style.css"), _template("script.js")
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=FunctionLoader(_template)
+    )
+    look, places = looks_of(variants), {variant.label: place for place, variant in enumerate(variants)}
+    groups, prompts = by_prompt(samples(variants), max(1, int(_PROMPTS * share)), max(1, int(_CARDS * share)))
+    low, high = span(variants)
+    rows = max(20, int(_ROWS * share))
     # A variant's runs differ in their seed alone, so the first one stands for all.
-    differences = different_settings([variant.runs[0] for variant in variants])
-    look = colours(variants)
-    drawn = [(key, title, Markup(inline_svg(figure, key))) for key, (title, figure) in figures.items()]  # noqa: S704  our own drawing
-    return environment.from_string(template).render(
-        name=name, warnings=warnings, tables=tables, figures=drawn, variants=variants, differences=differences,
-        colours={variant.label: look[variant.label][0] for variant in variants},
-        environments=environments(variants), runs=sum(len(variant.runs) for variant in variants), samples=_script_safe(samples(variants)),
+    differences = {key: [clip(v, 120) for v in found] for key, found in different_settings([v.runs[0] for v in variants]).items()}
+    return environment.get_template("page.html").render(
+        **words, variants=variants, tables=tables, rows=rows, frontiers=[f for f in drawn if f[0].startswith("frontier")],
+        figures=[f for f in drawn if not f[0].startswith("frontier")], warnings=[clip(w, 1000) for w in warnings[: int(_WARNINGS * share)]],
+        all_warnings=len(warnings), swatches=[swatch(look[variant.label]) for variant in variants],
+        row_places=lambda row: " ".join(str(places[row[key]]) for key in ("method", "first", "second") if row.get(key) in places),
+        groups=groups, prompts=prompts, shade=lambda reward: shade(reward, low, high), low=low, high=high,
+        differences=dict(list(differences.items())[:rows]), environments=environments(variants)[: max(1, int(20 * share))],
+        runs=sum(len(variant.runs) for variant in variants), described=_described(variants), plot=scatter(data["runs"]),
+        chosen=data["runs"]["runs"], data=_script_safe(data), style=Markup(style), script=Markup(script),  # noqa: S704  our own files
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )  # fmt: skip
+
+
+def _described(variants: list[Variant]) -> str:
+    """Protocol, model, data and steps, each with its few values."""
+    runs = [run for variant in variants for run in variant.runs]
+    said = []
+    for fact in FACTS:
+        key = "model_name" if fact == "model" and all(run.results.get("model_name") for run in runs) else fact
+        values = sorted({clip(str(run.results[key]), 60) for run in runs if run.results.get(key) is not None})
+        if values:
+            said.append(f"{fact} {', '.join(values[:4])}{' and others' if len(values) > 4 else ''}")
+    return "; ".join(said)
+
+
+def _picture(figure: Figure) -> Markup:
+    """A figure of too many lines for an SVG, as a PNG inside the page."""
+    stream = io.BytesIO()
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(stream, format="png", dpi=110, facecolor="white")
+    return Markup('<img alt="" src="data:image/png;base64,{}">').format(base64.b64encode(stream.getvalue()).decode())
 
 
 def _script_safe(value: Any) -> Markup:
     """JSON for inside a script element: nothing in it can end the element."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return Markup(text)  # noqa: S704  every character that markup could be made of was escaped

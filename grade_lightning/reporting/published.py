@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Published(NamedTuple):
@@ -23,19 +23,19 @@ TABLE1 = {
     "reinforce": Published(0.617, 0.378, 0.654, 0.050, 0.037, 0.0255),
 }
 
-TITLES = {
-    "grade": "GRADE", "grade_ste": "GRADE-STE", "ppo": "PPO", "reinforce": "REINFORCE", "rloo": "RLOO", "grpo": "GRPO",
-    "hybrid": "Hybrid", "decoupled_st": "Decoupled ST", "reinmax": "ReinMax", "gumbel_rao": "Gumbel-Rao",
-    "grade_ste_nucleus": "GRADE-STE, nucleus",
-}  # fmt: skip
-
-
-def title(method: str) -> str:
-    return TITLES.get(method, method)
-
-
 # Table 2: t of the first method's last training rewards against the second's.
 TABLE2 = {
     ("grade", "ppo"): -4.82, ("grade", "reinforce"): -5.66, ("grade", "grade_ste"): -8.61, ("ppo", "reinforce"): -0.46,
     ("ppo", "grade_ste"): -4.37, ("reinforce", "grade_ste"): -4.09,
 }  # fmt: skip
+
+
+PROTOCOLS = ("paper", "released")
+_IMDB = ("parquet", "aclimdb", "hub")  # groups of conf/data that read IMDB
+
+
+def comparable_with_paper(results: dict[str, Any], config: dict[str, str]) -> bool:
+    """Whether published numbers may stand beside a run's: reviews of IMDB under one of the paper's protocols."""
+    data = str(results.get("data"))
+    imdb = "imdb" in data.lower() or (data in _IMDB and not (data == "hub" and "imdb" not in config.get("data.path", "imdb").lower()))
+    return imdb and results.get("protocol") in PROTOCOLS

@@ -74,7 +74,7 @@ def _row(variant: Variant) -> dict[str, Any]:
         "kl": mean([number(run.results["test"], "kl_mean") for run in tested]), "lift": paired_lift(tested) if tested else None,
         "objective": ", ".join(sorted({kl_weight(run) for run in runs})), "kl_sequence": mean([kl_of_sequences(run) for run in tested]),
     }  # fmt: skip
-    if variant.method in TABLE1:
+    if variant.method in TABLE1 and variant.like_paper:
         published = TABLE1[variant.method]
         row.update({
             "paper_test": f"{published.test_mean:.3f} ± {published.test_std:.3f}",
@@ -123,4 +123,7 @@ def table1(variants: list[Variant]) -> Table:
         "The paper's values come from another model and other test prompts; they are comparable with ours only where the model, the "
         "protocol and the data are the paper's.",
     ]
-    return Table("Table 1. Test reward", columns, [*([initial] if initial else []), *map(_row, variants)], notes)
+    rows = [*([initial] if initial else []), *map(_row, variants)]
+    if not any("paper_test" in row for row in rows):
+        columns, notes = [column for column in columns if not column[0].startswith("paper_")], notes[:-1]
+    return Table("Table 1. Test reward", columns, rows, notes)

@@ -46,7 +46,8 @@ def _pair(first: Variant, second: Variant, resamples: int) -> dict[str, Any]:
     pooled = _paper_tests(first, second)
     if pooled:
         row["paper_t"], row["paper_significant"] = mean([t for t, _ in pooled]), f"{sum(p < 0.05 for _, p in pooled)} of {len(pooled)}"
-    row["published_t"] = TABLE2.get((first.method, second.method)) or _minus(TABLE2.get((second.method, first.method)))
+    if first.like_paper and second.like_paper:
+        row["published_t"] = TABLE2.get((first.method, second.method)) or _minus(TABLE2.get((second.method, first.method)))
     a, b = _by_prompt(first), _by_prompt(second)
     common = sorted(a.keys() & b.keys())
     prompts = paired_permutation([a[key] for key in common], [b[key] for key in common], resamples=resamples)
@@ -90,17 +91,19 @@ def table2(variants: list[Variant]) -> Table:
         ("first", "First", ""), ("second", "Second", ""), ("difference", "Test reward, first - second", "+.3f"),
         ("seed_holm", "Seeds: p (Holm)", "p"), ("seed_effect", "Seeds: Hedges' g", "+.2f"),
         ("prompt_holm", "Prompts: p (Holm)", "p"), ("prompt_effect", "Prompts: d_z", "+.2f"),
-        ("paper_t", "Paper's t, ours", "+.2f"), ("paper_significant", "seeds with p < 0.05", ""),
+        ("paper_t", "Pooled t over training steps", "+.2f"), ("paper_significant", "seeds with p < 0.05", ""),
         ("published_t", "Paper's t, published", "+.2f"),
     ]  # fmt: skip
     notes = [
         "Seeds: Welch's t-test of the seeds' test rewards; it speaks about methods. Prompts: sign-flip permutation test over the same test "
         "prompts, rewards averaged over seeds; it speaks about these trained policies only. Holm's adjustment over all pairs.",
-        "Paper's t: pooled two-sample t-test of training rewards in the last 20% of the steps, run against run, mean over seeds. "
+        "Pooled t, the paper's test: two-sample t-test of training rewards in the last 20% of the steps, run against run, mean over seeds. "
         "Steps of one run are not independent draws "
         "(each starts where the last one ended), one run says nothing about the method, and training rewards of different methods need "
         "not be the same quantity (GRADE scores soft tokens): it is shown for comparison with the paper, not as evidence.",
     ]
+    if not any(row.get("published_t") is not None for row in rows):
+        columns = columns[:-1]
     return Table("Table 2. Differences between methods", columns, rows, notes)
 
 
@@ -114,7 +117,7 @@ def stability(variants: list[Variant]) -> Table:
             found = [windowed_variance(r.tolist(), leave_out_last=leave_out) for r in rewards]
             values = [value for value in found if value is not None]
             row[name] = mean(values) if values else None
-        if variant.method in TABLE1:
+        if variant.method in TABLE1 and variant.like_paper:
             row["paper"] = TABLE1[variant.method].stability
         rows.append(row)
     columns = [
@@ -125,4 +128,6 @@ def stability(variants: list[Variant]) -> Table:
         "Mean over consecutive windows of 50 steps of the variance (ddof 0) of the training reward. As published: without the last window, "
         "as the paper's values were computed. A steady rise counts as instability, and a policy that never learns as stability."
     ]
+    if not any("paper" in row for row in rows):
+        columns = columns[:-1]
     return Table("Appendix B.2. Stability", columns, rows, notes)

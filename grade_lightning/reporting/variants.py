@@ -1,26 +1,15 @@
-"""Runs that differ in their seed alone, their names and their colours."""
+"""Runs that differ in their seed alone, their labels and their looks."""
 
 from __future__ import annotations
 
 import hashlib
-import re
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import Any
 
-from grade_lightning.records.identity import ADDED
-from grade_lightning.reporting.published import title
-from grade_lightning.reporting.read import Run, flat
-
-# Okabe and Ito's colours, which colour-blind readers can tell apart; line styles tell them apart in print.
-COLOURS = {
-    "grade": "#E69F00", "grade_ste": "#0072B2", "ppo": "#009E73", "reinforce": "#CC79A7", "rloo": "#D55E00", "grpo": "#56B4E9",
-    "hybrid": "#8C564B",
-}  # fmt: skip
-_OTHERS = ("#7F7F7F", "#9467BD", "#BCBD22", "#17BECF", "#AEC7E8")
-STYLES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
-FACTS = ("protocol", "model", "data", "steps")
-_NOT_SETTINGS = ("seed", "run.", "hydra", "logger", "callbacks", "quiet", "trainer._target_", "names.")
+from grade_lightning.reporting.differences import FACTS, comparable, folder_says, settings_of, told_apart
+from grade_lightning.reporting.palette import Look, looks, title
+from grade_lightning.reporting.published import comparable_with_paper
+from grade_lightning.reporting.read import Run
 
 
 @dataclass(frozen=True)
@@ -39,6 +28,11 @@ class Variant:
     unknown: tuple[str, ...] = ()
 
     @property
+    def like_paper(self) -> bool:
+        """Whether published numbers may stand beside these runs'."""
+        return all(comparable_with_paper(run.results, run.config) for run in self.runs)
+
+    @property
     def tested(self) -> list[Run]:
         return [run for run in self.runs if run.results["test"]]
 
@@ -51,18 +45,30 @@ def group(runs: list[Run]) -> list[Variant]:
         reward = run.results.get("reward_fingerprint") or ""
         groups[run.method, str(run.results.get("variant_hash") or _fingerprint(run)) + (f" {reward}" if reward else "")].append(run)
     groups = _across_versions(groups)
-    methods = [method for method, _ in groups]
     variants, seen = [], set()
-    for (method, variant), members in groups.items():
+    for (method, variant), (members, differs) in _labelled(groups).items():
         label = title(method)
-        if methods.count(method) > 1:
-            others = [runs for (other, name), runs in groups.items() if other == method and name != variant]
-            label += f" ({_what_differs(members, others) or variant})"
+        if differs:
+            label += f" ({differs})"
         if label in seen:
             label += f" [{variant}]"
         seen.add(label)
         variants.append(Variant(method, label, members, tuple(sorted(_unknown(members)))))
     return variants
+
+
+def _labelled(groups: dict[tuple[str, str], list[Run]]) -> dict[tuple[str, str], tuple[list[Run], str]]:
+    """Each group with what tells it from the others of its method: settings, else its folders' name, else its hash; "" if it is alone."""
+    said: dict[tuple[str, str], str] = {}
+    for method in dict.fromkeys(method for method, _ in groups):
+        keys = [key for key in groups if key[0] == method]
+        if len(keys) == 1:
+            continue
+        found = told_apart([groups[key][0] for key in keys])
+        for key, settings in zip(keys, found, strict=True):
+            unique = settings if found.count(settings) == 1 else ""
+            said[key] = unique or folder_says(groups[key][0]) or key[1]
+    return {key: (members, said.get(key, "")) for key, members in groups.items()}
 
 
 def _across_versions(groups: dict[tuple[str, str], list[Run]]) -> dict[tuple[str, str], list[Run]]:
@@ -84,67 +90,27 @@ def _across_versions(groups: dict[tuple[str, str], list[Run]]) -> dict[tuple[str
     return {key: sorted(members, key=lambda run: run.seed) for key, members in found.items()}
 
 
-def _settings(run: Run) -> dict[str, str]:
-    """What a run's configuration decides, by dotted name; what its version could not choose has the value it had."""
-    own = {key: value for key, value in run.config.items() if not key.startswith(_NOT_SETTINGS)}
-    return {**dict(flat("", ADDED)), **own} if own else {}
-
-
-def _comparable(run: Run) -> dict[str, str]:
-    """Settings with the last part of folders alone: on another machine the same data may lie elsewhere."""
-    return {
-        key: str(value).rstrip("/").rsplit("/", 1)[-1] if key.split(".")[-1] == "path" else value for key, value in _settings(run).items()
-    }
-
-
 def _unknown(members: list[Run]) -> set[str]:
-    known = [_settings(run).keys() for run in members if run.config]
+    known = [settings_of(run).keys() for run in members if run.config]
     return {key for keys in known for key in keys if not all(key in others for others in known)}
 
 
 def _adds_settings(first: Run, second: Run) -> bool:
     """Whether the second run's configuration is the first's with settings that the first does not know."""
     facts = all(first.results.get(fact) == second.results.get(fact) for fact in FACTS)
-    old, new = _comparable(first), _comparable(second)
+    old, new = comparable(first), comparable(second)
     return facts and 0 < len(old) < len(new) and old.items() <= new.items()
 
 
 def _fingerprint(run: Run) -> str:
     """What tells configurations apart where the run has no hash of its own."""
     facts = [str(run.results.get(key)) for key in FACTS]
-    return hashlib.sha256(repr((facts, sorted(_settings(run).items()))).encode()).hexdigest()[:8]
+    return hashlib.sha256(repr((facts, sorted(settings_of(run).items()))).encode()).hexdigest()[:8]
 
 
-def _what_differs(members: list[Run], others: list[list[Run]]) -> str:
-    """The folder's own name where it says more than method, seed and hash; else up to three settings; else nothing."""
-    first = members[0]
-    name = re.sub(r"-?seed-?\d+|(^|-)[0-9a-f]{8}$", "", first.folder.name)
-    name = re.sub(rf"^{re.escape(first.method)}(-|$)|-{re.escape(first.method)}$", "", name)
-    name = re.sub(r"^\d+$", "", name)
-    if name:
-        return name
-    keys = {key for other in others for key in different_settings([first, other[0]])}
-    return ", ".join(f"{key.split('.')[-1]}={first.config.get(key, '-')}" for key in sorted(keys)) if 0 < len(keys) <= 3 else ""
-
-
-def different_settings(runs: list[Run]) -> dict[str, list[str]]:
-    """Settings whose values are not the same in all runs, by dotted name, in the order of the runs; "-" where one lacks it."""
-    keys = sorted({key for run in runs for key in _settings(run)})
-    columns = {key: [_settings(run).get(key, "-") for run in runs] for key in keys}
-    return {key: values for key, values in columns.items() if len(set(values)) > 1}
-
-
-def colours(variants: list[Variant]) -> dict[str, tuple[str, Any]]:
-    """(colour, line style) by label: a method's own colour, another line style for each of its configurations."""
-    found: dict[str, tuple[str, Any]] = {}
-    count: dict[str, int] = defaultdict(int)
-    spare = dict(COLOURS)
-    for variant in variants:
-        if variant.method not in spare:
-            spare[variant.method] = _OTHERS[(len(spare) - len(COLOURS)) % len(_OTHERS)]
-        found[variant.label] = spare[variant.method], STYLES[count[variant.method] % len(STYLES)]
-        count[variant.method] += 1
-    return found
+def looks_of(variants: list[Variant]) -> dict[str, Look]:
+    """Looks by label: a method's own colour, another dash and marker for each of its configurations."""
+    return dict(zip([variant.label for variant in variants], looks([variant.method for variant in variants]), strict=True))
 
 
 def repeated(variants: list[Variant]) -> list[str]:

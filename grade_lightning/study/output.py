@@ -8,11 +8,10 @@ from typing import Any
 
 import matplotlib
 
+from grade_lightning.reporting.drawing import STYLE, label_ends, legend, note, panels, plain, save, settle
+from grade_lightning.reporting.palette import Look, estimator_title, looks
 from grade_lightning.reporting.table import Table
 from grade_lightning.study.moments import GRID
-
-matplotlib.use("Agg")
-from matplotlib.figure import Figure
 
 _SHOWN = (
     ("cosine", ".2f"),
@@ -127,42 +126,53 @@ def table(found: dict[str, Any]) -> Table:
 
 def figure(found: dict[str, Any], folder: Path) -> None:
     """rho against rollouts, generated tokens and seconds."""
-    drawn = Figure(figsize=(11, 3.8), layout="constrained")
-    panels = drawn.subplots(1, 3, sharey=True)
-    for panel, unit in zip(panels, ("rollouts", "tokens", "seconds"), strict=True):
-        for label, entry in found["estimators"].items():
-            panel.plot([n * entry["cost"][unit] for n in GRID], entry["curve"], label=label)
-        panel.set(xscale="log", xlabel=unit)
-        panel.grid(alpha=0.25)
-    panels[0].set_ylabel("rho: worth of a normalised step")
-    _lengths(found, folder)
-    handles, labels = panels[0].get_legend_handles_labels()
-    drawn.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=8)
-    drawn.savefig(folder / "rho.png", dpi=140)
-    drawn.savefig(folder / "rho.pdf", metadata={"CreationDate": None})
+    look = _looks(found)
+    with matplotlib.rc_context(STYLE):
+        drawn, axes = panels(3, 3.6, 3.9)
+        for panel, unit in zip(axes, ("rollouts", "tokens", "seconds"), strict=True):
+            for name, entry in found["estimators"].items():
+                across, style = [n * entry["cost"][unit] for n in GRID], look[name].marked(points=len(GRID), count=5)
+                panel.plot(across, entry["curve"], label=plain(estimator_title(name)), linewidth=1.4, **style)
+            panel.set(xscale="log", xlabel=unit, ylim=(0, 1.03))
+        axes[0].set_ylabel("rho: worth of a normalised step")
+        note(drawn, "lines: rho of a mean over so much, computed from each estimator's cosine and noise; not smoothed")
+        legend(drawn, axes[0])
+        settle(drawn)
+        save(drawn, folder, "rho")
+        _lengths(found, folder, look)
 
 
-def _lengths(found: dict[str, Any], folder: Path) -> None:
+def _looks(found: dict[str, Any]) -> dict[str, Look]:
+    """Looks of estimators by name: a method's colour, its settings by dash and marker."""
+    names = list(found["estimators"])
+    return dict(zip(names, looks([name.split(":")[0] for name in names]), strict=True))
+
+
+def _lengths(found: dict[str, Any], folder: Path, look: dict[str, Look]) -> None:
     """Length against cosine, each relative to the reference, with 95% intervals."""
     rows = {
-        label: (entry["numbers"], entry["intervals"])
-        for label, entry in found["estimators"].items()
+        name: (entry["numbers"], entry["intervals"])
+        for name, entry in found["estimators"].items()
         if not math.isnan(entry["numbers"].get("length_ratio", math.nan))
     }
     if not rows:
         return
-    drawn = Figure(figsize=(5.2, 4), layout="constrained")
-    panel = drawn.subplots()
-    for label, (numbers, intervals) in rows.items():
-        x, y = numbers["cosine"], numbers["length_ratio"]
-        errors = [[abs(at - end) if not math.isnan(end) else 0.0 for end in intervals.get(name, (math.nan, math.nan))]
-                  for at, name in ((x, "cosine"), (y, "length_ratio"))]  # fmt: skip
+    drawn, (panel,) = panels(1, 4.2, 5.6)
+    ends: list[tuple[float, float, str, str, list[int]]] = []
+    for name, (numbers, intervals) in rows.items():
+        x, y, style = numbers["cosine"], numbers["length_ratio"], look[name]
+        errors = [[[abs(at - end) if not math.isnan(end) else 0.0] for end in intervals.get(key, (math.nan, math.nan))]
+                  for at, key in ((x, "cosine"), (y, "length_ratio"))]  # fmt: skip
         panel.errorbar(
-            x, y, xerr=[[errors[0][0]], [errors[0][1]]], yerr=[[errors[1][0]], [errors[1][1]]], fmt="o", markersize=4, linewidth=0.8
-        )
-        panel.annotate(label, (x, y), xytext=(4, 4), textcoords="offset points", fontsize=7)
+            x, y, xerr=errors[0], yerr=errors[1], fmt=style.marker, color=style.colour, markersize=5, linewidth=0.8,
+            label=plain(estimator_title(name)),
+        )  # fmt: skip
+        ends.append((x, y, plain(estimator_title(name)), style.colour, []))
     panel.axhline(1, color="0.6", linewidth=0.8)
-    panel.set(xlabel=f"cosine to {found['reference']}'s mean", ylabel=f"length over {found['reference']}'s", yscale="log")
-    panel.grid(alpha=0.25)
-    drawn.savefig(folder / "length.png", dpi=140)
-    drawn.savefig(folder / "length.pdf", metadata={"CreationDate": None})
+    reference = estimator_title(found["reference"])
+    panel.set(xlabel=f"cosine to {reference}'s mean", ylabel=f"length over {reference}'s", yscale="log")
+    note(drawn, "bars: 95% intervals over prompts")
+    if not label_ends(drawn, panel, ends):
+        legend(drawn, panel)
+    settle(drawn)
+    save(drawn, folder, "length")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from grade_lightning.training.experiment import Experiment
 from safetensors.torch import load_file, save_file
 
 from grade_lightning.compose import composed, config_hash, resolved
@@ -16,7 +17,6 @@ from grade_lightning.export import export
 from grade_lightning.models.adapters import read_adapter
 from grade_lightning.records.identity import run_hash
 from grade_lightning.setup import objects
-from grade_lightning.training.experiment import Experiment
 from grade_lightning.training.recorder import StepRecorder
 from tests.conftest import make_policy
 from tests.entry import compose_run, run_small

@@ -9,8 +9,8 @@ import pytest
 
 from grade_lightning.report import main
 from grade_lightning.reporting.beyond import quality
-from grade_lightning.reporting.page import samples
 from grade_lightning.reporting.read import read_runs
+from grade_lightning.reporting.samples import samples
 from grade_lightning.reporting.table1 import table1
 from grade_lightning.reporting.table2 import table2
 from grade_lightning.reporting.variants import group
@@ -180,10 +180,8 @@ def test_samples_without_ids_are_paired_by_prompt(tmp_path):
         for split, reward in (("initial", 0.25), ("test", 0.75)) for prompt in ("p1", "p2")
     ]  # fmt: skip
     (folder / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    reported(tmp_path)
-    html = (tmp_path / "out" / "report.html").read_text()
-    samples = json.loads(html.split('id="data">')[1].split("</script>")[0])
-    assert [(s["prompt"], s["before"], s["lift"]) for s in samples] == [("p1", "initial of p1", 0.5), ("p2", "initial of p2", 0.5)]
+    found = samples(group(read_runs(tmp_path / "runs")[0]))
+    assert [(s["prompt"], s["before"], s["lift"]) for s in found] == [("p1", "initial of p1", 0.5), ("p2", "initial of p2", 0.5)]
 
 
 def test_unfinished_runs_give_their_reason(tmp_path):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from grade_lightning.report import main
-from tests.reporting.test_report import PROMPTS, write_run
+from tests.reporting.test_report import PAPER, PROMPTS, write_run
 
 
 def add(folder, *, judge: float, repeated: float = 0.0, text: str = "fine") -> None:
@@ -46,8 +46,13 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def sweep(folder):
     for seed in (1, 2, 3):
-        add(write_run(folder / "runs", "grade_ste", seed, shift=0.3), judge=0.25)
-        add(write_run(folder / "runs", "grade", seed, shift=0.2), judge=-0.1, repeated=0.6, text="</script><script>alert(1)</script>")
+        add(write_run(folder / "runs", "grade_ste", seed, shift=0.3, **PAPER), judge=0.25)
+        add(
+            write_run(folder / "runs", "grade", seed, shift=0.2, **PAPER),
+            judge=-0.1,
+            repeated=0.6,
+            text="</script><script>alert(1)</script>",
+        )
     assert main([str(folder / "runs"), "--out", str(folder / "out")]) == 0
     return folder / "out"
 

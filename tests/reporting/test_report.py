@@ -19,6 +19,7 @@ from grade_lightning.reporting.table1 import paired_lift, table1
 from grade_lightning.reporting.variants import group, repeated
 
 PROMPTS = list(range(100, 140))
+PAPER = {"data": "parquet", "protocol": "paper"}  # IMDB as the paper has it
 
 
 def write_run(root: Path, method: str, seed: int, *, shift: float = 0.2, **changes) -> Path:
@@ -71,8 +72,8 @@ def test_a_setting_that_earlier_versions_could_not_choose_has_the_value_they_had
 
 def test_table1_by_hand(tmp_path):
     for seed in (1, 2, 3):
-        write_run(tmp_path, "grade_ste", seed)
-    write_run(tmp_path, "rloo", 1, shift=0.0)
+        write_run(tmp_path, "grade_ste", seed, **PAPER)
+    write_run(tmp_path, "rloo", 1, shift=0.0, **PAPER)
     runs, warnings = read_runs(tmp_path)
     assert warnings == []
     initial, ste, rloo = table1(group(runs)).rows

@@ -168,7 +168,6 @@ def mlflow_server(tmp_path) -> Iterator[str]:
 @pytest.mark.slow
 def test_mlflow_server_has_the_run_and_a_run_that_goes_on_is_the_same(tmp_path, mlflow_server, monkeypatch):
     import mlflow
-
     from grade_lightning.training.experiment import Experiment
 
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
