@@ -45,10 +45,15 @@ OTHER: dict[str, tuple[dict[str, Any], set[str]]] = {
     "CodeGen": ({**OLD, "n_head": 4, "rotary_dim": 4}, {"qkv_proj"}),
     "Falcon": (SIZES, {"query_key_value"}),
     "Bloom": ({"vocab_size": 320, "hidden_size": 32, "n_layer": 2, "n_head": 2}, {"query_key_value"}),
+    "GPT2": (OLD, {"c_attn", "c_proj"}),
+    "GPTNeoX": (SIZES, {"query_key_value", "dense"}),
     "Mpt": ({"vocab_size": 320, "d_model": 32, "n_layers": 2, "n_heads": 2}, {"Wqkv"}),
 }  # fmt: skip
-WINDOWED: dict[str, dict[str, Any]] = {"Mistral": {**GROUPED, "sliding_window": 5}}
-MODELS = {**SCALED, **{name: options for name, (options, _) in OTHER.items()}, **WINDOWED}
+USUAL: dict[str, dict[str, Any]] = {
+    "Mistral": {**GROUPED, "sliding_window": 5}, "Llama": GROUPED, "Qwen2": GROUPED, "Qwen3": WIDE_HEADS, "StableLm": GROUPED,
+    "Olmo2": GROUPED,
+}  # fmt: skip
+MODELS = {**SCALED, **{name: options for name, (options, _) in OTHER.items()}, **USUAL}
 
 
 class Wide(TorchFunctionMode):

@@ -25,7 +25,7 @@ from grade_lightning.rollout.types import Rollout, RolloutSettings
 from tests.chain.test_chain import autograd_gradient, relative_error
 from tests.conftest import make_batch
 from tests.methods.harness import gradient, make_grade
-from tests.models.families import MODELS, OTHER, SCALED, WINDOWED, Wide, policy_of, save_family
+from tests.models.families import MODELS, OTHER, SCALED, USUAL, Wide, policy_of, save_family
 
 EXACT = 1e-10
 TAU, BETA = 0.8, 0.3
@@ -182,7 +182,7 @@ def test_adapters_by_default(name, tmp_path, tokenizer):
     assert {layer.split(".lora_")[0].rsplit(".", 1)[-1] for layer in policy.trainable()} == OTHER[name][1]
 
 
-@pytest.mark.parametrize("name", [*SCALED, *WINDOWED])
+@pytest.mark.parametrize("name", [*SCALED, *USUAL])
 def test_attention_projections_are_still_all_four_where_they_have_the_usual_names(name, tmp_path, tokenizer):
     """PEFT would choose two of them: the paper's choice stands before PEFT's."""
     policy = policy_of(name, tmp_path, tokenizer)
