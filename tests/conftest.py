@@ -60,7 +60,7 @@ def tokenizer(splits):
     return train_tokenizer(iter(splits.policy.texts), SHAPE.vocab_size)
 
 
-def _noisy(model: torch.nn.Module, scale: float = 0.15) -> torch.nn.Module:
+def make_noisy(model: torch.nn.Module, scale: float = 0.15) -> torch.nn.Module:
     """Random weights large enough that attention and logits are far from uniform."""
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
@@ -74,7 +74,7 @@ def _noisy(model: torch.nn.Module, scale: float = 0.15) -> torch.nn.Module:
 def model_folder(tmp_path_factory, tokenizer) -> Path:
     """A small random Qwen3 in the Hugging Face layout, tied embeddings."""
     folder = tmp_path_factory.mktemp("qwen3")
-    _noisy(build_model(SHAPE)).save_pretrained(folder)
+    make_noisy(build_model(SHAPE)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
@@ -84,7 +84,7 @@ def untied_folder(tmp_path_factory, tokenizer) -> Path:
     folder = tmp_path_factory.mktemp("untied")
     config = build_model(SHAPE).config
     config.tie_word_embeddings = False
-    _noisy(Qwen3ForCausalLM(config)).save_pretrained(folder)
+    make_noisy(Qwen3ForCausalLM(config)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
@@ -95,7 +95,7 @@ def gpt2_folder(tmp_path_factory, tokenizer) -> Path:
     folder = tmp_path_factory.mktemp("gpt2")
     config = GPT2Config(vocab_size=SHAPE.vocab_size, n_embd=32, n_layer=2, n_head=2, n_positions=128, bos_token_id=0, eos_token_id=0,
                         resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)  # fmt: skip
-    _noisy(GPT2LMHeadModel(config)).save_pretrained(folder)
+    make_noisy(GPT2LMHeadModel(config)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

@@ -47,9 +47,8 @@ def _bags(indices: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
 
 def candidate_logits(policy: Policy, hidden: Float[Tensor, "B T d"], indices: Int[Tensor, "B T k"]) -> Float[Tensor, "B T k"]:
     """Logits at ``indices``, differentiable in ``hidden``.  [B, T, d], [B, T, k] -> [B, T, k], in fp32 (fp64 stays fp64)."""
-    head = policy.plain_head
-    if head is None:
-        return policy.logits(hidden).gather(-1, indices)
-    flat: Tensor = _CandidateLogits.apply(hidden.flatten(0, -2), head, indices.flatten(0, -2))  # type: ignore[no-untyped-call]
-    found = flat.view_as(indices)
-    return found if found.dtype == torch.float64 else found.float()
+    head, matrix = policy.head, policy.head.matrix
+    if matrix is None:
+        return head.logits(hidden).gather(-1, indices)
+    flat: Tensor = _CandidateLogits.apply(head.scaled(hidden).flatten(0, -2), matrix, indices.flatten(0, -2))  # type: ignore[no-untyped-call]
+    return head.capped(flat.view_as(indices))

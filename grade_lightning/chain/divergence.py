@@ -10,6 +10,7 @@ from torch import Tensor
 
 from grade_lightning.chain.chunks import token_chunks
 from grade_lightning.estimators import exact_kl
+from grade_lightning.models.ends import OutputHead
 from grade_lightning.models.policy import Policy
 
 
@@ -56,16 +57,22 @@ def _by_hand(
 
     With log-probabilities log p and log q: dKL/dl = p (log p - log q - KL) and dKL/dm = q - p.
     """
-    head = policy.plain_head
-    if head is None:
+    head = policy.head
+    if head.matrix is None:
         return _by_autograd(policy, own, other)
-    log_p, log_q = (torch.log_softmax(policy.logits(states), dim=-1) for states in (own, other))
+    (log_p, slope), (log_q, reference_slope) = (_log_probabilities(head, states) for states in (own, other))
     p = log_p.exp()
     ratio = log_p.sub_(log_q)
     kl = torch.linalg.vecdot(p, ratio)
     gradient = ratio.sub_(kl.unsqueeze(-1)).mul_(p)
     reference_gradient = log_q.exp_().sub_(p)
-    return kl, gradient.to(head.dtype) @ head, reference_gradient.to(head.dtype) @ head
+    return kl, head.pull_back(gradient, slope), head.pull_back(reference_gradient, reference_slope)
+
+
+def _log_probabilities(head: OutputHead, states: Float[Tensor, "N d"]) -> tuple[Float[Tensor, "N V"], Float[Tensor, "N V"] | None]:
+    """[N, d] -> log-probabilities [N, V], and the slopes of the cap where the logits have one."""
+    logits = head.logits(states)
+    return torch.log_softmax(logits, dim=-1), head.slope(logits)
 
 
 def _by_autograd(

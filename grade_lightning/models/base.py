@@ -6,16 +6,19 @@ import hashlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import try_to_load_from_cache
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from grade_lightning.models.cache import files_fingerprint
 from grade_lightning.models.supported import SUPPORTED, check_config, check_model
 
 log = logging.getLogger(__name__)
 
+# What the names of the text part's weights begin with, in models whose causal language model would see images too.
+TEXT_PARTS = {"gemma3": r"^language_model\."}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}
 
 
@@ -82,9 +85,7 @@ def load_base(path: str, *, precision: str = "fp32", revision: str | None = None
     tokenizer = load_tokenizer(path, revision=revision, trust_remote_code=trust_remote_code)
     check_config(config, path)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            path, dtype=DTYPES[precision], attn_implementation="sdpa", use_safetensors=True, **options
-        )
+        model = _load_weights(path, config, precision, options)
     except (OSError, ValueError) as error:
         raise _not_loaded(path, error, local) from error
     model.requires_grad_(False).eval()
@@ -114,6 +115,21 @@ def as_base(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> BaseL
     model.requires_grad_(False).eval()
     _set_padding(tokenizer, name)
     return BaseLM(model, tokenizer, name, hashlib.sha256(model.config.to_json_string().encode()).hexdigest()[:16])
+
+
+def _load_weights(path: str, config: PreTrainedConfig, precision: str, options: dict[str, Any]) -> PreTrainedModel:
+    """The causal language model; of a model that also sees images, its text part."""
+    # transformers takes its own fused attention where the architecture has it, and writes attention out where scores are capped.
+    options = {"dtype": DTYPES[precision], "use_safetensors": True, **options}
+    prefix = TEXT_PARTS.get(config.model_type)
+    if prefix is None:
+        return AutoModelForCausalLM.from_pretrained(path, **options)
+    text = config.get_text_config()
+    loaded: Any = AutoModelForCausalLM.from_pretrained(path, config=text, key_mapping={prefix: ""}, output_loading_info=True, **options)
+    model, found = loaded
+    if found["missing_keys"]:
+        raise ValueError(f"its text part lacks {sorted(found['missing_keys'])[0]} and {len(found['missing_keys']) - 1} more weights")
+    return model
 
 
 def load_tokenizer(path: str, *, revision: str | None = None, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:

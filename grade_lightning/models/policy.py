@@ -20,34 +20,16 @@ from grade_lightning.models.adapters import name_base
 from grade_lightning.models.base import BaseLM
 from grade_lightning.models.checkpointing import CheckpointedLayer, checkpointed
 from grade_lightning.models.dropout import KeyedDropout
+from grade_lightning.models.ends import OutputHead, embedding_scale
 from grade_lightning.models.layout import suit_few_tokens
+from grade_lightning.models.lora_targets import lora_targets
 from grade_lightning.models.merged_lora import MergedLora
 from grade_lightning.models.supported import backbone
-
-_ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
-# Architectures whose attention projections have other names.
-_TARGETS = {"gpt2": ["attn.c_attn", "attn.c_proj"], "gpt_neox": ["query_key_value", "attention.dense"]}
 
 
 def positions_of(mask: Tensor) -> Tensor:
     """Explicit position ids of a padded batch: real tokens count from 0, whatever padding precedes them.  [B, L] -> [B, L]."""
     return (mask.long().cumsum(dim=-1) - 1).clamp_min(0)
-
-
-def _targets(base: BaseLM, wanted: Sequence[str] | None) -> list[str]:
-    names = [name for name, module in base.model.named_modules() if hasattr(module, "weight") and module.weight.dim() == 2]
-    targets = list(wanted) if wanted else _TARGETS.get(base.model.config.model_type, _ATTENTION)
-    missing = [target for target in targets if not any(name.endswith(target) for name in names)]
-    ends = {id(base.model.get_input_embeddings()), id(base.model.get_output_embeddings())}
-    held = [name for name, module in base.model.named_modules() if id(module) in ends and any(name.endswith(target) for target in targets)]
-    if held:
-        raise ValueError(
-            f"model.lora.target_modules has {held[0]} of {base.name}, but embeddings and output head stay fixed: name layers between them"
-        )
-    if missing:
-        layers = sorted({name.rsplit(".", 1)[-1] for name in names})
-        raise ValueError(f"{base.name} has no layers {missing} for LoRA: set model.lora.target_modules to some of {layers}")
-    return targets
 
 
 class Policy(nn.Module):
@@ -79,7 +61,7 @@ class Policy(nn.Module):
         checkpointing: bool = False,
     ):
         super().__init__()
-        targets = _targets(base, target_modules)
+        targets = lora_targets(base.model, base.name, target_modules)
         config = LoraConfig(
             r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, task_type="CAUSAL_LM",
             fan_in_fan_out=base.model.config.model_type == "gpt2",
@@ -89,6 +71,7 @@ class Policy(nn.Module):
             self.peft: PeftModel = get_peft_model(base.model, config)  # type: ignore[assignment]
         self.tokenizer, self.name = base.tokenizer, base.name
         self._hub = (base.hub, base.fingerprint) if base.hub else (None, None)
+        self.head = OutputHead(base.model)
         self.vocab_size: int = base.model.get_output_embeddings().weight.shape[0]
         self.pad_id = int(base.tokenizer.pad_token_id)  # type: ignore[arg-type]
         self.eos_ids = _eos_ids(base)
@@ -112,15 +95,8 @@ class Policy(nn.Module):
 
     @property
     def embedding(self) -> Tensor:
-        """[V, d] input embeddings E."""
+        """[V, d] table of input embeddings E; what is fed are its rows, scaled where the model scales them: see :meth:`embed`."""
         return self.lm.get_input_embeddings().weight  # type: ignore[operator]
-
-    @property
-    def plain_head(self) -> Tensor | None:
-        """[V, d] such that logits are exactly its product with hidden states; None where the head is more than a frozen matrix."""
-        head = self.lm.get_output_embeddings()  # type: ignore[operator]
-        plain = type(head) is nn.Linear and head.bias is None and not head.weight.requires_grad
-        return head.weight if plain else None
 
     @contextmanager
     def merged(self) -> Iterator[None]:
@@ -167,7 +143,7 @@ class Policy(nn.Module):
 
     def embed(self, ids: Tensor) -> Tensor:
         """[B, T] ids -> [B, T, d]."""
-        return F.embedding(ids, self.embedding)
+        return self._scaled(F.embedding(ids, self.embedding))
 
     def embed_soft(self, tokens: SoftTokens, mask: Tensor) -> Tensor:
         """Soft embeddings sum_k w_k E[index_k] (eq. 11, 14); the padding token's embedding where the mask is False.
@@ -177,7 +153,11 @@ class Policy(nn.Module):
         k = tokens.indices.shape[-1]
         weights = tokens.weights.to(self.embedding.dtype).reshape(-1, k)
         soft = F.embedding_bag(tokens.indices.reshape(-1, k), self.embedding, per_sample_weights=weights, mode="sum")
-        return torch.where(mask.unsqueeze(-1), soft.view(*mask.shape, -1), self.embedding[self.pad_id])
+        return self._scaled(torch.where(mask.unsqueeze(-1), soft.view(*mask.shape, -1), self.embedding[self.pad_id]))
+
+    def _scaled(self, embeds: Tensor) -> Tensor:
+        scale = embedding_scale(self.lm.get_input_embeddings())  # type: ignore[operator]
+        return embeds if scale is None else embeds * scale
 
     def hidden(self, embeds: Tensor, mask: Tensor, *, cache: Cache | None = None, positions: Tensor | None = None) -> Tensor:
         """Last hidden states (after the final norm) at the given positions.
@@ -196,10 +176,17 @@ class Policy(nn.Module):
             KeyedDropout.set_positions(self._dropouts, positions)
         with checkpointed(self._layers if cache is None else []):  # what is computed again would extend the cache twice
             output = backbone(self.lm)(  # type: ignore[arg-type]
-                inputs_embeds=embeds, attention_mask=mask if mask.dim() == 4 else mask.long(), position_ids=positions,
+                inputs_embeds=embeds, attention_mask=self._attention_mask(mask, embeds.dtype), position_ids=positions,
                 past_key_values=cache, use_cache=cache is not None,
             )  # fmt: skip
         return output.last_hidden_state
+
+    def _attention_mask(self, mask: Tensor, dtype: torch.dtype) -> Tensor:
+        """The mask as transformers reads it: attention that transformers writes out itself adds a mask of four dimensions."""
+        if mask.dim() == 2:
+            return mask.long()
+        adds = self.lm.config._attn_implementation == "eager"  # type: ignore[union-attr]
+        return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, torch.finfo(dtype).min) if adds else mask
 
     def states(self, prompt_ids: Tensor, prompt_mask: Tensor, embeds: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Last hidden states of prompts and of the completions after them.
@@ -226,8 +213,7 @@ class Policy(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., d] hidden states -> [..., V] logits, in fp32 (fp64 stays fp64)."""
-        logits = self.lm.get_output_embeddings()(hidden)  # type: ignore[operator]
-        return logits if logits.dtype == torch.float64 else logits.float()
+        return self.head.logits(hidden)
 
     @contextmanager
     def reference(self) -> Iterator[None]:

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from grade_lightning.chain.chunks import token_chunks
 from grade_lightning.models.base import load_base, looks_local
+from grade_lightning.models.ends import OutputHead
 from grade_lightning.models.policy import positions_of
 from grade_lightning.models.sharing import share_frozen
 from grade_lightning.models.supported import backbone
@@ -88,9 +89,9 @@ class LikelihoodReward:
 
     def _logprobs(self, states: Tensor, targets: Tensor) -> Tensor:
         """[N, d], [N] -> [N] log-probabilities, in chunks of tokens."""
-        head = self.model.get_output_embeddings()
+        head = OutputHead(self.model)
         parts = [
-            head(states[rows]).float().log_softmax(dim=-1).gather(-1, targets[rows, None])[:, 0]
+            head.logits(states[rows]).float().log_softmax(dim=-1).gather(-1, targets[rows, None])[:, 0]
             for rows in token_chunks(states, self.model.config.get_text_config().vocab_size)
         ]
         return torch.cat(parts) if parts else torch.zeros(0)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from grade_lightning.models.base import DTYPES, check_weights, looks_local
+from grade_lightning.models.ends import embedding_scale
 from grade_lightning.models.sharing import share_frozen
 from grade_lightning.rewards.base import Completions, RewardInputs, check_scope, linearised
 from grade_lightning.rewards.bridge import VocabularyBridge, pull
@@ -84,7 +85,8 @@ class SequenceClassifierReward(nn.Module):
         self.label, self.output, self.template = label, output, template
         self.max_length, self.batch_size, self.truncated = max_length, batch_size, 0
         self.range: tuple[float | None, float | None] = (0.0, 1.0) if output == "probability" else (None, None)
-        self._bridge = VocabularyBridge(policy_tokenizer, tokenizer, self._embedding.weight)  # type: ignore[arg-type]
+        table, scale = self._embedding.weight.detach(), embedding_scale(self._embedding)  # type: ignore[operator]
+        self._bridge = VocabularyBridge(policy_tokenizer, tokenizer, table if scale is None else table * scale)
 
     @property
     def _embedding(self) -> nn.Module:

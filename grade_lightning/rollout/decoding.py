@@ -112,8 +112,10 @@ class StaticDecoder:
 
     @staticmethod
     def fits(policy: Policy) -> bool:
-        """Whether all layers keep all keys: sliding windows have masks of their own."""
-        return all(type(layer) is StaticLayer for layer in _static_cache(policy, 1).layers)
+        """Whether all layers keep all keys (sliding windows have masks of their own), and go by the mask that they are given."""
+        if policy not in _fits:
+            _fits[policy] = all(type(layer) is StaticLayer for layer in _static_cache(policy, 1).layers) and _reads_masks(policy)
+        return _fits[policy]
 
     def prompts(self, mask: Tensor) -> StaticDecoder:
         """Make ready for other prompts, with mask [B, P]."""
@@ -161,6 +163,27 @@ class StaticDecoder:
         with torch.cuda.graph(graph):
             self.hidden = self._forward()
         self.graph = graph
+
+
+_fits: WeakKeyDictionary[Policy, bool] = WeakKeyDictionary()
+
+
+@torch.no_grad()
+def _reads_masks(policy: Policy) -> bool:
+    """Whether a few states of the reference are the same from a static cache with unused places as from one that grows."""
+    mask = torch.tensor([[False, True, True]], device=policy.device)
+    ids = torch.arange(4, device=policy.device)[None] % policy.vocab_size
+    prompt, token, alive = policy.embed(ids[:, :3]), policy.embed(ids[:, 3]), mask[:, -1]
+    static, growing = StaticDecoder(policy, 1, 8).prompts(mask), GrowingDecoder(policy, mask)
+    with policy.reference():
+        expected = [growing.start(prompt), growing.step(token, alive)]
+        try:
+            found = [static.start(prompt), static.step(token, alive)]
+        except (RuntimeError, ValueError) as error:  # transformers makes something else of the mask: ALiBi
+            log.info("%s has no static cache: %s", policy.name, error)
+            return False
+    allowed = 0.05 if expected[0].element_size() < 4 else 1e-3
+    return all(bool((own - other).abs().max() <= allowed * other.abs().max()) for own, other in zip(found, expected, strict=True))
 
 
 class _Graphs:
@@ -222,6 +245,6 @@ def decoder_of(policy: Policy, embeds: Tensor, mask: Tensor, settings: RolloutSe
         return found
     if settings.cache == "static":
         if not StaticDecoder.fits(policy):
-            raise ValueError(f"{policy.name} has layers with a sliding window: set rollout.cache=growing")
+            raise ValueError(f"{policy.name} has layers with a sliding window or masks of their own: set rollout.cache=growing")
         return StaticDecoder(policy, len(mask), length).prompts(mask)
     return GrowingDecoder(policy, mask)

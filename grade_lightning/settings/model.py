@@ -15,7 +15,7 @@ class LoraSettings:
     alpha: Int = key("the adapters' product is scaled by alpha / r", default=32, ge=1)
     dropout: Float = key("of the adapters' inputs", default=0.0, ge=0, lt=1)
     target_modules: list[Text] | None = key(
-        "layers with adapters; null = the architecture's attention projections", default=None, min_length=1
+        "layers with adapters; null = the architecture's attention projections, or what PEFT chooses for it", default=None, min_length=1
     )
 
 

@@ -22,7 +22,7 @@ def prefix_recomputation(method, rollout: Rollout, tau: float, straight_through:
     that it is fed as constants.
     """
     policy: Policy = method.policy
-    embedding, prompt = policy.embedding, rollout.prompt
+    embedding, prompt = policy.lm.get_input_embeddings()(torch.arange(policy.vocab_size)), rollout.prompt
     embeds, mask = embedding[prompt.ids], prompt.mask
     fed, logits = embeds, []
     for t in range(rollout.mask.shape[1]):
@@ -267,7 +267,7 @@ def test_kl_gradients_are_those_of_autograd(request, folder, monkeypatch):
     assert torch.allclose(found.kl, kl)
     assert torch.allclose(found.hidden, expected[0])
     assert torch.allclose(found.reference_hidden, expected[1])
-    monkeypatch.setattr(type(policy), "plain_head", None)
+    monkeypatch.setattr(type(policy.head), "matrix", None)
     assert torch.allclose(kl_gradients(policy, own, other, mask).hidden, expected[0])
 
 

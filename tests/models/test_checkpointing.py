@@ -8,7 +8,8 @@ from torch import nn
 
 from grade_lightning.models.base import load_base
 from grade_lightning.models.policy import Policy
-from tests.models.test_supported import ATTENTION, SIZES, config_of, saved
+from tests.models.families import SIZES
+from tests.models.test_supported import ATTENTION, config_of, saved
 
 DROPOUT = {
     "OPT": {**ATTENTION["OPT"], "dropout": 0.5, "attention_dropout": 0.5},
@@ -25,12 +26,11 @@ DROPOUT = {
 def test_states_and_gradients_are_those_of_the_plain_pass(name, tmp_path, tokenizer):
     """And the layers are really computed again, in eval mode throughout."""
     path = saved(config_of(name, DROPOUT[name]), tmp_path, tokenizer)
-    targets = ["q_proj", "v_proj"] if name in ("OPT", "Phi") else None
     ids, mask = torch.arange(4, 24).view(2, 10), torch.ones(2, 10, dtype=torch.bool)
     mask[1, :3] = False
     found, calls = [], []
     for checkpointing in (False, True):
-        policy = Policy(load_base(path), r=2, target_modules=targets, checkpointing=checkpointing)
+        policy = Policy(load_base(path), r=2, checkpointing=checkpointing)
         modes: list[bool] = []
         layer = next(module for key, module in policy.lm.named_modules() if key.endswith(("layers.1", "h.1")))
         norm = next(module for module in layer.modules() if "norm" in type(module).__name__.lower())

@@ -12,9 +12,8 @@ from grade_lightning.models.policy import Policy
 from grade_lightning.models.supported import check_config
 from grade_lightning.training.memory import shape_of_model
 from tests.conftest import SHAPE
+from tests.models.families import GROUPED, SIZES, save_family
 
-SIZES = {"vocab_size": SHAPE.vocab_size, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-GROUPED = {**SIZES, "num_key_value_heads": 1}
 MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_n_groups": 1, "mamba_d_state": 8}
 LINEAR = {"linear_num_value_heads": 2, "linear_num_key_heads": 2, "linear_key_head_dim": 16, "linear_value_head_dim": 16}
 HYBRIDS = {
@@ -71,12 +70,11 @@ def test_a_state_that_only_the_model_declares(tmp_path, tokenizer, monkeypatch):
 @pytest.mark.parametrize("name", ATTENTION)
 def test_attention_alone_is_supported(name, tmp_path, tokenizer):
     """They load, and the policy computes what the model does."""
-    targets = ["q_proj", "v_proj"] if name in ("OPT", "Phi") else None
     base = load_base(saved(config_of(name, ATTENTION[name]), tmp_path, tokenizer))
     ids = torch.arange(4, 16).view(2, 6)
     with torch.no_grad():
         expected = base.model(input_ids=ids).logits
-        policy = Policy(base, r=2, target_modules=targets)
+        policy = Policy(base, r=2)
         found = policy.logits(policy.hidden(policy.embed(ids), torch.ones_like(ids, dtype=torch.bool)))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
@@ -84,17 +82,44 @@ def test_attention_alone_is_supported(name, tmp_path, tokenizer):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("Gemma", {**GROUPED, "head_dim": 16}, "scales its embeddings"),
-        ("Gemma2", {**GROUPED, "head_dim": 16}, "caps its logits"),
-        ("Granite", {**GROUPED, "logits_scaling": 8.0}, "scales or caps"),
+        ("Llama", {**GROUPED, "logits_scaling": 0.5}, "changes its embeddings or its logits"),
+        ("Llama", {**GROUPED, "final_logit_softcapping": 0.1}, "changes its embeddings or its logits"),
+        ("Gemma3Text", {**GROUPED, "head_dim": 16, "use_bidirectional_attention": True}, "where a later token follows"),
+        ("Gemma3nText", {**GROUPED, "head_dim": 16, "layer_types": ["full_attention", "full_attention"], "num_kv_shared_layers": 0,
+                         "intermediate_size": 64, "vocab_size_per_layer_input": 320}, "tables of their own"),
     ],
-)
-def test_scaled_embeddings_and_changed_logits_are_refused(name, options, message, tmp_path, tokenizer):
-    """By what is not supported, with models that are: never as if a network were missing."""
-    path = saved(config_of(name, options), tmp_path, tokenizer)
-    with pytest.raises(ValueError, match=f"{message}.*not supported: use a model .*such as Qwen3, Llama") as refusal:
-        load_base(path)
+)  # fmt: skip
+def test_what_is_computed_otherwise_is_refused(name, options, message, tmp_path, tokenizer):
+    """By what is not supported, with models that are: never as if a network were missing.
+
+    A Llama whose configuration declares what Llama does not do stands for an architecture that does what is declared nowhere.
+    """
+    path = save_family(name, tmp_path, tokenizer, **options)
+    with pytest.raises(ValueError, match=f"{message}.*not supported: use a decoder .*such as Qwen3, Llama") as refusal:
+        load_base(str(path))
     assert "network" not in str(refusal.value)
+
+
+def test_of_a_model_that_sees_images_the_text_part_is_loaded(tmp_path, tokenizer):
+    """Gemma 3 from 4 billion weights on: the same weights, without the tower, and the logits of the whole model."""
+    vision = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 14,
+    }
+    config = config_of("Gemma3", {"text_config": {**GROUPED, "head_dim": 16, "sliding_window": 5}, "vision_config": vision,
+                                  "mm_tokens_per_image": 1, "boi_token_index": 300, "eoi_token_index": 301,
+                                  "image_token_index": 302})  # fmt: skip
+    base = load_base(saved(config, tmp_path, tokenizer))
+    whole = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert not [name for name, _ in base.model.named_parameters() if "vision" in name]
+    ids = torch.arange(4, 16).view(2, 6)
+    with torch.no_grad():
+        assert torch.equal(base.model(input_ids=ids).logits, whole(input_ids=ids, token_type_ids=torch.zeros_like(ids)).logits)
+    assert {name.split(".")[2] for name in Policy(base, r=2).trainable()} == {"model"}
 
 
 @pytest.mark.parametrize("name", ["missing", "missing/", "a/b/missing"])

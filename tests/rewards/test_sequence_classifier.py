@@ -14,7 +14,7 @@ from grade_lightning.rewards.sequence_classifier import SequenceClassifierReward
 from tests.conftest import make_batch, make_policy
 from tests.entry import run_small
 from tests.methods.harness import gradient, make_grade
-from tests.rewards.vocabularies import byte_level, bytes_alone, distilbert, save_classifier, word_piece
+from tests.rewards.vocabularies import byte_level, bytes_alone, distilbert, gemma, save_classifier, word_piece
 
 PROMPTS = ["I watched it. ", "The film was "]
 
@@ -65,13 +65,15 @@ def test_value_is_the_models_of_the_text(output, tmp_path):
         assert float(value) == pytest.approx(float(expected), rel=1e-6, abs=1e-6)  # the pipeline speaks fp32
 
 
-def test_the_same_vocabulary_gives_the_direct_gradient():
+@pytest.mark.parametrize("model", [distilbert, gemma])
+def test_the_same_vocabulary_gives_the_direct_gradient(model):
     """Bytes alone: every text has one spelling.  Differentiated directly, the relaxed tokens' embeddings go into the model."""
     tokenizer = bytes_alone()
-    reward = reward_of(bytes_alone(), tokenizer)
+    reward = SequenceClassifierReward(model(tokenizer), tokenizer, bytes_alone(), label=1)
     written = completions_of(tokenizer, ["naïve 😀!", "so\n dull"], candidates=torch.arange(2, 258))
     values, found = gradient_of(reward, written)
-    table, soft = reward.model.get_input_embeddings().weight, written.soft
+    exact = 1e-10 if model is distilbert else 1e-6  # Gemma's norms compute in fp32
+    table, soft = reward.model.get_input_embeddings()(torch.arange(len(tokenizer))), written.soft
     for row in range(2):
         real = written.mask[row]
         prompt = written.prompt.ids[row][written.prompt.mask[row]]
@@ -80,9 +82,9 @@ def test_the_same_vocabulary_gives_the_direct_gradient():
         embeds = torch.cat([table[tokenizer.bos_token_id][None], table[prompt[1:]], mixed])[None]
         probability = torch.softmax(reward.model(inputs_embeds=embeds).logits, -1)[0, 1]
         (direct,) = torch.autograd.grad(probability, weights)
-        assert float(probability) == pytest.approx(float(values[row]), rel=1e-10)
+        assert float(probability) == pytest.approx(float(values[row]), rel=exact)
         centred = direct - direct[:, :1]  # ours is the change against the token itself
-        assert (found[row][real] - centred).norm() < 1e-10 * centred.norm()
+        assert (found[row][real] - centred).norm() < exact * centred.norm()
         assert (found[row][~real] == 0).all()
 
 

@@ -21,6 +21,7 @@ from grade_lightning.settings import SettingsError
 from grade_lightning.settings.reward import SumSettings
 from tests.conftest import make_policy, make_reward
 from tests.entry import run_small
+from tests.models.families import save_family
 from tests.rewards.test_surrogate import rollout_of, vowels
 
 
@@ -56,10 +57,11 @@ def test_sums_that_cannot_be_are_refused():
         SumSettings(parts={"a": object()}, weights={"b": 1.0})
 
 
-def test_likelihood_is_transformers_own_loss(model_folder, gpt2_folder):
-    """One text at a time through the model's own loss, the prompt's tokens left out of it."""
+@pytest.mark.parametrize("name", [None, "Granite", "Gemma2"])
+def test_likelihood_is_transformers_own_loss(name, model_folder, gpt2_folder, tmp_path, tokenizer):
+    """One text at a time through the model's own loss, the prompt's tokens left out of it; of models that change logits, too."""
     _, policy = make_policy(model_folder)
-    other = load_base(str(gpt2_folder))
+    other = load_base(str(gpt2_folder if name is None else save_family(name, tmp_path, tokenizer)))
     from tests.conftest import make_context
 
     rollout = rollout_of(policy, make_context(policy), 0, 1)

@@ -7,7 +7,13 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import DistilBertConfig, DistilBertForSequenceClassification, PreTrainedTokenizerFast
+from transformers import (
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+    GemmaConfig,
+    GemmaForSequenceClassification,
+    PreTrainedTokenizerFast,
+)
 
 from grade_lightning.models.pretraining import train_tokenizer
 
@@ -74,6 +80,21 @@ def distilbert(tokenizer: PreTrainedTokenizerFast, *, words: float = 1.0, labels
             if weight.dim() > 1:
                 weight.copy_(torch.randn(weight.shape, generator=generator, dtype=torch.float64) * 0.4)
         model.get_input_embeddings().weight.mul_(words)
+    return model
+
+
+def gemma(tokenizer: PreTrainedTokenizerFast) -> GemmaForSequenceClassification:
+    """Random, in fp64; multiplies its embeddings with a scale of its own."""
+    config = GemmaConfig(
+        vocab_size=len(tokenizer), hidden_size=24, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=16,
+        intermediate_size=32, num_labels=2, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    model = GemmaForSequenceClassification(config).double().eval()
+    generator = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.dim() > 1:
+                weight.copy_(torch.randn(weight.shape, generator=generator, dtype=torch.float64) * 0.2)
     return model
 
 

@@ -90,9 +90,13 @@ def test_chatter_is_kept_from_the_console_alone(tmp_path, capsys):
 
 
 def test_an_error_stands_in_the_log_of_its_run(tmp_path):
-    with pytest.raises(ZeroDivisionError), run_log() as kept:
-        kept.open(tmp_path)
-        _ = 1 / 0
+    def fail():
+        with run_log() as kept:
+            kept.open(tmp_path)
+            return 1 / 0
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert "ZeroDivisionError: division by zero" in (tmp_path / "run.log").read_text()
 
 
