@@ -41,6 +41,11 @@ def sum_over_processes(value: float) -> float:
     return float(total)
 
 
+def any_process(flag: bool) -> bool:
+    """Whether it is true for any of the processes."""
+    return sum_over_processes(float(flag)) > 0
+
+
 def sum_tensor(tensor: Tensor) -> Tensor:
     """The sum of what each process holds, where it lay; a new tensor."""
     if world()[1] == 1:

@@ -14,6 +14,7 @@ NOT_IDENTITY = ("hydra", "run", "logger")  # where and how a run is written down
 
 # Keys of later versions and the value that earlier ones had by construction: with it a run keeps the hash it had.
 ADDED: dict[str, Any] = {
+    "hardware.sharded": False,
     "optimizer.name": "adamw",
     "evaluation.judges": {"classifier": {"_target_": "grade_lightning.rewards.judge.classifier_judge"}},
     "evaluation.best": "reward",

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch.strategies import DDPStrategy
+from torch.distributed.tensor import DTensor
 
 
 class SummedGradients(DDPStrategy):
@@ -19,6 +20,18 @@ class SummedGradients(DDPStrategy):
 
     def configure_ddp(self) -> None:
         """Nothing to wrap."""
+
+    def teardown(self) -> None:
+        """Leave weights that are shared out where they are: their parts belong to a mesh of devices, and would not come back whole."""
+        if not any(isinstance(weight, DTensor) for weight in self.lightning_module.parameters()):
+            super().teardown()
+            return
+        assert self.cluster_environment is not None
+        assert self.accelerator is not None
+        self.cluster_environment.teardown()
+        self.precision_plugin.teardown()
+        self.accelerator.teardown()
+        self.checkpoint_io.teardown()
 
 
 def process_of_torchrun() -> tuple[int, int]:
