@@ -81,5 +81,10 @@ def sum_gradients(weights: Iterable[nn.Parameter]) -> None:
         weight.grad.copy_(part.view_as(weight))  # type: ignore[union-attr]
 
 
+def is_of_a_broken_connection(error: RuntimeError) -> bool:
+    """Whether a collective operation failed because a process is gone."""
+    return isinstance(error, dist.DistError) or any(name in str(error) for name in ("gloo/transport", "Connection closed by peer", "NCCL"))
+
+
 def _device() -> torch.device:
     return torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")

@@ -24,7 +24,7 @@ from grade_lightning.records.identity import run_hash
 from grade_lightning.records.text import yaml_text
 from grade_lightning.settings import Settings, help_text
 from grade_lightning.threads import wait_briefly
-from grade_lightning.training.interrupt import Interrupt, Interrupted
+from grade_lightning.training.interrupt import Interrupt, Interrupted, ProcessLost
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
@@ -113,13 +113,13 @@ def _train(found: Inputs, plain: Mapping[str, Any], identity: str, start: float)
     from grade_lightning.study.alarm import GradientCosine
     from grade_lightning.training.experiment import Experiment
     from grade_lightning.training.loggers import finish
-    from grade_lightning.training.strategy import trainer_options
+    from grade_lightning.training.strategy import process_of_torchrun, trainer_options
     from grade_lightning.training.summary import print_summary
 
     settings = found.settings
     evaluation = settings.evaluation
     folder, environment, resume = _open(settings, plain, identity)
-    with Interrupt(partial(_command_to_go_on, folder.path)) as interrupt:
+    with Interrupt(partial(_command_to_go_on, folder.path), several=process_of_torchrun()[1] > 1) as interrupt:
         made = objects(found, judges=_wants_judges(settings), check=partial(folder.begin, environment, again=resume))
         loggers = _loggers(settings, plain, folder, environment["run_id"])
         every = evaluation.gradient_cosine_every
@@ -172,10 +172,12 @@ def _loggers(settings: Settings, plain: Mapping[str, Any], folder: RunFolder, ru
 
 def _command_to_go_on(folder: Path) -> str:
     """The command that goes on with the run in a folder; of a sweep, the sweep's own."""
+    from grade_lightning.training.strategy import started_with
+
     given = sys.argv[1:]
     if not {"-m", "--multirun"} & set(given):
         given = [*(argument for argument in given if not argument.startswith(("run.dir=", "run.resume="))), f"run.dir={folder}"]
-    return f"python -m grade_lightning.run {shlex.join(given)}"
+    return shlex.join([*started_with(), *given])
 
 
 def _note_failure(cfg: DictConfig, error: Exception) -> None:
@@ -194,8 +196,9 @@ def _command(cfg: DictConfig) -> float:
         try:
             return float(execute(cfg)["validation"][-1]["reward_mean"])
         except Interrupted as stop:
-            print(f"\n{stop}", flush=True)
-            raise SystemExit(130) from None
+            if isinstance(stop, ProcessLost) or os.environ.get("RANK", "0") == "0":  # an interrupt reaches all processes
+                print(f"\n{stop}", flush=True)
+            raise SystemExit(stop.status) from None
         except Exception as error:
             _note_failure(cfg, error)
             raise

@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "grade_lightning"
 SHARED = {"compose", "arguments", "build", "setup"}  # by entries
-ENTRIES = {"run", "pretrain", "gradients", "report", "generate", "best_of_n"} | SHARED
+ENTRIES = {"run", "launch", "pretrain", "gradients", "report", "generate", "best_of_n"} | SHARED
 LAYERS = {"estimators": 0, "data": 1, "models": 1, "rollout": 1, "chain": 1, "rewards": 1, "evaluation": 1, "methods": 2}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
