@@ -41,6 +41,11 @@ def sum_over_processes(value: float) -> float:
     return float(total)
 
 
+def any_process(flag: bool) -> bool:
+    """Whether it is true for any of the processes."""
+    return sum_over_processes(float(flag)) > 0
+
+
 def sum_tensor(tensor: Tensor) -> Tensor:
     """The sum of what each process holds, where it lay; a new tensor."""
     if world()[1] == 1:
@@ -74,6 +79,11 @@ def sum_gradients(weights: Iterable[nn.Parameter]) -> None:
     dist.all_reduce(flat)
     for weight, part in zip(with_gradient, flat.split([weight.numel() for weight in with_gradient]), strict=True):
         weight.grad.copy_(part.view_as(weight))  # type: ignore[union-attr]
+
+
+def is_of_a_broken_connection(error: RuntimeError) -> bool:
+    """Whether a collective operation failed because a process is gone."""
+    return isinstance(error, dist.DistError) or any(name in str(error) for name in ("gloo/transport", "Connection closed by peer", "NCCL"))
 
 
 def _device() -> torch.device:

@@ -28,7 +28,7 @@ from grade_lightning.records.identity import run_hash
 from grade_lightning.records.text import yaml_text
 from grade_lightning.settings import Settings, help_text
 from grade_lightning.threads import wait_briefly
-from grade_lightning.training.interrupt import Interrupt, Interrupted
+from grade_lightning.training.interrupt import Interrupt, Interrupted, ProcessLost
 
 if TYPE_CHECKING:
     from lightning.pytorch.callbacks import Callback
@@ -146,7 +146,7 @@ def _train(
     from grade_lightning.study.alarm import GradientCosine
     from grade_lightning.tracking.session import Session
     from grade_lightning.training.course import Course
-    from grade_lightning.training.strategy import trainer_options
+    from grade_lightning.training.strategy import process_of_torchrun, trainer_options
     from grade_lightning.training.summary import print_summary
     from grade_lightning.training.trainer import trainer_class, trainer_flags
 
@@ -155,7 +155,7 @@ def _train(
     folder, environment, resume = _open(settings, plain, identity)
     if folder.writes:
         log_file.open(folder.path)
-    with Interrupt(how or partial(_command_to_go_on, folder.path)) as interrupt:
+    with Interrupt(how or partial(_command_to_go_on, folder.path), several=process_of_torchrun()[1] > 1) as interrupt:
         made = objects(found, judges=_wants_judges(settings), check=partial(folder.begin, environment, again=resume))
         if folder.writes:
             keep_head(made.reward, folder.path)
@@ -202,10 +202,12 @@ def _description(made: Objects, plain: Mapping[str, Any], identity: str) -> dict
 
 def _command_to_go_on(folder: Path) -> str:
     """The command that goes on with the run in a folder; of a sweep, the sweep's own."""
+    from grade_lightning.training.strategy import started_with
+
     given = sys.argv[1:]
     if not {"-m", "--multirun"} & set(given):
         given = [*(argument for argument in given if not argument.startswith(("run.dir=", "run.resume="))), f"run.dir={folder}"]
-    return f"python -m grade_lightning.run {shlex.join(given)}"
+    return shlex.join([*started_with(), *given])
 
 
 def _note_failure(cfg: DictConfig, error: Exception) -> None:
@@ -224,8 +226,9 @@ def _command(cfg: DictConfig) -> float | tuple[float, float]:
         try:
             last = execute(cfg)["validation"][-1]
         except Interrupted as stop:
-            print(f"\n{stop}", flush=True)
-            raise SystemExit(130) from None
+            if isinstance(stop, ProcessLost) or os.environ.get("RANK", "0") == "0":  # an interrupt reaches all processes
+                print(f"\n{stop}", flush=True)
+            raise SystemExit(stop.status) from None
         except Exception as error:
             _note_failure(cfg, error)
             raise

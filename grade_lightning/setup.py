@@ -59,6 +59,7 @@ class Objects:
             self.judges,
             settings.evaluation.scope,
             settings.evaluation.gradient_parts_every,
+            settings.hardware.sharded,
         )
         return build_module(settings.method, self.context(), plan)
 

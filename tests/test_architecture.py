@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "grade_lightning"
 SHARED = {"compose", "arguments", "build", "inputs", "setup"}  # by entries
-ENTRIES = {"api", "run", "pretrain", "gradients", "report", "generate", "best_of_n", "export"} | SHARED
+ENTRIES = {"api", "run", "launch", "pretrain", "gradients", "report", "generate", "best_of_n", "export"} | SHARED
 LAYERS = {"estimators": 0, "data": 1, "models": 1, "rollout": 1, "chain": 1, "rewards": 1, "evaluation": 1, "methods": 2}
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -97,4 +97,4 @@ def adjoint_backward(
 
     (direct,) = torch.autograd.grad(objective, relaxed.hidden, retain_graph=True)
     weights = list(policy.trainable().values())
-    return backward_through_time(Chain(leaf, states, feed_back), direct, weights, tol=tol, max_hops=max_hops, keep=keep)
+    return backward_through_time(Chain(leaf, states, feed_back, policy.goes_on), direct, weights, tol=tol, max_hops=max_hops, keep=keep)

@@ -45,11 +45,13 @@ class Chain(NamedTuple):
         leaf: [B, T, d] what is fed.
         states: [B, T, d'] row b at time t a function of ``leaf[b, :t]`` and of the weights.
         feed_back: [B, T, d] cotangent of what is fed -> [B, T, d'] cotangent of the states that it was computed from, time by time.
+        goes_on: whether another pass is made, given whether a row here needs it: where processes make their passes together, others may.
     """
 
     leaf: Float[Tensor, "B T d"]
     states: Float[Tensor, "B T h"]
     feed_back: Callable[[Tensor], Tensor]
+    goes_on: Callable[[bool], bool] = bool
 
     def hop(self, cotangent: Float[Tensor, "B T h"]) -> Float[Tensor, "B T h"]:
         """One more passage of the influence from states to earlier states: M^T c."""
@@ -92,7 +94,7 @@ class _Series:
         return self.active & (self.taken < self.most)
 
     def take(self, term: Tensor, rows: Tensor) -> None:
-        """The next term, for some rows (at least one)."""
+        """The next term, for some rows; for none where the pass was made for other processes."""
         self.term = torch.where(rows[:, None, None], term, 0.0)
         self.total = self.total + self.term
         norm = _row_norms(self.term)
@@ -108,7 +110,7 @@ class _Series:
     def sum(self) -> Tensor:
         """Add terms until no row needs one.  -> the sum of the present term and those added."""
         added = self.term.clone()
-        while bool((rows := self.unfinished).any()):
+        while self.chain.goes_on(bool((rows := self.unfinished).any())):
             self.take(self.chain.hop(self.term), rows)
             added = added + self.term
         return added
@@ -170,7 +172,7 @@ def backward_through_time(
         residual = torch.where(rows, measured, residual)
         series.active = torch.where(rows, residual > tol, series.active)
         rows = rows & series.unfinished
-        if not bool(rows.any()):
+        if not chain.goes_on(bool(rows.any())):
             break
         series.take(term, rows)
         first, added = series.term, series.sum()

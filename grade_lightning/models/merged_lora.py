@@ -29,6 +29,13 @@ class MergedLora:
             if isinstance(module, LoraLayer):
                 module.forward = cls(module)  # type: ignore[method-assign,assignment]
 
+    @staticmethod
+    def remove(peft_model: nn.Module) -> None:
+        """Give every LoRA layer PEFT's own forward back."""
+        for module in peft_model.modules():
+            if isinstance(module, LoraLayer) and isinstance(module.forward, MergedLora):
+                module.forward = module.forward.apart  # type: ignore[method-assign]
+
     def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         layer = self.layer
         base = layer.get_base_layer()

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import Cache, DynamicCache
 
+from grade_lightning.distributed import any_process, world
 from grade_lightning.estimators import SoftTokens
 from grade_lightning.models.adapters import name_base
 from grade_lightning.models.base import BaseLM
@@ -24,6 +25,7 @@ from grade_lightning.models.ends import OutputHead, embedding_scale
 from grade_lightning.models.layout import suit_few_tokens
 from grade_lightning.models.lora_targets import lora_targets
 from grade_lightning.models.merged_lora import MergedLora
+from grade_lightning.models.sharding import share_out
 from grade_lightning.models.supported import backbone
 
 
@@ -81,6 +83,7 @@ class Policy(nn.Module):
         self._layers = CheckpointedLayer.install(self.lm) if checkpointing else []
         if checkpointing and not self._layers:
             raise ValueError(f"{base.name} has no layers that transformers can checkpoint: set hardware.activation_checkpointing=false")
+        self.sharded = False  # each process holds a part of the frozen layers: see :meth:`shard`
         suit_few_tokens(self.lm)  # once and here: nothing that is entered and left again may leave weights laid out differently
         self.eval()
 
@@ -103,11 +106,11 @@ class Policy(nn.Module):
         """Adapters added into the weights for passes without gradients: a third of the matrix products of small models are LoRA's.
 
         Afterwards the very same frozen weights are back, where and as they lay.  Does nothing in bf16, where adding would round the
-        adapters away, nor for the reference or under dropout, which are other models.
+        adapters away, nor for the reference or under dropout, which are other models, nor where no process holds the weights.
         """
         layers = [module for module in self.lm.modules() if isinstance(module, LoraLayer)]
         weights: list[Tensor] = [layer.get_base_layer().weight for layer in layers]  # type: ignore[operator,misc]
-        if self._is_reference or self.drops or any(w.element_size() < 4 for w in weights):
+        if self._is_reference or self.drops or self.sharded or any(w.element_size() < 4 for w in weights):
             yield
             return
         frozen = [weight.data for weight in weights]
@@ -121,6 +124,19 @@ class Policy(nn.Module):
         finally:
             for weight, data in zip(weights, frozen, strict=True):
                 weight.data = data
+
+    def shard(self) -> None:
+        """Let each process keep its part of the frozen layers alone; does nothing in one process, nor the second time.
+
+        From then on every pass through the layers, forward or backward, is one that all processes make together.
+        """
+        if not self.sharded and world()[1] > 1:
+            share_out(self.lm, backbone(self.lm))  # type: ignore[arg-type]
+            self.sharded = True
+
+    def goes_on(self, wanted: bool) -> bool:
+        """Whether a loop makes another pass that this process wants or not: where weights are shared out, if any process wants it."""
+        return any_process(wanted) if self.sharded else wanted
 
     @property
     def drops(self) -> bool:
@@ -192,7 +208,8 @@ class Policy(nn.Module):
         """Last hidden states of prompts and of the completions after them.
 
         Two passes, the second over the prompts' keys and values: a gradient with respect to ``embeds`` alone then never visits
-        the prompts.
+        the prompts.  One pass with activation checkpointing, which cannot extend a cache twice, and where weights are shared out: they
+        come back for a backward pass that enters a layer by its output, and keys and values are no output.
 
         Args:
             prompt_ids: [B, P].
@@ -204,7 +221,7 @@ class Policy(nn.Module):
             [B, P, d] and [B, T, d].
         """
         whole = torch.cat([prompt_mask, mask], dim=1)
-        if self.checkpointing:  # there is no cache then
+        if self.checkpointing or self.sharded:
             hidden = self.hidden(torch.cat([self.embed(prompt_ids), embeds], dim=1), whole)
             return hidden[:, : prompt_ids.shape[1]], hidden[:, prompt_ids.shape[1] :]
         cache = DynamicCache()

@@ -17,6 +17,7 @@ HARMLESS = ("profiler", "log_every_n_steps", "detect_anomaly", "enable_progress_
 
 # Keys of later versions and the value that earlier ones had by construction: with it a run keeps the hash it had.
 ADDED: dict[str, Any] = {
+    "hardware.sharded": False,
     "optimizer.name": "adamw",
     "evaluation.judges": {"classifier": {"_target_": "grade_lightning.rewards.judge.classifier_judge"}},
     "evaluation.best": "reward",

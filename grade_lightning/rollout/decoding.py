@@ -228,7 +228,7 @@ _graphs: WeakKeyDictionary[Policy, _Graphs] = WeakKeyDictionary()
 
 def graphed(policy: Policy, settings: RolloutSettings) -> bool:
     """Whether sampling runs as a CUDA graph: it then needs the adapters where they were when it was captured, unmerged."""
-    if settings.cache != "auto" or settings.context != "full" or policy.device.type != "cuda" or policy.drops:
+    if settings.cache != "auto" or settings.context != "full" or policy.device.type != "cuda" or policy.drops or policy.sharded:
         return False
     if policy not in _graphs:
         _graphs[policy] = _Graphs(possible=StaticDecoder.fits(policy))

@@ -50,7 +50,7 @@ def sample(policy: Policy, prompt: PromptBatch, noise: Tensor, settings: Rollout
         soft: feed the relaxed sample's embedding forward instead of the hard token's (soft GRADE).
 
     Returns:
-        The rollout; it ends early once every row has met its end of sequence.
+        The rollout; it ends early once every row has met its end of sequence, where weights are shared out every row of all processes.
     """
     policy.eval()
     with nullcontext() if graphed(policy, settings) else policy.merged():
@@ -79,7 +79,7 @@ def _sample(policy: Policy, prompt: PromptBatch, noise: Tensor, settings: Rollou
         was_alive = alive
         if settings.stop_at_eos:
             alive = alive & ~torch.isin(token, eos)
-        if t + 1 == settings.max_new_tokens or not alive.any():
+        if t + 1 == settings.max_new_tokens or not policy.goes_on(bool(alive.any())):
             break
         embeds = policy.embed_soft(SoftTokens(top.indices, *weights, token), was_alive) if weights else policy.embed(token)
         hidden = decoder.step(embeds, was_alive)

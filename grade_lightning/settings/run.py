@@ -49,6 +49,7 @@ class HardwareSettings:
     precision: Literal["fp32", "bf16"] = key("of the frozen base; LoRA and the reward head are always fp32", default="fp32")
     grad_accumulation: Int = key("micro-batches an effective batch is split into: less memory, same update", default=1, ge=1)
     distributed: Bool = key("several processes, started by torchrun", default=False)
+    sharded: Bool = key("each of several processes holds a part of the base's frozen layers (FSDP2)", default=False)
     activation_checkpointing: Bool = key("compute each layer again in the backward pass: less memory, same update", default=False)
 
 

@@ -1,4 +1,4 @@
-"""Ctrl-C: finish the policy step, keep it, say how to go on."""
+"""Ctrl-C: finish the policy step, keep it, say how to go on.  And of several processes: end where another one has ended."""
 
 from __future__ import annotations
 
@@ -9,12 +9,25 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
+from grade_lightning.distributed import is_of_a_broken_connection
+
 
 class Interrupted(BaseException):
     """The user stopped the command; the message says how it goes on.
 
     Not a KeyboardInterrupt, on which Lightning ends the process by itself, and not an Exception, which a library might swallow.
+
+    Attributes:
+        status: with which the command exits.
     """
+
+    status = 130
+
+
+class ProcessLost(Interrupted):
+    """Another of several processes has ended; the message says how the run goes on."""
+
+    status = 1
 
 
 class Interrupt:
@@ -24,29 +37,50 @@ class Interrupt:
 
     Args:
         how: the command that goes on.
+        several: this is one of several processes: SIGTERM, with which torchrun ends them where one has ended, and a connection that
+            breaks off raise :class:`ProcessLost`.
 
     Attributes:
         wanted: an interrupt has come in and waits for the end of the step.
     """
 
-    def __init__(self, how: Callable[[], str] = str):
-        self.how, self.wanted, self._in_step = how, False, False
-        self._before: Any = None
+    def __init__(self, how: Callable[[], str] = str, *, several: bool = False):
+        self.how, self.several, self.wanted, self._in_step = how, several, False, False
+        self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Interrupt:
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._handle)
+            self._before[signal.SIGINT] = signal.signal(signal.SIGINT, self._handle)
+            if self.several:
+                self._before[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._end)
         return self
 
+    def listen(self) -> None:
+        """Take SIGTERM back from a trainer, whose handler would wait for the process that is gone."""
+        if signal.SIGTERM in self._before:
+            signal.signal(signal.SIGTERM, self._end)
+
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        if self.several and isinstance(error, RuntimeError) and is_of_a_broken_connection(error):
+            raise self._lost() from error
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if not self._in_step or self.wanted:
             self.stop()
         self.wanted = True
         print("\ninterrupt: the run stops and is kept after this policy step (Ctrl-C again stops at once)", file=sys.stderr, flush=True)
+
+    def _end(self, number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # said once
+        raise self._lost()
+
+    def _lost(self) -> ProcessLost:
+        return ProcessLost(
+            "another process of this run has ended, or all were told to end, and this one ends too: the run is kept up to its last "
+            f"checkpoint, and this command goes on with it:\n  {self.how()}"
+        )
 
     def begin_steps(self) -> None:
         """Policy steps begin, half of which could not be gone on from: whoever makes them looks at ``wanted`` after each."""

@@ -32,6 +32,8 @@ def check_machine(settings: Settings, accelerator: str) -> None:
     """Raise ValueError for hardware that is not there, and for processes that were started and have nothing to do."""
     check_device(accelerator, settings.hardware.precision)
     processes = process_of_torchrun()[1]
+    if settings.hardware.sharded:
+        _check_sharded(settings, processes)
     if processes == 1:
         return
     if not settings.hardware.distributed:
@@ -44,6 +46,21 @@ def check_machine(settings: Settings, accelerator: str) -> None:
         refuse("effective_batch_size", f"each of {processes} processes needs whole parts of whole groups: make it a multiple of {whole}")
     if settings.evaluation.gradient_cosine_every:
         refuse("evaluation.gradient_cosine_every", "it works in a single process: leave it at 0 with hardware=ddp")
+
+
+def _check_sharded(settings: Settings, processes: int) -> None:
+    """Raise ValueError where processes could not make the same passes through the layers that they share."""
+    if not settings.hardware.distributed:
+        refuse("hardware.sharded", "it needs several processes: use hardware=fsdp")
+    if getattr(settings.method_settings, "backprop", "adjoint") != "adjoint":
+        refuse("method.backprop", "token by token, gradients pass through keys and values, and layers that are shared out do not come back for "
+               "those: leave it at adjoint, or use hardware=ddp")  # fmt: skip
+    whole = processes * settings.method_settings.completions_per_prompt
+    if settings.effective_batch_size % whole:
+        refuse(
+            "effective_batch_size",
+            f"each of {processes} processes that share weights needs as many whole groups: make it a multiple of {whole}",
+        )
 
 
 def check_shape(settings: Settings, accelerator: str, *, prompt_tokens: int | None = None) -> None:

@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 import lightning as L
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
 
 from grade_lightning.data.prompts import PromptBatch
 from grade_lightning.distributed import gather_objects, my_rows, parts_of_each, sum_gradients, sum_over_processes, sum_tensor, world
@@ -41,6 +43,7 @@ class Plan:
         judges: rewards by name that are measured at validation and test and never optimised.
         parts_every: policy steps between measurements of the reward's and the KL's gradient apart, the first step included; 0 = never.
         evaluation_scope: what evaluation scores: as the ``reward`` does, or ``full`` or ``completion``.
+        sharded: each of several processes holds a part of the policy's frozen layers.
     """
 
     optimizer: OptimizerSettings = field(default_factory=lambda: OptimizerSettings(lr=1e-5))
@@ -50,6 +53,7 @@ class Plan:
     judges: Mapping[str, Reward] = field(default_factory=dict)
     evaluation_scope: str = "reward"
     parts_every: int = 0
+    sharded: bool = False
 
 
 class MethodModule(L.LightningModule):
@@ -170,22 +174,32 @@ class MethodModule(L.LightningModule):
         optimizer.step()
         optimizer.zero_grad()
 
+    def configure_model(self) -> None:
+        if self.plan.sharded:  # the process group is there by now
+            self.policy.shard()
+            parts = [name for name, weight in self.named_parameters() if isinstance(weight, DTensor)]
+            DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, parts)  # Lightning makes the rest equal
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return optimizer_of(self.method, self.plan.optimizer)
 
     # -- evaluation ----------------------------------------------------------------------------------------------------
 
-    def _evaluation_step(self, batch: PromptBatch, batch_idx: int, *, detailed: bool = False) -> None:
+    def _evaluation_step(self, batch: PromptBatch, batch_idx: int, batches: list[Any], *, detailed: bool = False) -> None:
         rank, processes = world()
-        if batch_idx % processes != rank:
+        mine = batch_idx % processes == rank
+        # Where weights are shared out, a process without a batch left makes the passes of the others' last ones too.
+        along = self.policy.sharded and batch_idx + 1 == sum(batches) and rank > batch_idx % processes
+        if not (mine or along):
             return
         plan = self.plan
         settings = plan.evaluation_rollout or self.context.rollout
         reward = evaluation_reward(self.method.reward, plan.evaluation_scope)
-        self.evaluated += evaluate_batch(
+        found = evaluate_batch(
             self.policy, reward, batch, settings, seed=plan.evaluation_seed, initial=self.evaluate_initial,
             detailed=detailed, judges=plan.judges,
         )  # fmt: skip
+        self.evaluated += found if mine else []
 
     def _evaluation_end(self) -> None:
         self.evaluated = sorted((p for part in gather_objects(self.evaluated) for p in part), key=lambda prompt: prompt.row)
@@ -195,7 +209,7 @@ class MethodModule(L.LightningModule):
         self.evaluated = []
 
     def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
-        self._evaluation_step(batch, batch_idx)
+        self._evaluation_step(batch, batch_idx, self.trainer.num_val_batches)
 
     def on_validation_epoch_end(self) -> None:
         self._evaluation_end()
@@ -207,7 +221,7 @@ class MethodModule(L.LightningModule):
         self.evaluated = []
 
     def test_step(self, batch: PromptBatch, batch_idx: int) -> None:
-        self._evaluation_step(batch, batch_idx, detailed=True)
+        self._evaluation_step(batch, batch_idx, self.trainer.num_test_batches, detailed=True)
 
     def on_test_epoch_end(self) -> None:
         self._evaluation_end()

@@ -70,7 +70,14 @@ class StepRecorder(Callback):
         """The validation with the highest mean of ``best_by``; the first of equals."""
         return max(self.validations, key=lambda validation: validation[self.best_by])
 
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.interrupt.listen()
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.interrupt.listen()
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.interrupt.listen()
         self.interrupt.begin_steps()
         if self._stopped:  # of a run that goes on after it was ended
             trainer.should_stop = True

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import shlex
 from typing import Any
 
+import psutil
 import torch
 from lightning.pytorch.strategies import DDPStrategy
+from torch.distributed.tensor import DTensor
+
+LAUNCHED = "GRADE_LAUNCHED"  # environment variable: torchrun's options, from grade_lightning.launch to its processes
 
 
 class SummedGradients(DDPStrategy):
@@ -20,10 +25,36 @@ class SummedGradients(DDPStrategy):
     def configure_ddp(self) -> None:
         """Nothing to wrap."""
 
+    def teardown(self) -> None:
+        """Leave weights that are shared out where they are: their parts belong to a mesh of devices, and would not come back whole."""
+        if not any(isinstance(weight, DTensor) for weight in self.lightning_module.parameters()):
+            super().teardown()
+            return
+        assert self.cluster_environment is not None
+        assert self.accelerator is not None
+        self.cluster_environment.teardown()
+        self.precision_plugin.teardown()
+        self.accelerator.teardown()
+        self.checkpoint_io.teardown()
+
 
 def process_of_torchrun() -> tuple[int, int]:
     """(rank, number of processes) as torchrun set them; (0, 1) without it."""
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def started_with() -> list[str]:
+    """The words before a run's own arguments in the command that started this process."""
+    if LAUNCHED in os.environ:
+        return ["python", "-m", "grade_lightning.launch", *shlex.split(os.environ[LAUNCHED])]
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return ["python", "-m", "grade_lightning.run"]
+    options = ["--standalone", "--nproc-per-node", os.environ["LOCAL_WORLD_SIZE"], "-m", "grade_lightning.run"]
+    words = psutil.Process(os.getppid()).cmdline()
+    places = [place for place, word in enumerate(words) if word == "torch.distributed.run" or word.endswith("/torchrun")]
+    if places and "grade_lightning.run" in words:
+        options = words[places[0] + 1 : words.index("grade_lightning.run") + 1]
+    return ["torchrun", *options]
 
 
 def use_own_device(accelerator: str) -> None:
