@@ -27,7 +27,8 @@ class SummedGradients(DDPStrategy):
 
     def teardown(self) -> None:
         """Leave weights that are shared out where they are: their parts belong to a mesh of devices, and would not come back whole."""
-        if not any(isinstance(weight, DTensor) for weight in self.lightning_module.parameters()):
+        module = self.lightning_module
+        if module is None or not any(isinstance(weight, DTensor) for weight in module.parameters()):
             super().teardown()
             return
         assert self.cluster_environment is not None
