@@ -1,7 +1,8 @@
-"""Runs at several weights of the KL, and the rewards of two methods at the same KL, prompt by prompt."""
+"""Runs at several weights of the KL, how they ended, and the rewards of two methods at the same KL, prompt by prompt."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,14 @@ import numpy as np
 from experiments.queue import Cell
 from grade_lightning.records.study_table import Record
 from grade_lightning.reporting.significance import few_interval, mean_interval
+from grade_lightning.reporting.table import Table
+
+KLS = (0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8)
+ENDS = (
+    ("reward_mean", "Test reward", ".3f"), ("kl_mean", "KL, nats/token", ".2f"), ("judge_mean", "Judge", ".3f"),
+    ("perplexity", "Perplexity under reference", ".0f"), ("distinct_2", "Distinct-2", ".3f"),
+    ("repeated_4_mean", "Repeated 4-grams", ".3f"),
+)  # fmt: skip
 
 Point = tuple[float, np.ndarray]  # KL, rewards of the test prompts
 
@@ -55,8 +64,10 @@ def points(records: Sequence[Record]) -> list[Point]:
     return sorted(found, key=lambda point: point[0])
 
 
-def at(runs: Sequence[Point], kl: float) -> np.ndarray | None:
-    """Rewards [prompts] at a KL, linear between the neighbouring runs; None beyond the last of them."""
+def at(runs: Sequence[Point], kl: float, *, root: bool = False) -> np.ndarray | None:
+    """Rewards [prompts] at a KL, linear between the neighbouring runs, in the KL or in its root; None beyond the last of them."""
+    if root:
+        runs, kl = [(reached**0.5, rewards) for reached, rewards in runs], kl**0.5
     if kl > runs[-1][0]:
         return None
     above = next(place for place, (reached, _) in enumerate(runs) if reached >= kl)
@@ -66,17 +77,20 @@ def at(runs: Sequence[Point], kl: float) -> np.ndarray | None:
     return first + (second - first) * ((kl - low) / (high - low))
 
 
-def compare(first: Mapping[int, Sequence[Point]], second: Mapping[int, Sequence[Point]], kls: Sequence[float]) -> list[dict[str, Any]]:
+def compare(
+    first: Mapping[int, Sequence[Point]], second: Mapping[int, Sequence[Point]], kls: Sequence[float], *, root: bool = False
+) -> list[dict[str, Any]]:
     """A row for each KL that some seeds of both reach: mean rewards, and first - second over seeds and over prompts.
 
     Args:
         first: points by seed.
         second: of the method it is compared with.
         kls: in nats per token.
+        root: interpolate in the root of the KL, along which rewards rise about evenly (2210.10760).
     """
     rows = []
     for kl in kls:
-        pairs = [(at(first[seed], kl), at(second[seed], kl)) for seed in sorted(first.keys() & second.keys())]
+        pairs = [(at(first[seed], kl, root=root), at(second[seed], kl, root=root)) for seed in sorted(first.keys() & second.keys())]
         both = [(a, b) for a, b in pairs if a is not None and b is not None]
         if len(both) < 2:
             continue
@@ -87,3 +101,40 @@ def compare(first: Mapping[int, Sequence[Point]], second: Mapping[int, Sequence[
             "over_prompts": mean_interval(differences.mean(axis=0).tolist()),
         })  # fmt: skip
     return rows
+
+
+def ends(records: Sequence[Record]) -> Table:
+    """Means over seeds of each method and weight; the initial policy first."""
+    groups: dict[tuple[str, str], list[Record]] = defaultdict(list)
+    for record in records:
+        method, beta, _ = method_weight_seed(record)
+        groups[method, beta].append(record)
+
+    def row(name: str, beta: str, tests: list[dict[str, Any]]) -> dict[str, Any]:
+        each = " ".join(f"{test['reward_mean']:.3f}" for test in tests)
+        return {"method": name, "beta": beta, "seeds": each, **{key: float(np.mean([t[key] for t in tests])) for key, _, _ in ENDS}}
+
+    rows = [{**row("initial policy", "", [records[0].results["initial"]]), "seeds": ""}]
+    rows += [row(*key, [record.results["test"] for record in group]) for key, group in sorted(groups.items())]
+    columns = [("method", "Method", ""), ("beta", "beta", ""), ("seeds", "Test reward, by seed", ""), *ENDS]
+    return Table("Ends", columns, rows, ["Means over seeds of the last weights on the same 500 test prompts."])
+
+
+def at_equal_kl(records: Sequence[Record], first: str, second: str, kls: Sequence[float] = KLS, *, root: bool = False) -> Table:
+    """Reward of two methods at the same KL."""
+    runs: dict[str, dict[int, list[Record]]] = {first: defaultdict(list), second: defaultdict(list)}
+    for record in records:
+        method, _, seed = method_weight_seed(record)
+        if method in runs:
+            runs[method][seed].append(record)
+    known: list[dict[int, list[Point]]] = [{seed: points(listed) for seed, listed in runs[name].items()} for name in (first, second)]
+    columns = [
+        ("kl", "KL, nats/token", ".2f"), ("seeds", "Seeds", "d"), ("first", first, ".3f"), ("second", second, ".3f"),
+        ("over_seeds", "Difference, over seeds", ""), ("over_prompts", "over prompts", ""),
+    ]  # fmt: skip
+    notes = [
+        f"Rewards between runs of neighbouring weights of the KL, linear in the {'root of the ' if root else ''}KL, prompt by prompt; "
+        "the initial policy stands at 0. "
+        "95% intervals: Student's over seeds, bootstrap over the 500 prompts (the mean over seeds of each).",
+    ]
+    return Table("At equal KL", columns, compare(known[0], known[1], kls, root=root), notes)

@@ -8,6 +8,7 @@ and where the length of a straight-through gradient goes (:mod:`.length`).  Resu
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -93,11 +94,13 @@ def best_of_n(queue: Queue) -> None:
 
 
 def show() -> int:
-    """The report of the records."""
+    """The page, and the README's tables and figure, of the records."""
+    from experiments.frontier.report import write
     from grade_lightning.reporting.output import report
 
-    for warning in report(RECORDS, OUTPUTS / "frontier"):
+    for warning in report(RECORDS, OUTPUTS / "frontier", part="frontier"):
         print(warning, file=sys.stderr)
+    write(RECORDS, json.loads(CURVE.read_text())["curve"] if CURVE.exists() else [], HERE / "report")
     print(OUTPUTS / "frontier" / "report.html")
     return 0
 

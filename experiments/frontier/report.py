@@ -1,0 +1,157 @@
+"""What the README shows of the records: ends, reward at equal KL, effective weights of the KL, speed, and the figure."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from experiments.equal_kl import at_equal_kl, ends, method_weight_seed
+from grade_lightning.records.files import write_atomically
+from grade_lightning.records.leaves import read_leaves
+from grade_lightning.records.study_table import Record, read_table
+from grade_lightning.reporting.palette import estimator_title, looks
+from grade_lightning.reporting.significance import few_interval
+from grade_lightning.reporting.table import Table
+from grade_lightning.study.output import from_json
+
+STUDIES = Path(__file__).parents[1]
+KLS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.25, 1.5)
+# Runs at beta 0.1 of the same setting in the records of other studies: study, part, what their names begin with.
+ELSEWHERE = {
+    "rloo": ("imdb_small", "controlled", "rloo-seed"), "ppo": ("imdb_small", "controlled", "ppo-seed"),
+    "reinforce": ("imdb_small", "controlled", "reinforce-seed"), "grade": ("imdb_small", "controlled", "grade-seed"),
+    "plain": ("gradient_quality", "curves", "decoupled_st-seed"), "ste": ("gradient_quality", "curves", "grade_ste-tau2-seed"),
+}  # fmt: skip
+METHOD = {"plain": "decoupled_st", "ste": "grade_ste", "calibrated": "decoupled_st"}  # of the package, by what the study calls it
+NAMES = {"rloo": "RLOO", "plain": "plain straight-through", "ste": "GRADE-STE, tau 2", "calibrated": "calibrated straight-through"}
+
+
+def everything(records: Path) -> list[Record]:
+    """The study's runs and those at beta 0.1 of other studies, under names of this one's form."""
+    found = read_table(records, part="frontier")
+    have = {record.name for record in found}
+    for method, (study, part, begins) in ELSEWHERE.items():
+        for record in read_table(STUDIES / study / "runs.parquet", part=part):
+            name = f"{method}-beta0.1-seed{record.name.removeprefix(begins)}"
+            if record.name.startswith(begins) and name not in have:
+                found.append(dataclasses.replace(record, name=name))
+    return found
+
+
+def _by_method(records: Sequence[Record]) -> dict[str, dict[int, list[tuple[float, float, float]]]]:
+    """(beta, test KL, test reward) by method and seed, the smallest beta first."""
+    found: dict[str, dict[int, list[tuple[float, float, float]]]] = defaultdict(lambda: defaultdict(list))
+    for record in records:
+        method, beta, seed = method_weight_seed(record)
+        test = record.results["test"]
+        found[method][seed].append((float(beta), float(test["kl_mean"]), float(test["reward_mean"])))
+    return {method: {seed: sorted(rows) for seed, rows in seeds.items()} for method, seeds in found.items()}
+
+
+def equivalent(rows: Sequence[tuple[float, float, float]], kl: float) -> float:
+    """The beta at which runs would have had a KL, linear in logarithms between neighbours; nan outside of what was run."""
+    ordered = sorted((math.log(reached), math.log(beta)) for beta, reached, _ in rows)
+    kls, betas = (np.asarray(column) for column in zip(*ordered, strict=True))
+    if not kls[0] <= math.log(kl) <= kls[-1]:
+        return math.nan
+    return math.exp(float(np.interp(math.log(kl), kls, betas)))
+
+
+def effective(records: Sequence[Record], methods: Sequence[str], reference: str = "rloo") -> Table:
+    """For each weight of a straight-through run, RLOO's weight with the same KL, as a multiple."""
+    found, shown = _by_method(records), []
+    for method in methods:
+        for beta in sorted({row[0] for rows in found.get(method, {}).values() for row in rows}):
+            factors = []
+            for seed, rows in found[method].items():
+                kl = next((reached for own, reached, _ in rows if own == beta), None)
+                if kl is not None and len(found[reference].get(seed, ())) > 1:
+                    factors.append(equivalent(found[reference][seed], kl) / beta)
+            known = [factor for factor in factors if math.isfinite(factor)]
+            said = few_interval(known) if len(known) > 1 else None
+            shown.append({
+                "method": NAMES.get(method, method), "beta": f"{beta:g}", "seeds": len(known),
+                "factor": "" if not known else f"{np.mean(known):.1f}" + ("" if said is None else f" [{said.low:.1f}, {said.high:.1f}]"),
+            })  # fmt: skip
+    columns = [("method", "Method", ""), ("beta", "beta", ""), ("seeds", "Seeds", "d"), ("factor", "RLOO's beta of equal KL / beta", "")]
+    return Table("Effective weights", columns, shown, ["Linear in logarithms between RLOO's runs of a seed; Student's 95% interval."])
+
+
+def speed(records: Sequence[Record], share: float = 0.9) -> Table:
+    """Policy steps until a share of the final rise of the validation reward, for runs that were validated every ten steps."""
+    groups: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for record in records:
+        method, beta, _ = method_weight_seed(record)
+        rows = record.results["validation"]
+        if len(rows) < 5:
+            continue  # validated too seldom to tell
+        rises = np.asarray([row["reward_mean"] - rows[0]["reward_mean"] for row in rows])
+        groups[method, beta].append(float(rows[int(np.argmax(rises >= share * rises[-1]))]["step"]))
+    shown = [
+        {"method": NAMES.get(method, method), "beta": beta, "each": " ".join(f"{s:.0f}" for s in steps), "steps": float(np.mean(steps))}
+        for (method, beta), steps in sorted(groups.items(), key=lambda item: (item[0][0], float(item[0][1])))
+    ]
+    columns = [("method", "Method", ""), ("beta", "beta", ""), ("each", "Steps, by seed", ""), ("steps", "Mean", ".0f")]
+    return Table("Speed", columns, shown, [f"First validation at {share:.0%} of the final rise; 16 completions of 32 tokens a step."])
+
+
+def _lengths(axes: Axes) -> None:
+    """Length against cosine of every estimator at the three checkpoints of gradient_quality."""
+    stored = read_leaves(STUDIES / "gradient_quality" / "gradients.parquet")
+    points: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for place in ("initial", "grade_ste", "rloo"):
+        for name, entry in from_json(stored[f"checkpoints/{place}"])["estimators"].items():
+            points[name].append((entry["numbers"]["cosine"], entry["numbers"]["length_ratio"]))
+    shown = {name: found for name, found in points.items() if len(found) == 3 and "rollouts" not in name and "max_hops" not in name}
+    for (name, found), look in zip(shown.items(), looks([name.split(":")[0] for name in shown]), strict=True):
+        axes.plot(*zip(*found, strict=True), color=look.colour, ls="", marker=look.marker, label=estimator_title(name))
+    axes.axhline(1, color="0.8", lw=0.8, zorder=0)
+    axes.set(
+        xlabel="cosine to the policy gradient", ylabel="length / RLOO's", yscale="log", title="Straight-through gradients: right and short"
+    )
+    axes.legend(frameon=False, fontsize=7)
+
+
+def _frontiers(axes: Axes, records: Sequence[Record], curve: Sequence[dict[str, Any]]) -> None:
+    """Mean test reward against mean test KL of each method's weights, every run as a point."""
+    found = {m: seeds for m, seeds in _by_method(records).items() if m in ("rloo", "plain", "ste")}
+    for (method, seeds), look in zip(found.items(), looks([METHOD.get(m, m) for m in found]), strict=True):
+        groups: dict[float, list[tuple[float, float]]] = defaultdict(list)
+        for rows in seeds.values():
+            for beta, kl, reward in rows:
+                groups[beta].append((kl, reward))
+        means = sorted(tuple(np.mean(group, axis=0)) for group in groups.values())
+        axes.plot(*zip(*means, strict=True), **look.line(label=f"{NAMES[method]} (mean of each beta)"))
+        every = [point for group in groups.values() for point in group]
+        axes.plot(*zip(*every, strict=True), color=look.colour, ls="", marker=look.marker, markersize=3, alpha=0.5)
+    if curve:
+        axes.plot([row["kl_mean"] for row in curve], [row["reward_mean"] for row in curve], color="0.5", ls=":", label="best of n, n to 64")
+    axes.set(xlabel="KL to the reference, nats per token", ylabel="test reward", title="Reward against KL, every run a point")
+    axes.legend(frameon=False, fontsize=7)
+
+
+def write(records: Path, curve: Sequence[dict[str, Any]], out: Path) -> None:
+    """Tables and the figure."""
+    found = everything(records)
+    pairs = [("plain", "rloo"), ("ste", "rloo")]
+    made = {
+        "ends": ends(found).markdown(),
+        "equal_kl": "\n".join(f"{NAMES[a]} and {NAMES[b]}\n\n{at_equal_kl(found, a, b, KLS, root=True).markdown()}" for a, b in pairs),
+        "effective": effective(found, ("plain", "ste")).markdown(),
+        "speed": speed(found).markdown(),
+    }
+    for name, text in made.items():
+        write_atomically(out / f"{name}.md", text)
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    _lengths(left)
+    _frontiers(right, found, curve)
+    write_atomically(out / "frontier.png", lambda partial: figure.savefig(partial, format="png", dpi=130))
