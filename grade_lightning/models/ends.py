@@ -39,6 +39,9 @@ class OutputHead:
         cap: c (Gemma 2: ``final_logit_softcapping``); None = no cap.
     """
 
+    scale: float
+    cap: float | None
+
     def __init__(self, lm: PreTrainedModel):
         config = lm.config.get_text_config()
         self.layer: nn.Module = lm.get_output_embeddings()  # type: ignore[assignment]
