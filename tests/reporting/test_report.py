@@ -216,7 +216,7 @@ def test_the_pareto_front_of_a_search_is_a_table(tmp_path):
     assert [(row["search"], row["optimizer.lr"], row["reward"], row["kl"]) for row in rows] == [
         ("a", "0.002", 0.6, 0.1), ("a", "0.001", 0.9, 0.5), ("b", "0.001", 0.7, 0.2),
     ]  # fmt: skip
-    assert "| a | 0.002 | 0.1 | 0.600 | 0.100 |" in found["pareto"].markdown()
+    assert "| a | 0.1 | 0.002 | 0.600 | 0.100 |" in found["pareto"].markdown()
     assert len(warnings) == 1
     assert "broken" in warnings[0]
     assert pareto_front(tmp_path / "one") == ({}, [])
