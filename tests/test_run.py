@@ -270,6 +270,7 @@ def small_lm(finished):
 def test_every_yaml_runs(choice, small_lm, tmp_path, monkeypatch):
     """Two steps of each file; what needs a hub gets a local model, what needs a GPU gets the CPU."""
     monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     overrides = [choice, "max_steps=2", "effective_batch_size=4", "max_new_tokens=8", "rollout.top_k=64", "evaluation.validate_every=2"]
     if choice.startswith(("model=local", "model=qwen3")):
         overrides += [f"model.path={small_lm}", "reward.head.lr=3e-3", "reward.head.epochs=40"]
@@ -401,6 +402,30 @@ def test_learning_rate_search(tmp_path):
 
 
 @pytest.mark.slow
+def test_search_of_the_frontier(tmp_path):
+    """Optuna's front is that of the runs; each run says how it ended; the report shows the front."""
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="needs the extra `optuna`")
+    from grade_lightning.reporting.pareto import pareto_front
+
+    done = python("-m", "grade_lightning.run", "-m", "hparams_search=frontier", "method=rloo", "hydra.sweeper.n_trials=4",
+                  *SMALL, *SMALL_LM, f"hydra.sweep.dir={tmp_path / 'sweep'}", cwd=tmp_path)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    runs = [json.loads(file.read_text()) for file in (tmp_path / "sweep").glob("*/results.json")]
+    points = [(run["validation"][-1]["reward_mean"], run["validation"][-1]["kl_mean"]) for run in runs]
+    assert len(points) == 4
+    assert all("test" not in run for run in runs)
+    front = [p for p in points if not any(o != p and o[0] >= p[0] and o[1] <= p[1] for o in points)]
+    found = yaml.safe_load((tmp_path / "sweep" / "optimization_results.yaml").read_text())["solutions"]
+    assert sorted(tuple(solution["values"]) for solution in found) == sorted(front)
+    table = pareto_front(tmp_path)[0]["pareto"]
+    assert [(row["reward"], row["kl"]) for row in table.rows] == sorted(front, key=lambda point: point[1])
+    lines = [line for line in done.stdout.splitlines() if line.startswith("run ")]
+    assert [line.split(" (")[0] for line in lines] == [f"run {number} of 4" for number in range(1, 5)]
+    assert all("optimizer.lr=" in line and "kl_coef=" in line and "data." not in line for line in lines)
+    assert [" left" in line for line in lines] == [True, True, True, False]
+
+
+@pytest.mark.slow
 def test_sweep(tmp_path):
     done = python("-m", "grade_lightning.run", "-m", "method=grade,grade_ste", "seed=1,2", *SMALL, *SMALL_LM,
                   f"hydra.sweep.dir={tmp_path / 'sweep'}", cwd=tmp_path)  # fmt: skip
@@ -410,6 +435,10 @@ def test_sweep(tmp_path):
     names = {file.parent.name for file in (tmp_path / "sweep").glob("*/results.json")}
     assert {name.rsplit("-", 1)[0] for name in names} == {"grade-seed1", "grade-seed2", "grade_ste-seed1", "grade_ste-seed2"}
     assert {result["config_hash"] for result in results} == {name.rsplit("-", 1)[1] for name in names}
+    assert all((tmp_path / "sweep" / name / "run.log").exists() for name in names)
+    for number, varied in enumerate(["grade seed=1", "grade seed=2", "grade_ste seed=1", "grade_ste seed=2"], 1):
+        assert f"run {number} of 4 (method={varied}): validation reward " in done.stdout
+    assert not list((tmp_path / "sweep").glob(".ended*"))
 
 
 @pytest.mark.slow

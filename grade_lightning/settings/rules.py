@@ -177,7 +177,7 @@ def _unlabelled(s: Settings) -> Iterator[Fault]:
         )
 
 
-_SECRET = re.compile(r"(^|_)(api_?key|key|token|password|passwd|secret|credentials?)$", re.IGNORECASE)
+_SECRET = re.compile(r"(^|_)((api|access|secret|private)_?key|token|password|passwd|secret|credentials?)$", re.IGNORECASE)
 _NO_SECRETS = (
     "what stands in the configuration is written to config.yaml: leave it out and use the environment variable that this library reads"
 )

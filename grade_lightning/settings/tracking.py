@@ -103,7 +103,7 @@ class TrainerSettings:
         default=None,
     )
     enable_progress_bar: Bool = key("quiet=true turns the bars off as well", default=True)
-    enable_model_summary: Bool = key("log the modules and their sizes to run.log", default=False)
+    enable_model_summary: Bool = key("show the modules and their sizes", default=False)
 
 
 # Lightning's own names of its trainer.

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch.loggers import Logger
+from torch import Tensor
 
 
 class Columns(Logger):
@@ -38,7 +39,9 @@ class Columns(Logger):
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Keep numbers for the row that comes next."""
-        self._found |= {name: float(value) for name, value in metrics.items() if name != "epoch"}
+        self._found |= {
+            name: float(value) for name, value in metrics.items() if name != "epoch" and isinstance(value, int | float | Tensor)
+        }
 
     def log_hyperparams(self, params: Any, *arguments: Any, **options: Any) -> None:
         """The folder has ``config.yaml``."""

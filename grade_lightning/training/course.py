@@ -98,7 +98,7 @@ class Course:
         if bars and not any(isinstance(callback, ProgressBar) for callback in callbacks):
             callbacks.append(StepProgressBar("policy steps", self.max_steps))
         return self.trainer_class(
-            max_epochs=self.max_steps, check_val_every_n_epoch=self.validate_every, logger=[columns, *self.loggers], callbacks=callbacks,
+            max_epochs=self.max_steps, check_val_every_n_epoch=self.validate_every, logger=[*self.loggers, columns], callbacks=callbacks,
             enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks), num_sanity_val_steps=0,
             inference_mode=False, use_distributed_sampler=False, enable_progress_bar=bars, default_root_dir=self.folder.path,
             **{"enable_model_summary": False, "log_every_n_steps": 1, **options},

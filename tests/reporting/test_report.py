@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from scipy.stats import norm, sem, t
 
 from grade_lightning.report import main
@@ -198,3 +199,25 @@ def test_faults_of_metrics(tmp_path, text, fault):
     (tmp_path / "metrics.csv").write_text(text)
     faults = read_metrics(tmp_path / "metrics.csv")[1]
     assert any(fault in found for found in faults)
+
+
+def test_the_pareto_front_of_a_search_is_a_table(tmp_path):
+    """As Hydra's Optuna sweeper writes it (``test_search_of_the_frontier`` compares with a real one)."""
+    from grade_lightning.reporting.pareto import pareto_front
+
+    for name, values in (("a", [[0.9, 0.5], [0.6, 0.1]]), ("b", [[0.7, 0.2]])):
+        (tmp_path / name).mkdir()
+        solutions = [{"params": {"optimizer.lr": 1e-3 * place, "kl_coef": 0.1}, "values": pair} for place, pair in enumerate(values, 1)]
+        (tmp_path / name / "optimization_results.yaml").write_text(yaml.safe_dump({"name": "optuna", "solutions": solutions}))
+    for name, text in (("one", "name: optuna\nbest_value: 0.5\n"), ("broken", "solutions: [{params: {a: 1}}]\n")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "optimization_results.yaml").write_text(text)
+    found, warnings = pareto_front(tmp_path)
+    rows = found["pareto"].rows
+    assert [(row["search"], row["optimizer.lr"], row["reward"], row["kl"]) for row in rows] == [
+        ("a", "0.002", 0.6, 0.1), ("a", "0.001", 0.9, 0.5), ("b", "0.001", 0.7, 0.2),
+    ]  # fmt: skip
+    assert "| a | 0.1 | 0.002 | 0.600 | 0.100 |" in found["pareto"].markdown()
+    assert len(warnings) == 1
+    assert "broken" in warnings[0]
+    assert pareto_front(tmp_path / "one") == ({}, [])

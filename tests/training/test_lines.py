@@ -64,7 +64,7 @@ def test_the_line_names_step_reward_kl_judges_and_times():
 
 def test_chatter_is_kept_from_the_console_alone(tmp_path, capsys):
     handler = ConsoleHandler(sys.stdout)
-    foreign, root = logging.getLogger("lightning.pytorch.made_up"), logging.getLogger()
+    foreign, root = logging.getLogger("lightning_utilities.made_up"), logging.getLogger()
     root.addHandler(handler)
     level = root.level
     root.setLevel(logging.INFO)
@@ -80,7 +80,7 @@ def test_chatter_is_kept_from_the_console_alone(tmp_path, capsys):
     finally:
         root.removeHandler(handler)
         root.setLevel(level)
-    shown, log = capsys.readouterr().out, (tmp_path / "run.log").read_text()
+    shown, log = "".join(capsys.readouterr()), (tmp_path / "run.log").read_text()
     assert "used: False" not in shown
     for said in ("Metric val/reward_mean improved.", "said by another"):
         assert said in shown
@@ -90,13 +90,13 @@ def test_chatter_is_kept_from_the_console_alone(tmp_path, capsys):
 
 
 def test_an_error_stands_in_the_log_of_its_run(tmp_path):
-    def fail():
+    def fails() -> None:
         with run_log() as kept:
             kept.open(tmp_path)
-            return 1 / 0
+            _ = 1 / 0
 
     with pytest.raises(ZeroDivisionError):
-        fail()
+        fails()
     assert "ZeroDivisionError: division by zero" in (tmp_path / "run.log").read_text()
 
 
@@ -138,5 +138,5 @@ run(settings_of(cfg), resolved(cfg))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     said = done.stdout + done.stderr
-    assert len(re.findall(r"^step \d/2: validation reward", said, flags=re.M)) == 2
+    assert len(re.findall(r"^step \d/2: validation reward", said, flags=re.MULTILINE)) == 2
     assert [found for found in said.splitlines() if NOISE.search(found)] == []
