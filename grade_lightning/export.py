@@ -165,13 +165,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """0, or 2 for a request that cannot be met."""
     given = sys.argv[1:] if arguments is None else arguments
 
-    def make(chosen: Sequence[str]) -> Path:
+    def make(chosen: Sequence[str]) -> tuple[Request, Path]:
         wanted = parse(chosen)
-        return export(
+        out = export(
             wanted.run, wanted.out, merge=wanted.merge, push=wanted.push, checkpoint=wanted.checkpoint, base=wanted.base
         )  # fmt: skip
+        return wanted, out
 
-    return command(__doc__, given or ["--help"], make, lambda out: print(f"written to {out}; README.md says how to load it"))
+    def show(made: tuple[Request, Path]) -> None:
+        wanted, out = made
+        print(f"written to {out}{f' and uploaded as {wanted.push}' if wanted.push else ''}; README.md says how to load it")
+
+    return command(__doc__, given or ["--help"], make, show)
 
 
 if __name__ == "__main__":

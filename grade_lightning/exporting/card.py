@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import PurePath
 from typing import Any
 
 from grade_lightning.exporting.finished import FinishedRun
@@ -17,6 +17,8 @@ from grade_lightning.records.text import yaml_text
 from grade_lightning.training.summary import ROWS
 
 SAMPLES, LONGEST = 4, 1000  # pairs of samples; characters of each text
+# Folders that a value, or one of a list, begins with; the two slashes of an address begin none.
+_FOLDERS = re.compile(r"""(?:^|(?<=[=,'"\[({]))(?:~\w*|\.\.?)?/(?!/)(?:[^/=,'"\])}]+/)*(?=[^/])""")
 
 
 @dataclass(frozen=True)
@@ -210,11 +212,9 @@ def _made(run: FinishedRun) -> Iterator[str]:
     yield table(["", "version"], rows)
 
 
-def short(argument: str) -> str:
-    """Without the folders of a machine: ``key=/a/b/c`` -> ``key=c``."""
-    key, equals, value = argument.rpartition("=")
-    local = value.startswith(("/", "~", "./", "../"))
-    return f"{key}{equals}{PurePath(value).name or value}" if local else argument
+def short(text: str) -> str:
+    """Without the folders of a machine: ``key=/a/b/c`` -> ``key=c``; what no value begins with is left as it is."""
+    return _FOLDERS.sub("", text)
 
 
 def _shortened(value: Any) -> Any:

@@ -30,6 +30,7 @@ ADDED: dict[str, Any] = {
     "method.match_kl": False,
     "reward.head.learn_from": "reward",
     "reward.head.rows": None,
+    "run.adapter": None,
 }
 _ABSENT = object()
 

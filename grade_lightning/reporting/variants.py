@@ -41,9 +41,9 @@ def group(runs: list[Run]) -> list[Variant]:
     """Variants in order of method; a method with several configurations gets what tells them apart into its label."""
     groups: dict[tuple[str, str], list[Run]] = defaultdict(list)
     for run in runs:
-        # Runs whose settings are equal may still have been rewarded by other files or functions under the same name.
-        reward = run.results.get("reward_fingerprint") or ""
-        groups[run.method, str(run.results.get("variant_hash") or _fingerprint(run)) + (f" {reward}" if reward else "")].append(run)
+        # Runs whose settings are equal may still have been rewarded by, or begun with, other files or functions under the same name.
+        named = "".join(f" {run.results[key]}" for key in ("reward_fingerprint", "adapter_fingerprint") if run.results.get(key))
+        groups[run.method, str(run.results.get("variant_hash") or _fingerprint(run)) + named].append(run)
     groups = _across_versions(groups)
     variants, seen = [], set()
     for (method, variant), (members, differs) in _labelled(groups).items():

@@ -11,6 +11,7 @@ import yaml
 from markdown_it import MarkdownIt
 
 from grade_lightning.export import export
+from grade_lightning.exporting.card import short
 from grade_lightning.exporting.markdown import code, code_block, table
 
 HOSTILE = [
@@ -138,6 +139,18 @@ def test_a_run_without_a_test_shows_its_validation(strong, tmp_path):
     assert "The test split was not touched" in card
     assert f"| reward, mean | {first['reward_mean']:.3f} | {last['reward_mean']:.3f} |" in card
     assert "BEFORE (reward" in card
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+     ("data.path=/home/me/imdb", "data.path=imdb"), ("/home/me/a=b/c", "a=b/c"), ("x=[/home/me/a,~me/b]", "x=[a,b]"), ("../up/a", "a"),
+     ("a=./b/", "a=b/"), ("model.path=org/name", "model.path=org/name"), ("https://host/a/b", "https://host/a/b"),
+     ("3 of 5/10", "3 of 5/10"),
+     ("grade_lightning.methods.GRADE", "grade_lightning.methods.GRADE"), ("/", "/"), ("s3=s3://bucket/a", "s3=s3://bucket/a")],
+)  # fmt: skip
+def test_folders(given, shown):
+    assert short(given) == shown
 
 
 def test_folders_of_the_machine_are_shortened(strong, tmp_path):

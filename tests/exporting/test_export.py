@@ -18,7 +18,10 @@ from grade_lightning.export import export, main, parse
 from grade_lightning.exporting.files import MARKER, replacing
 from grade_lightning.generate import settings_of_run
 from grade_lightning.models.cache import cache_root, files_fingerprint
+from grade_lightning.run import execute
 from grade_lightning.setup import inputs, objects
+from tests.entry import SMALL, compose_run
+from tests.exporting.conftest import QUICK
 
 IDS = torch.tensor([[5, 260, 17, 300, 44, 9, 280, 31], [7, 7, 130, 290, 301, 12, 88, 3]])
 
@@ -225,3 +228,29 @@ def test_help_imports_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
     assert "USER/NAME" in done.stdout
     assert not set(done.stdout.splitlines()[-1].split()) & {"torch", "transformers", "peft", "huggingface_hub", "hydra"}
+
+
+def test_a_base_that_was_named_by_a_relative_folder(strong, tmp_path, monkeypatch):
+    """The run's folder does not name it, the export brings it along, and from elsewhere it has to be said where it is."""
+    base = export(strong, tmp_path / "first") / "base"
+    base.rename(tmp_path / "relmodel")
+    monkeypatch.chdir(tmp_path)
+    execute(compose_run(["model=local", "model.path=relmodel", *SMALL, *QUICK, "max_steps=1"], Path("run")))
+    for name in ("last", "best"):
+        config = json.loads((tmp_path / "run" / "checkpoints" / name / "adapter_config.json").read_text())
+        assert config["base_model_name_or_path"] is None
+    out = export(Path("run"), Path("out"))
+    assert files_fingerprint(out / "base") == files_fingerprint(tmp_path / "relmodel")
+    card = (out / "README.md").read_text()
+    assert "`relmodel`, a local model" in card
+    assert "base_model" not in card.split("---")[1]
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    with pytest.raises(ValueError, match=r"is not where it was: .*relmodel.*Say where it is now: base=DIR"):
+        export(tmp_path / "run", Path("out"))
+    assert main([f"run={tmp_path / 'run'}", "out=out", f"base={tmp_path / 'relmodel'}"]) == 0
+    again = elsewhere / "out"
+    assert Path(json.loads((again / "adapter_config.json").read_text())["base_model_name_or_path"]) == again / "base"
+    own = logits_of(as_the_card_says(out, monkeypatch)["model"])
+    assert torch.equal(logits_of(as_the_card_says(again, monkeypatch)["model"]), own)

@@ -85,6 +85,13 @@ def test_every_refusal_is_a_message_and_the_export_stays(strong, tmp_path, logge
     assert (tmp_path / "out" / "adapter_model.safetensors").exists()
 
 
+def test_command_says_where_it_was_uploaded(strong, tmp_path, logged_in, capsys):
+    with serving() as hub:
+        logged_in(hub)
+        assert main([f"run={strong}", f"out={tmp_path / 'out'}", "merge=true", "push=someone/critic"]) == 0
+    assert f"written to {tmp_path / 'out'} and uploaded as someone/critic" in capsys.readouterr().out
+
+
 def test_a_hub_that_is_not_there(strong, tmp_path, logged_in, monkeypatch):
     with serving() as hub:
         logged_in(hub)

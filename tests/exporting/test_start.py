@@ -16,11 +16,14 @@ from grade_lightning.compose import composed, config_hash, resolved
 from grade_lightning.export import export
 from grade_lightning.models.adapters import read_adapter
 from grade_lightning.records.identity import run_hash
+from grade_lightning.reporting.read import read_runs
+from grade_lightning.reporting.variants import group
 from grade_lightning.setup import objects
 from grade_lightning.training.recorder import StepRecorder
 from tests.conftest import make_policy
 from tests.entry import compose_run, run_small
 from tests.exporting.conftest import QUICK
+from tests.reporting.test_report import write_run
 
 OPTIONS = [*QUICK, "optimizer.lr=1e-2"]
 
@@ -121,6 +124,17 @@ def test_an_unfinished_run_does_not_go_on_with_other_weights(trained, tmp_path, 
     (tmp_path / "run" / "checkpoints" / "resume.ckpt").write_bytes(b"")
     with pytest.raises(ValueError, match=r"began with other inputs of the same names \(adapter\)"):
         run_small(tmp_path / "run", *options)
+
+
+def test_reports_do_not_pool_runs_that_began_elsewhere(tmp_path):
+    """Seed 1 is of a version that could not choose: it belongs to runs without an adapter, whichever others there are."""
+    begins = (("", None), ("run:\n  adapter: null\n", None), ("run:\n  adapter: a/critic\n", "aa"), ("run:\n  adapter: b/critic\n", "bb"))
+    for seed, (text, fingerprint) in enumerate(begins, start=1):
+        folder = write_run(tmp_path, "rloo", seed, variant_hash="with" if fingerprint else "without", adapter_fingerprint=fingerprint)
+        (folder / "config.yaml").write_text(f"seed: {seed}\nkl_coef: 0.1\n{text}")
+    assert sorted([run.seed for run in variant.runs] for variant in group(read_runs(tmp_path)[0])) == [[1, 2], [3], [4]]
+    shutil.rmtree(tmp_path / "rloo-2")
+    assert sorted([run.seed for run in variant.runs] for variant in group(read_runs(tmp_path)[0])) == [[1], [3], [4]]
 
 
 def refusal(monkeypatch, *overrides: str) -> str:
