@@ -26,6 +26,7 @@ STYLE: dict[Any, Any] = {
     "axes.facecolor": "none",
 }  # fmt: skip
 NOTE = 7.5  # points, of what a figure says about its lines and bands
+MOST_ENTRIES = 12  # of a legend inside a page
 _LONGEST = 60  # characters of a label in a figure
 
 
@@ -119,11 +120,27 @@ def save(figure: Figure, folder: Path, name: str) -> None:
 
 
 def inline_svg(figure: Figure, name: str) -> str:
-    """An ``<svg>`` element that takes its ink from the page, light or dark, with ``data-v`` where :func:`tag` marked something."""
-    text = io.StringIO()
+    """An ``<svg>`` element that takes its ink from the page, light or dark, with ``data-v`` where :func:`tag` marked something.
+
+    A long legend is cut off at the bottom: the page has one of its own.
+    """
+    text, cut = io.StringIO(), 0.0
+    for made in figure.legends if len(_entries(figure)) > MOST_ENTRIES else []:
+        cut = made.get_window_extent().height / figure.dpi * 72
+        made.set_visible(False)
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
+    for made in figure.legends:
+        made.set_visible(True)
     found = text.getvalue()
+    found = re.sub("<!--.*?-->", "", found, flags=re.DOTALL)
     found = re.sub(r' id="v([\d.]+)"', r' data-v="\1"', found[found.index("<svg") :])
     found = re.sub(r' id="[A-Za-z][A-Za-z0-9]*_\d+"', "", found)  # the same in every figure
-    return found.replace(INK, "currentColor").replace(PAPER, "var(--card)")
+    found = re.sub(r' (?:d|x|y)="[^"]*"', lambda match: re.sub(r"(\.\d\d)\d+", r"\1", match[0]), found)
+    width, height = figure.get_size_inches() * 72
+    head = f'<svg viewBox="0 0 {width:.1f} {height - cut:.1f}" xmlns:xlink="http://www.w3.org/1999/xlink">'
+    return (head + found[found.index(">") + 1 :]).replace(INK, "currentColor").replace(PAPER, "var(--card)")
+
+
+def _entries(figure: Figure) -> list[Any]:
+    return [text for made in figure.legends for text in made.get_texts()]

@@ -9,8 +9,8 @@ import pytest
 
 from grade_lightning.report import main
 from grade_lightning.reporting.beyond import quality
-from grade_lightning.reporting.samples import samples
 from grade_lightning.reporting.read import read_runs
+from grade_lightning.reporting.samples import samples
 from grade_lightning.reporting.table1 import table1
 from grade_lightning.reporting.table2 import table2
 from grade_lightning.reporting.variants import group
