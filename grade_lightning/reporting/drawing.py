@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ STYLE: dict[Any, Any] = {
     "font.size": 9, "axes.titlesize": 10, "legend.frameon": False, "legend.fontsize": 8, "pdf.fonttype": 42, "savefig.dpi": 160,
     "axes.facecolor": "none",
 }  # fmt: skip
-NOTE = 7.5  # points, of what a figure says about its lines and bands
+NOTE, _PER_INCH = 7.5, 15.5  # points, and characters an inch, of what a figure says about its lines and bands
 MOST_ENTRIES = 12  # of a legend inside a page
 _LONGEST = 60  # characters of a label in a figure
 
@@ -44,7 +45,7 @@ def describe(axes: Axes, title: str, across: str, up: str) -> None:
 
 def note(figure: Figure, text: str) -> None:
     """Say in the figure what its lines, bands and markers are."""
-    figure.suptitle(text, fontsize=NOTE)
+    figure.suptitle(textwrap.fill(text, int(_PER_INCH * figure.get_figwidth())), fontsize=NOTE)
 
 
 def plain(label: str) -> str:

@@ -197,7 +197,7 @@ def _best_of_n(axes: Axes, points: Curve, unit: str) -> bool:
 def _said(found: list[Line], best_of_n: bool) -> str:
     stepwise, weighed = any(not line.weights for line in found), any(line.weights for line in found)
     points = " or ".join(["validations"] * stepwise + ["tests by weight of the KL"] * weighed)
-    text = f"line: mean over seeds at equal KL, linear between {points}, as far as all seeds reach;\nband: lowest to highest seed"
+    text = f"line: mean over seeds at equal KL, linear between {points}, as far as all seeds reach; band: lowest to highest seed"
     text += "; thin: each seed" if len(found) <= _MOST_LABELLED else ""
     text += "; hollow: each seed's test" + ("; large: their mean" if stepwise else "")
     return text + ("; x: best of n" if best_of_n else "")
