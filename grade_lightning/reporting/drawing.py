@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ STYLE: dict[Any, Any] = {
     "font.size": 9, "axes.titlesize": 10, "legend.frameon": False, "legend.fontsize": 8, "pdf.fonttype": 42, "savefig.dpi": 160,
     "axes.facecolor": "none",
 }  # fmt: skip
-NOTE = 7.5  # points, of what a figure says about its lines and bands
+NOTE, _PER_INCH = 7.5, 15.5  # points, and characters an inch, of what a figure says about its lines and bands
+MOST_ENTRIES = 12  # of a legend inside a page
 _LONGEST = 60  # characters of a label in a figure
 
 
@@ -43,7 +45,7 @@ def describe(axes: Axes, title: str, across: str, up: str) -> None:
 
 def note(figure: Figure, text: str) -> None:
     """Say in the figure what its lines, bands and markers are."""
-    figure.suptitle(text, fontsize=NOTE)
+    figure.suptitle(textwrap.fill(text, int(_PER_INCH * figure.get_figwidth())), fontsize=NOTE)
 
 
 def plain(label: str) -> str:
@@ -119,11 +121,27 @@ def save(figure: Figure, folder: Path, name: str) -> None:
 
 
 def inline_svg(figure: Figure, name: str) -> str:
-    """An ``<svg>`` element that takes its ink from the page, light or dark, with ``data-v`` where :func:`tag` marked something."""
-    text = io.StringIO()
+    """An ``<svg>`` element that takes its ink from the page, light or dark, with ``data-v`` where :func:`tag` marked something.
+
+    A long legend is cut off at the bottom: the page has one of its own.
+    """
+    text, cut = io.StringIO(), 0.0
+    for made in figure.legends if len(_entries(figure)) > MOST_ENTRIES else []:
+        cut = made.get_window_extent().height / figure.dpi * 72
+        made.set_visible(False)
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
+    for made in figure.legends:
+        made.set_visible(True)
     found = text.getvalue()
+    found = re.sub("<!--.*?-->", "", found, flags=re.DOTALL)
     found = re.sub(r' id="v([\d.]+)"', r' data-v="\1"', found[found.index("<svg") :])
     found = re.sub(r' id="[A-Za-z][A-Za-z0-9]*_\d+"', "", found)  # the same in every figure
-    return found.replace(INK, "currentColor").replace(PAPER, "var(--card)")
+    found = re.sub(r' (?:d|x|y)="[^"]*"', lambda match: re.sub(r"(\.\d\d)\d+", r"\1", match[0]), found)
+    width, height = figure.get_size_inches() * 72
+    head = f'<svg viewBox="0 0 {width:.1f} {height - cut:.1f}" xmlns:xlink="http://www.w3.org/1999/xlink">'
+    return (head + found[found.index(">") + 1 :]).replace(INK, "currentColor").replace(PAPER, "var(--card)")
+
+
+def _entries(figure: Figure) -> list[Any]:
+    return [text for made in figure.legends for text in made.get_texts()]

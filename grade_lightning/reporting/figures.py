@@ -20,7 +20,7 @@ from grade_lightning.reporting.variants import Variant, looks_of
 Looks = dict[str, Look]
 
 _SMOOTH = 0.85  # of the exponential average that a noisy curve is drawn with
-_MOST_POINTS = 150  # of a line
+_MOST_POINTS, _MOST_OF_ALL = 150, 4000  # of a line and of a panel
 LINES, SMOOTHED = "line: mean over seeds; band: lowest to highest seed", f"smoothed by an exponential average that keeps {_SMOOTH:g}"
 
 
@@ -41,9 +41,10 @@ def _smooth(values: np.ndarray) -> np.ndarray:
     return np.asarray(found)
 
 
-def _thin(length: int) -> np.ndarray:
-    """Places of at most ``_MOST_POINTS`` of so many points, ends included: more cannot be seen."""
-    return np.unique(np.linspace(0, length - 1, min(length, _MOST_POINTS)).round().astype(int))
+def _thin(length: int, lines: int) -> np.ndarray:
+    """Places of so many points of one of so many lines that can be seen, ends included."""
+    most = min(_MOST_POINTS, max(20, _MOST_OF_ALL // max(1, lines)))
+    return np.unique(np.linspace(0, length - 1, min(length, most)).round().astype(int))
 
 
 def _tag(artists: Artist | Sequence[Artist], look: Looks, label: str) -> None:
@@ -63,7 +64,7 @@ def _curves(axes: Axes, variants: list[Variant], look: Looks, y: str, *, smooth:
 
 def _line_and_band(axes: Axes, look: Looks, label: str, across: np.ndarray, stacked: np.ndarray) -> None:
     """Mean of ``stacked`` [seeds, points], and from its lowest to its highest."""
-    style, kept = look[label], _thin(len(across))
+    style, kept = look[label], _thin(len(across), len(look))
     across, stacked = across[kept], stacked[:, kept]
     _tag(axes.plot(across, stacked.mean(axis=0), **style.marked(points=len(across), label=plain(label), linewidth=1.5)), look, label)
     if len(stacked) > 1:
@@ -161,13 +162,14 @@ def temperature(variants: list[Variant], look: Looks) -> Figure | None:
     if not relaxed:
         return None
     figure, (left, right) = panels(2, 2.9, 4.6)
+    runs = sum(len(variant.runs) for variant in relaxed)
     _curves(left, relaxed, look, "train/tau", smooth=False)
     describe(left, "Relaxation temperature", "policy step", "tau")
     for variant in relaxed:
         style = look[variant.label]
         for run in variant.runs:
             tau, reward = _series(run, "train/tau", "train/reward")
-            kept = _thin(len(tau))
+            kept = _thin(len(tau), runs)
             dots = right.plot(tau[kept], reward[kept], style.marker, color=style.colour, markersize=2.5, alpha=0.5, markeredgewidth=0)
             _tag(dots, look, variant.label)
     right.invert_xaxis()
@@ -180,6 +182,7 @@ def temperature(variants: list[Variant], look: Looks) -> Figure | None:
 def cost(variants: list[Variant], look: Looks) -> Figure:
     """Training reward against completion tokens generated and against seconds of training."""
     figure, axes = panels(2, 2.9, 4.6)
+    runs = sum(len(variant.runs) for variant in variants)
     for panel, (column, unit, scale) in zip(
         axes, (("train/tokens", "thousand tokens generated", 1000), ("train/seconds", "seconds", 1)), strict=True
     ):
@@ -188,7 +191,7 @@ def cost(variants: list[Variant], look: Looks) -> Figure:
                 amounts, rewards = _series(run, column, "train/reward")
                 if not len(amounts):
                     continue
-                kept, label = _thin(len(amounts)), plain(variant.label) if place == 0 else None
+                kept, label = _thin(len(amounts), runs), plain(variant.label) if place == 0 else None
                 style = look[variant.label].marked(points=len(kept), count=4, linewidth=1.0, alpha=0.8, label=label)
                 _tag(panel.plot((np.cumsum(amounts) / scale)[kept], _smooth(rewards)[kept], **style), look, variant.label)
         describe(panel, f"Training reward against {unit.split()[-1] if scale == 1 else 'tokens'}", unit, "reward")

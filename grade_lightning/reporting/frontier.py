@@ -152,7 +152,7 @@ def frontier(variants: list[Variant], look: dict[str, Look], best_of_n: Curve | 
         if line.ends and not line.weights:
             mean = tuple(np.mean(line.ends, axis=0))
             shown: dict[str, Any] = {"color": style.colour, "markeredgecolor": PAPER, "label": None if kls else plain(line.label)}
-            tag(axes.plot(*mean, "D", markersize=8, zorder=5, **shown), *line.places)
+            tag(axes.plot(*mean, style.marker, markersize=9.5, zorder=5, **shown), *line.places)
             ends.append((*mean, plain(line.label), style.colour, line.places))
         elif kls:
             ends.append((kls[-1], means[-1], plain(line.label), style.colour, line.places))
@@ -197,7 +197,7 @@ def _best_of_n(axes: Axes, points: Curve, unit: str) -> bool:
 def _said(found: list[Line], best_of_n: bool) -> str:
     stepwise, weighed = any(not line.weights for line in found), any(line.weights for line in found)
     points = " or ".join(["validations"] * stepwise + ["tests by weight of the KL"] * weighed)
-    text = f"line: mean over seeds at equal KL, linear between {points}, as far as all seeds reach;\nband: lowest to highest seed"
+    text = f"line: mean over seeds at equal KL, linear between {points}, as far as all seeds reach; band: lowest to highest seed"
     text += "; thin: each seed" if len(found) <= _MOST_LABELLED else ""
-    text += "; hollow: each seed's test" + ("; diamond: their mean" if stepwise else "")
+    text += "; hollow: each seed's test" + ("; large: their mean" if stepwise else "")
     return text + ("; x: best of n" if best_of_n else "")

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 from collections.abc import Sequence
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -46,11 +47,11 @@ def page(
     """
     svgs = {key: inline_svg(figure, key) for key, (_, figure) in figures.items()}
     points = {key: targets(figure) for key, (_, figure) in figures.items()}
-    text = ""
+    text, picture = "", cache(lambda key: _picture(figures[key][1]))
     for share in _SHARES:
         drawn = [
-            (key, title, Markup(svgs[key]) if len(svgs[key]) <= _SVG * share else _picture(figure))  # noqa: S704  our own drawing
-            for key, (title, figure) in figures.items()
+            (key, title, Markup(svgs[key]) if len(svgs[key]) <= _SVG * share else picture(key))  # noqa: S704  our own drawing
+            for key, (title, _) in figures.items()
         ]
         data = {
             "runs": rewards_by_prompt(variants, int(_NUMBERS * share)),
@@ -105,7 +106,7 @@ def _picture(figure: Figure) -> Markup:
     """A figure of too many lines for an SVG, as a PNG inside the page."""
     stream = io.BytesIO()
     with matplotlib.rc_context(STYLE):
-        figure.savefig(stream, format="png", dpi=110, facecolor="white")
+        figure.savefig(stream, format="png", dpi=80, facecolor="white")
     return Markup('<img alt="" src="data:image/png;base64,{}">').format(base64.b64encode(stream.getvalue()).decode())
 
 

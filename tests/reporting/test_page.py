@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from grade_lightning.report import main
+from grade_lightning.reporting.page import LARGEST
+from tests.reporting.hostile import SCRIPT, write_hostile
 from tests.reporting.test_report import PAPER, PROMPTS, write_run
 
 
@@ -107,11 +109,13 @@ def test_log_axes_have_numbers(sweep):
 class _Page(HTMLParser):
     def __init__(self):
         super().__init__()
-        self.tags, self.addresses, self.scripts, self.inside = [], [], [], False
+        self.tags, self.addresses, self.scripts, self.inside, self.events, self.ids = [], [], [], False, [], []
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
         self.inside = tag == "script"
+        self.events += [name for name, _ in attrs if name.startswith("on")]
+        self.ids += [value for name, value in attrs if name == "id"]
         self.addresses += [value for name, value in attrs if name in ("src", "href", "xlink:href") and not value.startswith("#")]
 
     def handle_data(self, data):
@@ -126,14 +130,59 @@ def test_page_stands_alone_and_shows_text_as_text(sweep):
     page.feed(html)
     assert page.addresses == []
     assert not re.search(r"@import|url\((?!#)", html)
-    assert page.tags.count("svg") == 6
-    assert len(page.scripts) == 2  # the samples' own <script> is text
-    samples = json.loads(page.scripts[0])
-    assert len(samples) == 6
-    assert samples[0]["after"] == "</script><script>alert(1)</script> test"
-    assert samples[0]["lift"] == pytest.approx(0.5)
+    assert html.count("data-figure=") == 7
+    assert page.tags.count("script") == 2  # the samples' own <script> is text
+    assert len(page.scripts) == 2
+    data = json.loads(page.scripts[0])
+    assert {"frontier", "frontier_completion", "figure1_training", "cost"} <= set(data["figures"])
+    assert [run["name"] for run in data["runs"]["runs"]][-1] == "initial policy"
+    assert "&lt;/script&gt;&lt;script&gt;alert(1)&lt;/script&gt; test" in html
     assert "abc123" in html
     assert "method.name" in html
+    assert len(html.encode()) < LARGEST
+
+
+def test_the_title_is_no_folders_name(sweep, folder):
+    html = (sweep / "report.html").read_text()
+    assert "<title>GRADE and GRADE-STE: report</title>" in html
+    assert folder.name not in html
+    assert str(folder) not in html
+
+
+def test_before_stands_once_for_each_prompt(sweep):
+    html = (sweep / "report.html").read_text()
+    # One prompt; the two methods began from different texts, so there are two groups of one before and three seeds.
+    assert html.count('class="before"') == 2
+    assert html.count("<article data-v=") == 6
+    assert html.count("2 of other seeds") == 2
+    assert html.count("reward 0.70 (+0.50)") == 6
+
+
+def test_what_would_make_the_page_too_large_is_cut(sweep, folder, monkeypatch):
+    whole = (sweep / "report.html").read_text()
+    monkeypatch.setattr("grade_lightning.reporting.page.LARGEST", len(whole.encode()) - 1)
+    assert main([str(folder / "runs"), "--out", str(folder / "smaller")]) == 0
+    smaller = (folder / "smaller" / "report.html").read_text()
+    assert len(smaller.encode()) < len(whole.encode())
+    assert smaller.count("<li>") >= 3
+
+
+def test_hostile_text_stays_text(tmp_path):
+    """Everything that comes from a run is escaped, in markup, in the SVGs' labels and in the embedded JSON."""
+    write_hostile(tmp_path / "runs")
+    assert main([str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 0
+    html = (tmp_path / "out" / "report.html").read_text()
+    page = _Page()
+    page.feed(html)
+    assert page.tags.count("script") == 2
+    assert "img" not in page.tags
+    assert page.events == []
+    assert "hacked" not in page.ids
+    assert "{{ 7 * 7 }}" in html
+    assert html.count("<!--") == 0
+    texts = {run["name"] for run in json.loads(page.scripts[0])["runs"]["runs"]}
+    assert any(SCRIPT in text for text in texts)
+    assert "hacked" in (tmp_path / "out" / "table1.md").read_text()
 
 
 def test_same_runs_same_report(sweep, folder, tmp_path):
