@@ -57,7 +57,10 @@ def _check_sharded(settings: Settings, processes: int) -> None:
                "those: leave it at adjoint, or use hardware=ddp")  # fmt: skip
     whole = processes * settings.method_settings.completions_per_prompt
     if settings.effective_batch_size % whole:
-        refuse("effective_batch_size", f"each of {processes} processes that share weights needs as many whole groups: make it a multiple of {whole}")
+        refuse(
+            "effective_batch_size",
+            f"each of {processes} processes that share weights needs as many whole groups: make it a multiple of {whole}",
+        )
 
 
 def check_shape(settings: Settings, accelerator: str) -> None:
