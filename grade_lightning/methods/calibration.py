@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from grade_lightning.data.prompts import PromptBatch
+from grade_lightning.distributed import gather_objects, world
 from grade_lightning.estimators import GainAverage, PairedSums, gumbel_noise
 from grade_lightning.methods.base import Context, Totals
 from grade_lightning.methods.gradients import give_gradient, take_gradient
@@ -101,16 +102,27 @@ class Calibration(nn.Module):
         """Sums over the step's first prompts, each with completions of its own; the gradient of the step is not touched."""
         weights, sums = self.pair.weights, self.pair.sums()
         kept = take_gradient(weights)
-        for prompt in (one for rollout in rollouts for one in _first(rollout.prompt)):
+        for prompt, counts in self._shared_out([one for rollout in rollouts for one in _first(rollout.prompt)]):
             generator = keyed_generator("reward gain", self.context.seed, step, int(prompt.rows[0]))
             settings = self.context.rollout
             noise = gumbel_noise((COMPLETIONS, settings.max_new_tokens, settings.top_k), generator=generator).to(prompt.ids.device)
             rollout = sample(self.context.policy, prompt.repeat(COMPLETIONS), noise, settings)
             totals = Totals(COMPLETIONS, max(1, rollout.tokens))
             found = self.pair.chunk([rollout], totals, Meter(self.context.policy.device), step, alone=True)
-            sums.add(found.unbiased, found.biased)
+            if counts:
+                sums.add(found.unbiased, found.biased)
         give_gradient(weights, kept)
         return sums
+
+    def _shared_out(self, own: list[PromptBatch]) -> list[tuple[PromptBatch, bool]]:
+        """Prompts whose gradients this process makes, and whether they count: its own; where processes make their passes through the layers
+        together, as many for each, the last ones maybe for company alone."""
+        if not self.context.policy.sharded:
+            return [(prompt, True) for prompt in own]
+        rank, processes = world()
+        prompts = [prompt for part in gather_objects([one.to("cpu") for one in own]) for prompt in part]
+        places = range(rank, -(-len(prompts) // processes) * processes, processes)
+        return [(prompts[min(place, len(prompts) - 1)].to(self.context.policy.device), place < len(prompts)) for place in places]
 
     def _learn(self, sums: PairedSums) -> None:
         everywhere = reduced(sums)
