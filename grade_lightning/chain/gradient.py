@@ -26,7 +26,8 @@ def gradient(
         kl_coef: beta, in units of the reward per nat and completion.
         tau: temperature of straight-through Gumbel-softmax.
         relaxation: candidate logits, noise and hard positions to one-hot weights with a gradient; None = straight-through Gumbel-softmax.
-        tol, max_hops: see :func:`grade_lightning.chain.adjoint.adjoint_backward`.
+        tol: size of the first term of the adjoint that is left out, relative to the sum.
+        max_hops: most terms beyond the direct one; as many as it takes if None.
 
     Returns:
         By name of the trainable weight, in its shape: an ascent direction.

@@ -71,5 +71,6 @@ class CreditGradient(Group):
         else:
             pathwise = torch.zeros_like(expected)
         terms = torch.where(rollout.mask, credit * found.logprobs + pathwise, 0.0)
-        meter.update(rollout.tokens, token_credit_std=torch.where(rollout.mask, effects.detach() ** 2, 0.0).sum() / rollout.tokens)
+        size = torch.where(rollout.mask, effects.detach().abs(), 0.0).sum() / rollout.tokens
+        meter.update(rollout.tokens, token_credit=size)
         self.backward(-terms.sum() / totals.samples, self.kl_loss(found, rollout, totals))
