@@ -86,10 +86,5 @@ def train(  # noqa: PLR0917
     max_steps: int | None = None, dir: str | Path = "outputs/run", *, callbacks: Sequence[Callback] = (), loggers: Sequence[Logger] = (),
     **fields: Any,
 ) -> Run:  # fmt: skip
-    """Make a run; arguments as those of :class:`Experiment` and of its ``run``.
-
-    Example:
-        >>> run = train("FOLDER", prompts=texts, reward=my_reward, method="rloo", max_steps=60, dir="RUN_FOLDER")  # doctest: +SKIP
-        >>> run.results["test"]["reward_mean"], run.generate("I watched")  # doctest: +SKIP
-    """
+    """Make a run; arguments as those of :class:`Experiment` and of its ``run``."""
     return Experiment(model, prompts, reward, method, max_steps, dir, **fields).run(callbacks=callbacks, loggers=loggers)
