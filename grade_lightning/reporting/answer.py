@@ -103,7 +103,7 @@ def _equal(best: dict[str, Any], variants: list[Variant]) -> str:
         told = "with one seed in doubt" if p is None else _pvalue(p) if p < LEVEL else f"{_pvalue(p)}, not told apart"
         said.append(f"{abs(difference):.3f} {'above' if difference > 0 else 'below'} {label} at {kl:.2f} ({told})")
     source = "test rewards between weights of the KL" if own.weights else "validation rewards between steps"
-    return f"At equal KL, in nats per token and by {source}, {own.label} is {_listed(said)}."
+    return f"At equal KL, in nats per token and by {source} (Welch's test over seeds, Holm-adjusted), {own.label} is {_listed(said)}."
 
 
 def _common(first: Line, second: Line) -> float | None:
