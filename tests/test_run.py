@@ -270,7 +270,8 @@ def small_lm(finished):
 def test_every_yaml_runs(choice, small_lm, tmp_path, monkeypatch):
     """Two steps of each file; what needs a hub gets a local model, what needs a GPU gets the CPU."""
     monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    if choice == "logger=mlflow":  # its local store lies where a command is run
+        monkeypatch.chdir(tmp_path)
     overrides = [choice, "max_steps=2", "effective_batch_size=4", "max_new_tokens=8", "rollout.top_k=64", "evaluation.validate_every=2"]
     if choice.startswith(("model=local", "model=qwen3")):
         overrides += [f"model.path={small_lm}", "reward.head.lr=3e-3", "reward.head.epochs=40"]
