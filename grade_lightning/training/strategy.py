@@ -8,9 +8,9 @@ from typing import Any
 
 import psutil
 import torch
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from torch.distributed.tensor import DTensor
-
 
 LAUNCHED = "GRADE_LAUNCHED"  # environment variable: torchrun's options, from grade_lightning.launch to its processes
 
@@ -28,7 +28,8 @@ class SummedGradients(DDPStrategy):
 
     def teardown(self) -> None:
         """Leave weights that are shared out where they are: their parts belong to a mesh of devices, and would not come back whole."""
-        if not any(isinstance(weight, DTensor) for weight in self.lightning_module.parameters()):
+        module = self.lightning_module
+        if module is None or not any(isinstance(weight, DTensor) for weight in module.parameters()):
             super().teardown()
             return
         assert self.cluster_environment is not None
@@ -67,7 +68,8 @@ def use_own_device(accelerator: str) -> None:
 def trainer_options(accelerator: str, *, distributed: bool) -> dict[str, Any]:
     """Accelerator, devices and strategy of the Lightning trainer."""
     if not distributed:
-        return {"accelerator": accelerator, "devices": 1}
+        # Within a Slurm job Lightning would put checkpoints of its own into the working directory, which the runs of a sweep share.
+        return {"accelerator": accelerator, "devices": 1, "plugins": [LightningEnvironment()]}
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     nodes = int(os.environ.get("WORLD_SIZE", "1")) // local
     return {
