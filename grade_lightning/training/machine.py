@@ -53,11 +53,8 @@ def _check_sharded(settings: Settings, processes: int) -> None:
     if not settings.hardware.distributed:
         refuse("hardware.sharded", "it needs several processes: use hardware=fsdp")
     if getattr(settings.method_settings, "backprop", "adjoint") != "adjoint":
-        refuse(
-            "method.backprop",
-            "token by token, gradients pass through keys and values, and layers that are shared out do not come back for those: leave it "
-            "at adjoint, or use hardware=ddp",
-        )
+        reason = "token by token, gradients pass through keys and values, and shared layers do not come back for those"
+        refuse("method.backprop", f"{reason}: leave it at adjoint, or use hardware=ddp")
     whole = processes * settings.method_settings.completions_per_prompt
     if settings.effective_batch_size % whole:
         refuse(

@@ -8,6 +8,7 @@ from typing import Any
 
 import psutil
 import torch
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from torch.distributed.tensor import DTensor
 
@@ -67,7 +68,8 @@ def use_own_device(accelerator: str) -> None:
 def trainer_options(accelerator: str, *, distributed: bool) -> dict[str, Any]:
     """Accelerator, devices and strategy of the Lightning trainer."""
     if not distributed:
-        return {"accelerator": accelerator, "devices": 1}
+        # Within a Slurm job Lightning would put checkpoints of its own into the working directory, which the runs of a sweep share.
+        return {"accelerator": accelerator, "devices": 1, "plugins": [LightningEnvironment()]}
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     nodes = int(os.environ.get("WORLD_SIZE", "1")) // local
     return {
