@@ -13,9 +13,11 @@ import yaml
 from omegaconf import OmegaConf, open_dict
 
 from grade_lightning.compose import CONFIG_DIR, config_hash
+from grade_lightning.given import give
 from grade_lightning.models.cache import cache_root
 from grade_lightning.run import execute
 from tests.entry import SMALL, SMALL_LM, compose_run, run_small
+from tests.rewards.test_function import length
 from tests.rewards.test_preference import write_pairs
 from tests.rewards.vocabularies import save_classifier
 
@@ -237,7 +239,7 @@ FILES = [f"{group}={file.stem}" for group in GROUPS for file in sorted(Path(CONF
 NEEDS = {
     "model=local": ["model.path=x"], "reward=function": ["reward.function=a:b", "method=rloo"],
     "reward=sequence_classifier": ["reward.path=x"], "reward=likelihood": ["reward.path=x"], "reward=preference": ["reward.path=x"],
-    "reward=surrogate": ["reward.of.function=a:b"],
+    "reward=surrogate": ["reward.of.function=a:b"], "reward=given": ["reward.name=x", "method=rloo"],
     "data=prompts": ["data.path=x"],
 }  # fmt: skip
 
@@ -277,6 +279,8 @@ def test_every_yaml_runs(choice, small_lm, tmp_path, monkeypatch):
         overrides += [f"model.path={small_lm}", "reward.head.lr=3e-3", "reward.head.epochs=40"]
     if choice == "reward=function":
         overrides += ["reward.function=tests.rewards.test_function:length", "method=rloo"]
+    if choice == "reward=given":
+        overrides += [f"reward.name={give(length)}", "method=rloo"]
     if choice in ("reward=surrogate", "method=residual"):
         overrides += ["reward=surrogate", "reward.of.function=tests.rewards.test_function:length", "reward.least=4"]
     if choice == "reward=likelihood":

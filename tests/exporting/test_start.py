@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from grade_lightning.training.experiment import Experiment
 from safetensors.torch import load_file, save_file
 
 from grade_lightning.compose import composed, config_hash, resolved
@@ -19,6 +18,7 @@ from grade_lightning.records.identity import run_hash
 from grade_lightning.reporting.read import read_runs
 from grade_lightning.reporting.variants import group
 from grade_lightning.setup import objects
+from grade_lightning.training.course import Course
 from grade_lightning.training.recorder import StepRecorder
 from tests.conftest import make_policy
 from tests.entry import compose_run, run_small
@@ -114,7 +114,7 @@ def test_a_checkpoint_wins_over_the_adapter_that_the_run_began_with(trained, con
 
 def test_an_unfinished_run_does_not_go_on_with_other_weights(trained, tmp_path, monkeypatch):
     shutil.copytree(last(trained), tmp_path / "last")
-    monkeypatch.setattr(Experiment, "run", lambda self: self.folder.append_metrics({"step": 1}) or 1 / 0)
+    monkeypatch.setattr(Course, "run", lambda self: self.folder.append_metrics({"step": 1}) or 1 / 0)
     options = [*OPTIONS, f"run.adapter={tmp_path / 'last'}"]
     with pytest.raises(ZeroDivisionError):
         run_small(tmp_path / "run", *options)

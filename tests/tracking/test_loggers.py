@@ -168,20 +168,21 @@ def mlflow_server(tmp_path) -> Iterator[str]:
 @pytest.mark.slow
 def test_mlflow_server_has_the_run_and_a_run_that_goes_on_is_the_same(tmp_path, mlflow_server, monkeypatch):
     import mlflow
-    from grade_lightning.training.experiment import Experiment
+
+    from grade_lightning.training.course import Course
 
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     cfg = compose_run([*SMALL, *SMALL_LM, "logger=mlflow", f"logger.mlflow.tracking_uri={mlflow_server}", "evaluation.validate_every=1",
                        "run.checkpoint_every=1"], tmp_path / "run")  # fmt: skip
-    finish = Experiment._finish
-    monkeypatch.setattr(Experiment, "_finish", lambda *_: (_ for _ in ()).throw(RuntimeError("power cut")))
+    finish = Course._finish
+    monkeypatch.setattr(Course, "_finish", lambda *_: (_ for _ in ()).throw(RuntimeError("power cut")))
     with pytest.raises(RuntimeError, match="power cut"):
         execute(cfg)
     client = mlflow.MlflowClient(mlflow_server)
     experiment = client.get_experiment_by_name("grade-lightning").experiment_id
     (stopped,) = client.search_runs([experiment])
     assert stopped.info.status == "FAILED"
-    monkeypatch.setattr(Experiment, "_finish", finish)
+    monkeypatch.setattr(Course, "_finish", finish)
     results = execute(cfg)
 
     (found,) = client.search_runs([experiment])

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from grade_lightning.compose import composed, settings_of
 from grade_lightning.models.pretraining import build_model
 from grade_lightning.training.machine import check_machine
-from tests.conftest import SHAPE, _noisy
+from tests.conftest import SHAPE, make_noisy
 from tests.entry import SMALL, SMALL_LM
 from tests.training import shards
 from tests.training.test_processes import LAST, SURROGATE, VARIANTS, cache, command, finish, rows, start
@@ -54,7 +54,7 @@ def assert_same_update(one: Path, other: Path) -> None:
 def deep_folder(tmp_path_factory, tokenizer) -> Path:
     """Four layers, so that one of them is a small part."""
     folder = tmp_path_factory.mktemp("deep")
-    _noisy(build_model(dataclasses.replace(SHAPE, layers=4))).save_pretrained(folder)
+    make_noisy(build_model(dataclasses.replace(SHAPE, layers=4))).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
