@@ -52,6 +52,10 @@ def sweep(folder: Path, *overrides: str) -> list[str]:
     return ["-m", "grade_lightning.run", "-m", *SMALL, *SMALL_LM, *SMALL_JOBS, f"hydra.sweep.dir={folder}", *overrides]
 
 
+def shown(job: str) -> str:
+    return subprocess.check_output(["scontrol", "show", "job", job], text=True)
+
+
 def test_a_sweep_is_made_of_jobs_and_its_report_is_whole(tmp_path):
     """top_k=5000 cannot work with 900 tokens: named at the end, and the others' results are there."""
     process = start(tmp_path, *sweep(tmp_path / "sweep", "method=rloo,grpo", "rollout.top_k=64,5000"))
@@ -77,14 +81,14 @@ def test_a_job_that_is_told_to_leave_is_queued_again_and_goes_on_bit_for_bit(tmp
         time.sleep(0.1)
     job = subprocess.check_output(["squeue", "--noheader", "--format=%A"], text=True).split()[0]
     subprocess.run(["scancel", "--signal=USR2", job], check=True)  # as Slurm does ahead of the time limit
-    state = ""
-    while process.poll() is None and "Restarts=1" not in state:
+    while process.poll() is None and not ("Restarts=1" in shown(job) and "JobState=PENDING" in shown(job)):
         time.sleep(0.2)
-        state = subprocess.check_output(["scontrol", "show", "job", job], text=True)
     made = folder()
     assert made is not None
     assert len(rows(made)) < 60
-    subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], check=True)  # Slurm would wait for two minutes
+    while process.poll() is None and "Reason=BeginTime" in shown(job):  # Slurm would wait for two minutes
+        subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], check=True)
+        time.sleep(1)
     finish(process)
     assert rows(made) == rows(tmp_path / "whole")
     left, right = load_file(str(made / LAST)), load_file(str(tmp_path / "whole" / LAST))
