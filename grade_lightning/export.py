@@ -2,7 +2,8 @@
 
 Keys: ``run`` (a finished run folder), ``out`` (a new folder, or that of an earlier export), ``merge`` (``true``: one model, the adapters
 added to the base; ``false``, the default: the adapter in PEFT's layout), ``push`` (USER/NAME of a repository to upload to; a new one is
-private), ``checkpoint`` (``last`` or ``best``), ``base`` (where the base of the run is now, if it was a folder that has moved).
+private), ``checkpoint`` (``last`` or ``best``), ``base`` (where the base of the run is now, if it was a folder that has moved),
+``trust`` (``true``: import code from outside this package that the run's configuration names).
 
 ``out`` gets the weights (safetensors), the tokenizer and a model card, README.md, which shows the three lines that load them with
 transformers and PEFT.
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_USAGE = "use run=DIR out=OUT [merge=true] [push=USER/NAME] [checkpoint=last|best] [base=DIR]"
+_USAGE = "use run=DIR out=OUT [merge=true] [push=USER/NAME] [checkpoint=last|best] [base=DIR] [trust=true]"
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Request:
     push: str | None = None
     checkpoint: str = "last"
     base: Path | None = None
+    trust: bool = False
 
 
 def parse(arguments: Sequence[str]) -> Request:
@@ -56,17 +58,19 @@ def parse(arguments: Sequence[str]) -> Request:
     missing = [key for key in ("run", "out") if key not in values]
     if missing:
         raise ValueError(f"{missing[0]}= is missing: {_USAGE}")
-    if values.get("merge", "false") not in ("true", "false"):
-        raise ValueError(f"merge={values['merge']}: use true or false")
+    for key in ("merge", "trust"):
+        if values.get(key, "false") not in ("true", "false"):
+            raise ValueError(f"{key}={values[key]}: use true or false")
     return Request(
         Path(values["run"]), Path(values["out"]), values.get("merge") == "true", values.get("push"), values.get("checkpoint", "last"),
-        Path(values["base"]) if "base" in values else None,
+        Path(values["base"]) if "base" in values else None, values.get("trust") == "true",
     )  # fmt: skip
 
 
 def export(
-    run: Path, out: Path, *, merge: bool = False, push: str | None = None, checkpoint: str = "last", base: Path | None = None
-) -> Path:
+    run: Path, out: Path, *, merge: bool = False, push: str | None = None, checkpoint: str = "last", base: Path | None = None,
+    trust: bool = False,
+) -> Path:  # fmt: skip
     """Write a run's weights so that transformers and PEFT load them without this package, with a model card.
 
     Args:
@@ -76,6 +80,7 @@ def export(
         push: USER/NAME of a hub's repository to upload ``out`` to.
         checkpoint: ``last`` or ``best``.
         base: the base's folder, if the run's has moved.
+        trust: code from outside this package that the run's configuration names may be imported.
 
     Returns:
         ``out``, as an absolute path.
@@ -83,7 +88,7 @@ def export(
     Raises:
         ValueError: any of it cannot be done; all but a failed upload is found before ``out`` is touched.
     """
-    request = Request(Path(run).expanduser(), Path(out).expanduser().resolve(), merge, push, checkpoint, base)
+    request = Request(Path(run).expanduser(), Path(out).expanduser().resolve(), merge, push, checkpoint, base, trust)
     finished = _checked(request)
     from grade_lightning.exporting.card import Exported, card
     from grade_lightning.exporting.weights import write_adapter, write_merged
@@ -126,7 +131,7 @@ def _checked(request: Request) -> FinishedRun:
         check_push(request.push)
     import yaml
 
-    settings = settings_of_run(request.run)
+    settings = settings_of_run(request.run, trust=request.trust)
     return read_finished(request.run, settings, yaml.safe_load((request.run / "config.yaml").read_text()))
 
 
@@ -168,7 +173,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def make(chosen: Sequence[str]) -> tuple[Request, Path]:
         wanted = parse(chosen)
         out = export(
-            wanted.run, wanted.out, merge=wanted.merge, push=wanted.push, checkpoint=wanted.checkpoint, base=wanted.base
+            wanted.run, wanted.out, merge=wanted.merge, push=wanted.push, checkpoint=wanted.checkpoint, base=wanted.base,
+            trust=wanted.trust,
         )  # fmt: skip
         return wanted, out
 

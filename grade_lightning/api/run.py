@@ -83,15 +83,15 @@ class Run:
         report(self.dir, folder)
         return folder / "report.html"
 
-    def export(self, out: str | Path, *, merge: bool = False, push: str | None = None, checkpoint: str = "last") -> Path:
-        """Take the adapter away, or the merged weights; see :func:`grade_lightning.export.export`."""
+    def export(self, out: str | Path, **options: Any) -> Path:
+        """Take the adapter away, or the merged weights; ``options`` as those of :func:`grade_lightning.export.export`."""
         from grade_lightning.export import export
 
-        return export(self.dir, Path(out), merge=merge, push=push, checkpoint=checkpoint)
+        return export(self.dir, Path(out), **options)
 
-    def merge(self, out: str | Path) -> Path:
-        """A whole model, the adapter merged into its base, that plain transformers loads."""
-        return self.export(out, merge=True)
+    def merge(self, out: str | Path, **options: Any) -> Path:
+        """A whole model, the adapter merged into its base, that plain transformers loads; ``options`` as those of :meth:`export`."""
+        return self.export(out, merge=True, **options)
 
     def plot(self) -> Figure:
         """Reward and KL of every policy step, and of the validations."""
