@@ -43,6 +43,7 @@ class Experiment:
         self, model: str | Path = "tiny", prompts: str | Path | Iterable[Any] | None = None, reward: Any = None, method: str = "grade_ste",
         max_steps: int | None = None, dir: str | Path = "outputs/run", **fields: Any,
     ):  # fmt: skip
+        from grade_lightning.arguments import check_arguments
         from grade_lightning.compose import composed, resolved, settings_of
 
         self.dir, self._reward = Path(dir), reward
@@ -52,6 +53,7 @@ class Experiment:
             *of_model(model), *of_prompts(prompts, self.dir, fields), *of_reward(reward), f"method={method}", *of_fields(fields),
             *([] if max_steps is None else [f"max_steps={max_steps}"]), f"run.dir={text_of(self.dir)}",
         ]  # fmt: skip
+        check_arguments(self.overrides)
         cfg = composed(self.overrides)
         self.settings, self._plain = settings_of(cfg), resolved(cfg)
 

@@ -13,6 +13,7 @@ from grade_lightning.records.files import write_atomically
 from grade_lightning.settings.describe import config_folder
 
 PROMPTS = "prompts.jsonl"
+_PLAIN = re.compile(r"(?!(true|false|null|nan|inf)$)[A-Za-z/][\w./:-]*", re.IGNORECASE)  # texts that need no quotes
 
 
 def choices(group: str) -> set[str]:
@@ -26,21 +27,23 @@ def text_of(value: Any) -> str:
     Raises:
         ValueError: it is nothing that settings hold.
     """
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, int | float):
         return repr(value)
     if isinstance(value, str | Path):
-        # Hydra's grammar: a backslash is one, except before a quote, which it escapes.
-        quoted = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), str(value))
-        return f"'{quoted}'"
+        return str(value) if _PLAIN.fullmatch(str(value)) else _quoted(str(value))
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key}: {text_of(item)}" for key, item in value.items()) + "}"
     if isinstance(value, Sequence):
         return "[" + ", ".join(map(text_of, value)) + "]"
     raise ValueError(f"{value!r} is a {type(value).__name__}: settings are numbers, texts, truth values, lists and dictionaries")
+
+
+def _quoted(text: str) -> str:
+    """A text in quotes: in Hydra's grammar a backslash is one, except before a quote, which it escapes."""
+    inside = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), text)
+    return f"'{inside}'"
 
 
 def flat(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

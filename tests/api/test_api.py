@@ -100,7 +100,7 @@ def test_refusals_come_before_anything_is_loaded(model_folder, tmp_path):
         Experiment(model_folder, TEXTS, dir=tmp_path)
     with pytest.raises(ValueError, match="differentiable"):
         Experiment(model_folder, TEXTS, length, "grade_ste", dir=tmp_path / "a")
-    with pytest.raises(ValueError, match="max_stepz"):
+    with pytest.raises(ValueError, match="did you mean max_steps"):
         Experiment(model_folder, TEXTS, length, "rloo", dir=tmp_path / "b", max_stepz=3)
     with pytest.raises(ValueError, match="no finished run"):
         Run(tmp_path)

@@ -56,8 +56,8 @@ def test_an_option_of_a_group_comes_before_what_changes_it():
 
 def test_models_by_name_folder_and_hub_id(tmp_path):
     assert of_model("tiny") == ["model=tiny"]
-    assert of_model(tmp_path) == ["model=local", f"model.path='{tmp_path}'"]
-    assert of_model("org/name") == ["model=local", "model.path='org/name'"]
+    assert of_model(tmp_path) == ["model=local", f"model.path={tmp_path}"]
+    assert of_model("org/name") == ["model=local", "model.path=org/name"]
 
 
 def test_rewards_by_whatever_they_are(tmp_path):
@@ -66,10 +66,10 @@ def test_rewards_by_whatever_they_are(tmp_path):
 
     assert of_reward(None) == []
     assert of_reward("sequence_classifier") == ["reward=sequence_classifier"]
-    assert of_reward("my_rewards:brackets") == ["reward=function", "reward.function='my_rewards:brackets'"]
-    assert of_reward(tmp_path) == ["reward=sequence_classifier", f"reward.path='{tmp_path}'"]
-    assert of_reward("org/classifier") == ["reward=sequence_classifier", "reward.path='org/classifier'"]
-    assert of_reward(json.dumps) == ["reward=function", "reward.function='json:dumps'"]
+    assert of_reward("my_rewards:brackets") == ["reward=function", "reward.function=my_rewards:brackets"]
+    assert of_reward(tmp_path) == ["reward=sequence_classifier", f"reward.path={tmp_path}"]
+    assert of_reward("org/classifier") == ["reward=sequence_classifier", "reward.path=org/classifier"]
+    assert of_reward(json.dumps) == ["reward=function", "reward.function=json:dumps"]
     name = of_reward(inside)[1].removeprefix("reward.name=").strip("'")
     assert given(name) is inside
     for wrong in (3, "nothing_of_that_name"):
