@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
 from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
@@ -24,7 +23,7 @@ from grade_lightning.measurements import is_own
 from grade_lightning.records.identity import as_laid_out_now
 from grade_lightning.settings import Settings
 from grade_lightning.settings import parse as parse_settings
-from grade_lightning.settings.trust import check_trust
+from grade_lightning.settings.trust import check_trust, read_config
 
 if TYPE_CHECKING:
     from grade_lightning.models.policy import Policy
@@ -54,6 +53,8 @@ class Request:
         """Raise ValueError with a remedy, before anything is loaded."""
         if not (self.run / "config.yaml").exists():
             raise ValueError(f"run={self.run} is not a run folder: it has no config.yaml")
+        if not all(isinstance(prompt, str) for prompt in self.prompts):
+            raise ValueError("prompts are texts to continue; of a chat give the text that the model's chat template makes of it")
         if not self.prompts or not all(prompt.strip() for prompt in self.prompts):
             raise ValueError('give the beginning of a review, or another text to continue: prompt="..."')
         if self.samples < 1:
@@ -62,6 +63,9 @@ class Request:
             raise ValueError(f"checkpoint={self.checkpoint} is unknown: use one of {', '.join(CHECKPOINTS)}")
         if not self.adapter.exists():
             raise ValueError(f"{self.adapter} is missing: the run kept no such checkpoint (records without weights cannot generate)")
+        from grade_lightning.models.adapters import read_adapter
+
+        read_adapter(self.adapter.parent)  # a file that is none is refused now
 
     @property
     def adapter(self) -> Path:
@@ -101,25 +105,20 @@ def parse(arguments: Sequence[str]) -> Request:
     return Request(Path(values["run"]), prompts, numbers.get("samples", 1), numbers.get("seed", 0), checkpoint, judges, trust)
 
 
-def settings_of_run(folder: Path, *, trust: bool = False) -> Settings:
+def settings_of_run(folder: Path, *, trust: bool = False, functions: bool = True) -> Settings:
     """The settings of a run folder, of earlier versions too.
 
     Args:
         folder: of the run.
         trust: code from outside this package that it names may be imported.
+        functions: the caller imports functions that it names.
 
     Raises:
         ValueError: its ``config.yaml`` is none that this version understands, or names foreign code.
     """
-    try:
-        plain = yaml.safe_load((folder / "config.yaml").read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{folder / 'config.yaml'} cannot be read ({type(error).__name__})") from error
-    if not isinstance(plain, dict):
-        raise ValueError(f"{folder / 'config.yaml'} holds no settings")
-    plain = as_laid_out_now(plain)
+    plain = as_laid_out_now(read_config(folder))
     if not trust:
-        check_trust(plain, folder)
+        check_trust(plain, folder, functions=functions)
     return parse_settings(plain)
 
 

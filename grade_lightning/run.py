@@ -73,7 +73,8 @@ def run(
     prepare_process()
     with run_log() as log_file, bars_off(settings.quiet):
         found = inputs(settings)
-        results = _results_of_finished(found, plain, identity)
+        names = sorted(type(callback).__qualname__ for callback in callbacks)
+        results = _results_of_finished(found, plain, identity, names)
         if results is not None:
             return results
         use_own_device(found.accelerator)
@@ -81,10 +82,10 @@ def run(
         check_loggers(settings.logger, loggers)
         trainer_class(settings.trainer)
         watching = made_callbacks(settings.callbacks, callbacks)
-        return _train(found, plain, identity, start, callbacks=watching, loggers=loggers, log_file=log_file, how=how)
+        return _train(found, plain, identity, start, callbacks=watching, loggers=loggers, log_file=log_file, how=how, names=names)
 
 
-def _results_of_finished(found: Inputs, plain: Mapping[str, Any], identity: str) -> dict[str, Any] | None:
+def _results_of_finished(found: Inputs, plain: Mapping[str, Any], identity: str, given: list[str]) -> dict[str, Any] | None:
     """Results of this very run, if that is what its folder holds.
 
     Raises:
@@ -106,7 +107,8 @@ def _results_of_finished(found: Inputs, plain: Mapping[str, Any], identity: str)
     for key, fingerprint in found.named_by_folder().items():
         if fingerprint != results.get(key):
             raise ValueError(f"{folder} holds a finished run of {names[key]} of the same name: set run.dir to a new folder")
-    if "planned_steps" in results and _callbacks(folder) != (plain.get("callbacks") or {}):
+    others = _callbacks(folder) != (plain.get("callbacks") or {}) or results.get("given_callbacks", []) != given
+    if "planned_steps" in results and others:
         raise ValueError(f"{folder} holds this run, ended by other callbacks after {results['steps']} steps: set run.dir to a new folder")
     log.info("%s already holds this very run, finished: nothing to do", folder)
     return results
@@ -139,7 +141,7 @@ def _open(settings: Settings, plain: Mapping[str, Any], identity: str) -> tuple[
 
 def _train(
     found: Inputs, plain: Mapping[str, Any], identity: str, start: float, *, callbacks: list[Callback], loggers: Sequence[Logger],
-    log_file: RunLog, how: Callable[[], str] | None,
+    log_file: RunLog, how: Callable[[], str] | None, names: list[str],
 ) -> dict[str, Any]:  # fmt: skip
     from grade_lightning.rewards.kept import keep_head
     from grade_lightning.setup import objects
@@ -160,9 +162,10 @@ def _train(
         if folder.writes:
             keep_head(made.reward, folder.path)
         every = evaluation.gradient_cosine_every
+        given = {"given_callbacks": names} if names else {}
         with Session(settings, plain, folder, environment["run_id"], loggers) as session:
             results = Course(
-                made.module(), made.data(), folder, _description(made, plain, identity), max_steps=settings.max_steps,
+                made.module(), made.data(), folder, {**_description(made, plain, identity), **given}, max_steps=settings.max_steps,
                 loggers=session.loggers, callbacks=[*([GradientCosine(every)] if every else []), *callbacks],
                 validate_every=evaluation.validate_every, test=evaluation.test, samples=evaluation.samples,
                 best_by=best_by(evaluation.best), checkpoint_every=settings.run.checkpoint_every, resume=resume, interrupt=interrupt,

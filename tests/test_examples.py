@@ -96,7 +96,7 @@ def test_from_prompts_to_a_model_on_the_command_line(tmp_path, model_folder, sha
     (script,) = examples(OWN).values()
     script = script.replace("max_steps=20", "max_steps=2 rollout.top_k=64").replace("python -", f"'{sys.executable}' -")
     assert "report.html" in in_folder(["bash", "-euo", "pipefail", "-c", script], tmp_path, shared_cache)
-    assert (tmp_path / "out" / "calm" / "model.safetensors").exists()
+    assert (tmp_path / "out" / "typed" / "model.safetensors").exists()
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grade_lightning.api.overrides import of_fields, of_model, of_prompts, of_reward, text_of
+from grade_lightning.api.overrides import flat, of_fields, of_model, of_prompts, of_reward, text_of
 from grade_lightning.api.run import Run
 
 if TYPE_CHECKING:
@@ -47,6 +47,11 @@ class Experiment:
         from grade_lightning.compose import composed, resolved, settings_of
 
         self.dir, self._reward = Path(dir), reward
+        given = dict(flat(fields))
+        if "run.dir" in given:
+            raise ValueError("run.dir is said by dir=")
+        if prompts is not None and "data" in given:
+            raise ValueError(f"data={given['data']} and prompts of your own exclude each other: leave one out")
         if prompts is not None and reward is None:
             raise ValueError("prompts of your own have no labels to learn a reward from: give reward=, a function of texts for instance")
         self.overrides = [
@@ -75,12 +80,14 @@ class Experiment:
         """
         from grade_lightning.run import run
         from grade_lightning.training.interrupt import Interrupted
+        from grade_lightning.training.process import command_started
 
+        command_started()  # the time from the import of this package to now is the caller's own
         try:
             run(self.settings, self._plain, callbacks=callbacks, loggers=loggers, how=lambda: f"the same call, into dir={self.dir}")
         except Interrupted as stop:
             raise KeyboardInterrupt(str(stop)) from None
-        return Run(self.dir, reward=self._reward)
+        return Run(self.dir, reward=self._reward, trust=True)
 
 
 def train(  # noqa: PLR0917

@@ -13,6 +13,8 @@ from grade_lightning.records.files import write_atomically
 from grade_lightning.settings.describe import config_folder
 
 PROMPTS = "prompts.jsonl"
+_ADDED = ("evaluation.judges.", "reward.parts.", "logger.", "callbacks.")  # groups to which keys are added
+_INTERFACE = ("differentiable", "soft", "range", "vocabulary", "reads_states", "scoped")  # of a reward, beside its score
 _PLAIN = re.compile(r"(?!(true|false|null|nan|inf)$)[A-Za-z/][\w./:-]*", re.IGNORECASE)  # texts that need no quotes
 
 
@@ -27,6 +29,8 @@ def text_of(value: Any) -> str:
     Raises:
         ValueError: it is nothing that settings hold.
     """
+    if hasattr(value, "item") and not isinstance(value, Mapping):  # a scalar of NumPy or torch
+        value = value.item()
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, int | float):
@@ -61,7 +65,9 @@ def of_fields(fields: Mapping[str, Any]) -> list[str]:
     found = []
     for key, value in flat(fields):
         group = config_folder().joinpath(key.replace(".", "/")).is_dir()
-        found.append(f"{key}={value}" if group and isinstance(value, str) else f"{key}={text_of(value)}")
+        added = "+" if "@" in key else "++" if key.startswith(_ADDED) else ""
+        chosen = isinstance(value, str) and (group or "@" in key)
+        found.append(f"{added}{key}={value if chosen else text_of(value)}")
     return sorted(found, key=lambda override: "." in override.split("=", 1)[0])  # a group before what changes it
 
 
@@ -81,8 +87,11 @@ def of_reward(reward: Any) -> list[str]:
     if reward is None:
         return []
     if not isinstance(reward, str | Path):
-        if not (callable(reward) or hasattr(reward, "score")):
-            raise ValueError(f"reward={reward!r} is a {type(reward).__name__}: give a function of texts, a reward, or a name")
+        if isinstance(reward, type) or not (callable(reward) or hasattr(reward, "score")):
+            raise ValueError(f"reward={reward!r} is a {type(reward).__name__}: give a function of texts, a reward (an instance), or a name")
+        lacking = [name for name in _INTERFACE if hasattr(reward, "score") and not hasattr(reward, name)]
+        if lacking:
+            raise ValueError(f"the reward {type(reward).__name__} has no {', '.join(lacking)}: see grade_lightning.rewards.base.Reward")
         importable = None if hasattr(reward, "score") else module_and_name(reward)
         if importable is not None:
             return ["reward=function", f"reward.function={text_of(importable)}"]
@@ -103,6 +112,10 @@ def rows_of(prompts: Iterable[Any]) -> list[dict[str, Any]]:
     Raises:
         ValueError: one is none of these, or there are too few.
     """
+    if isinstance(prompts, Mapping):
+        raise ValueError(f"prompts is a mapping of {', '.join(map(str, prompts))}: choose one of them (a split of the data set)")
+    if hasattr(prompts, "to_dict") and hasattr(prompts, "columns"):  # a table of pandas
+        prompts = prompts.to_dict("records")
     rows = []
     for number, prompt in enumerate(prompts):
         if not isinstance(prompt, str | list | Mapping):
@@ -134,7 +147,7 @@ def of_prompts(prompts: Any, folder: Path, fields: Mapping[str, Any]) -> list[st
     except TypeError as error:
         raise ValueError(f"prompts have a column that is no text, number or list ({error}): leave it out") from error
     file = folder / PROMPTS
-    if file.exists() and file.read_text() != text:
+    if (folder / "config.yaml").exists() and (not file.exists() or file.read_text() != text):
         raise ValueError(f"{folder} holds a run of other prompts: give another dir, or remove it")
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(file, text)

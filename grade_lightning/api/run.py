@@ -27,13 +27,14 @@ class Run:
     Args:
         dir: of a finished run.
         reward: what the run was given from Python, if it was: other calls may have given other rewards since.
+        trust: code from outside this package that the run's configuration names may be imported; so it is for a run that was just made.
 
     Raises:
         ValueError: the folder holds no finished run.
     """
 
-    def __init__(self, dir: str | Path, *, reward: Any = None):
-        self.dir, self._reward = Path(dir), reward
+    def __init__(self, dir: str | Path, *, reward: Any = None, trust: bool = False):
+        self.dir, self._reward, self._trust = Path(dir), reward, trust
         if not (self.dir / "results.json").exists():
             raise ValueError(f"{self.dir} holds no finished run: it has no results.json")
 
@@ -50,7 +51,6 @@ class Run:
 
     def generate(
         self, prompts: str | Sequence[str], *, samples: int = 1, seed: int = 0, checkpoint: str = "last", judges: bool = False,
-        trust: bool = False,
     ) -> Generations:  # fmt: skip
         """Continuations before and after training, the same noise for both.
 
@@ -60,7 +60,6 @@ class Run:
             seed: of the noise.
             checkpoint: ``last`` or ``best``.
             judges: what the run's judges think too, which may have to be trained first.
-            trust: code from outside this package that the run's configuration names may be imported.
         """
         from grade_lightning.generate import Request, generate
         from grade_lightning.training.process import prepare_process
@@ -69,7 +68,7 @@ class Run:
             give(self._reward)
         prepare_process()
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
-        return Generations(generate(Request(self.dir, texts, samples, seed, checkpoint, judges=judges, trust=trust)))
+        return Generations(generate(Request(self.dir, texts, samples, seed, checkpoint, judges=judges, trust=self._trust)))
 
     def report(self, out: str | Path | None = None) -> Path:
         """Write the report of this run; returns its page.
@@ -87,7 +86,7 @@ class Run:
         """Take the adapter away, or the merged weights; ``options`` as those of :func:`grade_lightning.export.export`."""
         from grade_lightning.export import export
 
-        return export(self.dir, Path(out), **options)
+        return export(self.dir, Path(out), **{"trust": self._trust, **options})
 
     def merge(self, out: str | Path, **options: Any) -> Path:
         """A whole model, the adapter merged into its base, that plain transformers loads; ``options`` as those of :meth:`export`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from grade_lightning.chain.adjoint import adjoint_backward, relax_in_parallel
@@ -45,13 +46,13 @@ def gradient(
     before = {name: weight.grad for name, weight in weights.items()}
     for weight in weights.values():
         weight.grad = None
-    parallel = relax_in_parallel(policy, rollout, relaxation or straight_through)
-    relaxed, count = parallel.relaxed, len(rollout)
-    direct = direct_gradient(policy, reward, rollout, relaxed, score_weight=1 / count, kl_weight=-kl_coef / count)
-    objective = (relaxed.weights * direct.weights).sum() - kl_coef / count * (relaxed.hidden * direct.hidden).sum()
-    adjoint_backward(policy, rollout, parallel, objective, tol=tol, max_hops=max_hops)
-    found = {}
-    for name, weight in weights.items():
-        assert weight.grad is not None, "every adapter has a part in the completion's states"
-        found[name], weight.grad = weight.grad, before[name]
-    return found
+    try:
+        parallel = relax_in_parallel(policy, rollout, relaxation or straight_through)
+        relaxed, count = parallel.relaxed, len(rollout)
+        direct = direct_gradient(policy, reward, rollout, relaxed, score_weight=1 / count, kl_weight=-kl_coef / count)
+        objective = (relaxed.weights * direct.weights).sum() - kl_coef / count * (relaxed.hidden * direct.hidden).sum()
+        adjoint_backward(policy, rollout, parallel, objective, tol=tol, max_hops=max_hops)
+        return {name: torch.zeros_like(weight) if weight.grad is None else weight.grad for name, weight in weights.items()}
+    finally:
+        for name, weight in weights.items():
+            weight.grad = before[name]

@@ -133,7 +133,7 @@ def _reward(run: FinishedRun) -> str:
     rows = [
         ["reward", code(target) + (f" ({code(short(str(reward['path'])))})" if reward.get("path") else "")],
         ["on held-out data", known],
-        ["weight of the KL to the base", f"{config.get('kl_coef')}, {code(protocol.get('kl_in'))}, {code(protocol.get('kl_reduction'))}"],
+        ["weight of the KL to the base", f"{run.settings.kl_coef:g}, {code(protocol.get('kl_in'))}, {code(protocol.get('kl_reduction'))}"],
         ["protocol", code(results.get("protocol", "?"))],
     ]
     if results.get("adapter_fingerprint"):

@@ -74,4 +74,19 @@ def read_finished(path: Path, settings: Settings, config: dict[str, Any]) -> Fin
         samples = [json.loads(line) for line in file.read_text().split("\n") if line] if file.exists() else []
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as a run: {error}") from error
+    if not isinstance(results, dict) or not isinstance(environment, dict) or not results.get("validation"):
+        raise ValueError(f"{path} cannot be read as a run: results.json or environment.json is not what a run writes")
+    _check_numbers(path, results)
     return FinishedRun(path, settings, config, results, environment, samples)
+
+
+def _check_numbers(path: Path, results: dict[str, Any]) -> None:
+    """Raise ValueError where a card would show something else than a number as one."""
+    best = results.get("best_validation") or {}
+    shown = {"steps": results.get("steps"), "seed": results.get("seed"), "best_validation.step": best.get("step")}
+    shown |= {f"validation.{name}": value for row in results["validation"] for name, value in row.items()}
+    for split in ("initial", "test"):
+        shown |= {f"{split}.{name}": value for name, value in (results.get(split) or {}).items() if name != "per_prompt"}
+    wrong = [name for name, value in shown.items() if not (value is None or isinstance(value, int | float))]
+    if wrong:
+        raise ValueError(f"{path} cannot be read as a run: {wrong[0]} of results.json is no number")

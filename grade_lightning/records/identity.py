@@ -138,7 +138,7 @@ def as_laid_out_now(plain: Mapping[str, Any]) -> dict[str, Any]:
             inner[key] = {name: value for name, value in inner[key].items() if name != "_target_"}
     now = {former: target for target, former in MOVED.items()}
     for value in found.values():
-        if isinstance(value, dict) and value.get("_target_") in now:
+        if isinstance(value, dict) and str(value.get("_target_")) in now:
             value["_target_"] = now[value["_target_"]]
     if isinstance(found.get("evaluation"), dict):
         found["evaluation"].setdefault("scope", "full")

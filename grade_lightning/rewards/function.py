@@ -43,13 +43,15 @@ def load_function(name: str) -> Callable[..., Any]:
         raise ValueError(f"reward.function={name} cannot be imported from {here}: {error}") from error
     if not callable(found):
         raise ValueError(f"reward.function={name} is a {type(found).__name__}, no function")
+    if str(getattr(found, "__module__", "")).split(".")[0] in sys.stdlib_module_names - {"__main__"}:
+        raise ValueError(f"reward.function={name} is part of Python itself: name a function of a module of yours")
     return found
 
 
 def source_fingerprint(function: Callable[..., Any]) -> str | None:
     """A short hash of the file that a function stands in, in a notebook of its own text; None where it has neither."""
     try:
-        file = inspect.getsourcefile(inspect.unwrap(function)) or inspect.getsourcefile(type(function))
+        file = inspect.getsourcefile(inspect.unwrap(function) if inspect.isroutine(function) else type(function))
     except TypeError:
         return None
     if file is not None and Path(file).is_file():
@@ -75,6 +77,8 @@ class FunctionReward:
         parameters = inspect.signature(function).parameters.values()
         self._takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
         self._takes = {p.name for p in parameters}
+        named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        self._needs = {p.name for p in parameters if p.default is inspect.Parameter.empty and p.kind in named}
 
     def scoped(self, scope: str) -> Reward | None:
         """None: what a function makes of its arguments is its own affair."""
@@ -90,6 +94,9 @@ class FunctionReward:
             "prompts": completions.prompt_texts, "completions": completions.texts, "completion_ids": completions.token_ids,
             **completions.columns,
         }  # fmt: skip
+        missing = sorted(self._needs - arguments.keys())
+        if missing:
+            raise ValueError(f"the reward function {self.name} needs {', '.join(missing)}, columns that these prompts do not have")
         taken = {name: value for name, value in arguments.items() if self._takes_all or name in self._takes}
         return torch.tensor(self._checked(self._call(taken, completions), completions), device=completions.ids.device)
 

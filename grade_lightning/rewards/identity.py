@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from grade_lightning.data.rated import contents_fingerprint, read_rows
-from grade_lightning.given import given
+from grade_lightning.given import fingerprint_of_given
 from grade_lightning.models.base import check_model_folder, looks_local
 from grade_lightning.models.cache import files_fingerprint
 from grade_lightning.rewards.function import load_function, source_fingerprint
@@ -49,7 +49,7 @@ def _of_classifier(settings: SequenceClassifierSettings) -> str | None:
 
 _OF_KIND: dict[type, Callable[[Any], str | None]] = {
     FunctionSettings: lambda settings: source_fingerprint(load_function(settings.function)),
-    GivenSettings: lambda settings: source_fingerprint(given(settings.name)),
+    GivenSettings: lambda settings: fingerprint_of_given(settings.name),
     SequenceClassifierSettings: _of_classifier,
     LikelihoodSettings: lambda settings: files_fingerprint(check_model_folder(settings.path)) if looks_local(settings.path) else None,
     PreferenceSettings: lambda settings: contents_fingerprint(

@@ -2,25 +2,49 @@
 
 from __future__ import annotations
 
-import importlib.util
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from grade_lightning.settings.parse import KNOWN
 
+_LARGEST = 1_000_000  # characters of a configuration; ours have some thousands
+_ALIASES = 20  # more of them only a file has that is made to explode
 
-def check_trust(plain: Mapping[str, Any], folder: Path) -> None:
-    """Raise ValueError where reading this configuration would run code that does not belong to this package.
 
-    Of ours are the components that settings know.  A reward's function is the user's own module, which is imported by name, but never from
-    the run folder itself.
+def read_config(folder: Path) -> dict[str, Any]:
+    """The plain values of a run folder's ``config.yaml``.
+
+    Raises:
+        ValueError: it is not there, is no mapping, or is of a size or depth that no configuration has.
+    """
+    file = folder / "config.yaml"
+    try:
+        text = file.read_text()
+        if len(text) > _LARGEST or sum(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)) > _ALIASES:
+            raise yaml.YAMLError("larger than any configuration")
+        plain = yaml.safe_load(text)
+        json.dumps(plain, default=str)  # fails on a value that holds itself, or is nested without end
+    except (TypeError, ValueError, OSError, yaml.YAMLError, RecursionError) as error:
+        raise ValueError(f"{file} cannot be read ({type(error).__name__})") from error
+    if not isinstance(plain, dict):
+        raise ValueError(f"{file} holds no settings")
+    return plain
+
+
+def check_trust(plain: Mapping[str, Any], folder: Path, *, functions: bool = True) -> None:
+    """Raise ValueError where reading this configuration would run code that does not belong to this package: components that settings do
+    not know, functions that are imported by name, code of a model's repository.
 
     Args:
         plain: values of ``config.yaml``.
         folder: that it was read from.
+        functions: the caller imports functions; else only what reading settings imports is looked for.
     """
-    found = sorted(set(_foreign("", plain, folder.resolve())))
+    found = sorted({said for said in _foreign("", plain) if functions or not said.split("=")[0].endswith("function")})
     if found:
         raise ValueError(
             f"{folder / 'config.yaml'} names code from outside this package ({'; '.join(found)}): if you made this run, or have read that "
@@ -28,33 +52,23 @@ def check_trust(plain: Mapping[str, Any], folder: Path) -> None:
         )
 
 
-def _foreign(key: str, value: Any, folder: Path) -> Iterator[str]:
+def _foreign(key: str, value: Any) -> Iterator[str]:
     if isinstance(value, Mapping):
         for name, item in value.items():
-            yield from _foreign(f"{key}.{name}" if key else str(name), item, folder)
+            inside = f"{key}.{name}" if key else str(name)
+            if name == "_target_" and not isinstance(item, str):
+                yield f"{inside}={item}"
+            else:
+                yield from _foreign(inside, item)
     elif isinstance(value, list):
         for item in value:
-            yield from _foreign(key, item, folder)
-    elif _is_foreign(key, value, folder):
+            yield from _foreign(key, item)
+    elif _is_foreign(key, value):
         yield f"{key}={value}"
 
 
-def _is_foreign(key: str, value: Any, folder: Path) -> bool:
+def _is_foreign(key: str, value: Any) -> bool:
     last = key.rsplit(".", 1)[-1]
     if last == "_target_":
-        return value not in KNOWN
-    if last == "trust_remote_code":
-        return bool(value)
-    return last == "function" and isinstance(value, str) and _lies_in(value.split(":")[0].split(".")[0], folder)
-
-
-def _lies_in(module: str, folder: Path) -> bool:
-    """Whether a top-level module would be imported from inside a folder."""
-    if any((folder / f"{module}{end}").exists() for end in (".py", "")) and Path.cwd().resolve().is_relative_to(folder):
-        return True  # the working directory is searched for functions
-    try:
-        spec = importlib.util.find_spec(module) if module.isidentifier() else None
-    except (ImportError, ValueError):
-        return False
-    places = [] if spec is None else [spec.origin, *(spec.submodule_search_locations or [])]
-    return any(Path(place).resolve().is_relative_to(folder) for place in places if place and Path(place).exists())
+        return not (isinstance(value, str) and value in KNOWN)
+    return bool(value) and last in ("trust_remote_code", "function")

@@ -102,6 +102,10 @@ def test_refusals_come_before_anything_is_loaded(model_folder, tmp_path):
         Experiment(model_folder, TEXTS, length, "grade_ste", dir=tmp_path / "a")
     with pytest.raises(ValueError, match="did you mean max_steps"):
         Experiment(model_folder, TEXTS, length, "rloo", dir=tmp_path / "b", max_stepz=3)
+    with pytest.raises(ValueError, match="said by dir="):
+        Experiment("tiny", dir=tmp_path, run={"dir": "elsewhere"})
+    with pytest.raises(ValueError, match="exclude each other"):
+        Experiment(model_folder, TEXTS, length, "rloo", dir=tmp_path / "c", data="synthetic")
     with pytest.raises(ValueError, match="no finished run"):
         Run(tmp_path)
 

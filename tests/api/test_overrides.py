@@ -1,12 +1,15 @@
 """From Python values to overrides: what Hydra reads back is what was given."""
 
+import functools
 import json
 
+import numpy as np
+import pandas
 import pytest
 
 from grade_lightning.api.overrides import flat, of_fields, of_model, of_prompts, of_reward, rows_of, text_of
 from grade_lightning.compose import composed
-from grade_lightning.given import given, module_and_name
+from grade_lightning.given import fingerprint_of_given, give, given, module_and_name
 
 NASTY = [
     "plain",
@@ -77,6 +80,73 @@ def test_rewards_by_whatever_they_are(tmp_path):
             of_reward(wrong)
 
 
+class Judge:
+    def __init__(self, scale):
+        self.scale = scale
+
+    def __call__(self, completions, **_):
+        return [self.scale for _ in completions]
+
+    def rate(self, completions, **_):
+        return [self.scale for _ in completions]
+
+
+def test_state_is_part_of_what_was_given():
+    """Closures, partials, instances and bound methods of other values are other rewards; those of equal values the same."""
+    kinds = {
+        "partial": lambda k: functools.partial(scaled, k=k), "instance": Judge, "method": lambda k: Judge(k).rate,
+        "closure": lambda k: lambda completions: [k for _ in completions],
+    }  # fmt: skip
+    for name, make in kinds.items():
+        assert give(make(1)) != give(make(2)), name
+        if name != "method" and name != "instance":
+            assert give(make(1)) == give(make(1)), name
+        assert fingerprint_of_given(give(make(1))) != fingerprint_of_given(give(make(2))), name
+
+
+def scaled(completions, k, **_):
+    return [k for _ in completions]
+
+
+@functools.lru_cache
+def decorated(completions):
+    return completions
+
+
+def test_a_function_that_its_name_does_not_give_back_is_kept_itself():
+    assert module_and_name(scaled) == "tests.api.test_overrides:scaled"
+    assert module_and_name(functools.wraps(scaled)(lambda completions: [9.0])) is None
+    assert module_and_name(Judge(1).rate) is None
+    assert of_reward(decorated)[0] == "reward=function"  # the name gives this very object
+
+
+def test_classes_and_halves_of_rewards_are_refused():
+    class Half:
+        def score(self, completions):
+            return completions
+
+    with pytest.raises(ValueError, match="an instance"):
+        of_reward(Half)
+    with pytest.raises(ValueError, match="has no differentiable"):
+        of_reward(Half())
+
+
+def test_numbers_of_numpy_are_numbers():
+    assert text_of(np.float64(1e-3)) == text_of(np.float32(0.5)).replace("0.5", "0.001") == "0.001"
+    assert text_of(np.int64(3)) == "3"
+
+
+def test_containers_are_no_prompts():
+    with pytest.raises(ValueError, match="choose one of them"):
+        rows_of({"train": [], "test": []})
+    assert rows_of(pandas.DataFrame({"prompt": ["a", "b", "c"], "n": [1, 2, 3]}))[1] == {"prompt": "b", "n": 2}
+
+
+def test_judges_and_callbacks_are_added():
+    found = of_fields({"reward@evaluation.judges.gold": "classifier_head", "evaluation": {"judges": {"gold": {"scope": "completion"}}}})
+    assert composed([*found, "run.dir=x"]).evaluation.judges.gold.scope == "completion"
+
+
 def test_only_what_another_process_can_import_is_named_by_its_module():
     assert module_and_name(json.dumps) == "json:dumps"
     assert module_and_name(lambda: None) is None
@@ -88,6 +158,8 @@ def test_prompts_are_kept_in_the_run_folder_and_never_overwritten(tmp_path):
     assert [json.loads(line)["prompt"] for line in (tmp_path / "prompts.jsonl").read_text().splitlines()] == texts
     assert {"data.validation_rows=3", "data.test_rows=6"} < set(found)
     assert "data.test_rows=6" not in of_prompts(texts, tmp_path, {"data": {"test_rows": 2}})
+    of_prompts(texts, tmp_path, {})  # no run yet: nothing is lost
+    (tmp_path / "config.yaml").write_text("")
     with pytest.raises(ValueError, match="other prompts"):
         of_prompts(texts[1:], tmp_path, {})
     assert len((tmp_path / "prompts.jsonl").read_text().splitlines()) == 30

@@ -60,7 +60,7 @@ def test_texts_go_in_and_numbers_come_out(written):
         (lambda completions: "12", "returned a str"),
         (lambda completions: [1 / (len(text) - 6) for text in completions], r"failed on the completion 'fine 😀': ZeroDivisionError"),
         (lambda completions: [1 / (2 - len(completions))], "on a batch, though on none of its completions alone"),
-        (lambda completions, missing: [0, 0], "TypeError"),
+        (lambda completions, missing: [0, 0], "needs missing"),
     ],
 )
 def test_what_goes_wrong_is_named_with_its_completion(written, function, message):

@@ -49,18 +49,27 @@ def test_code_of_a_models_repository_is_not_run(tmp_path):
         settings_of_run(tmp_path / "run")
 
 
-def test_a_function_is_never_imported_from_the_run_folder(tmp_path, monkeypatch):
-    """Not even where the command is started inside it; a module beside it is the user's own."""
-    write(tmp_path / "run", "method=rloo", "reward=function", "reward.function=rewards_of_mine:score")
-    (tmp_path / "rewards_of_mine.py").write_text("")
+@pytest.mark.parametrize("name", ["rewards_of_mine:score", "runs.nice.evil:score"])
+def test_a_function_is_foreign_wherever_it_lies(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
-    settings_of_run(tmp_path / "run")
-    (tmp_path / "rewards_of_mine.py").rename(tmp_path / "run" / "rewards_of_mine.py")
-    monkeypatch.chdir(tmp_path / "run")
-    with pytest.raises(ValueError, match=r"reward\.function=rewards_of_mine:score"):
+    write(tmp_path / "run", "method=rloo", "reward=function", f"reward.function={name}")
+    with pytest.raises(ValueError, match=r"reward\.function=.*trust=true"):
         settings_of_run(tmp_path / "run")
+    settings_of_run(tmp_path / "run", trust=True)
+    settings_of_run(tmp_path / "run", functions=False)  # for a caller that scores nothing
 
 
-def test_functions_of_python_itself_are_no_rewards():
+BOMB = "a: &a [1]\n" + "".join(f"{chr(98 + n)}: &{chr(98 + n)} [{', '.join(['*' + chr(97 + n)] * 9)}]\n" for n in range(12))
+
+
+@pytest.mark.parametrize("text", ["a: &a [*a]", "[" * 3000, BOMB, "- 1", "x" * 2_000_000, "reward: {_target_: {a: 1}}", ": : :"])
+def test_hostile_configurations_are_refused_at_once(tmp_path, text):
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(ValueError, match=r"config\.yaml|reward"):
+        settings_of_run(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["os:system", "torch:os.system"])
+def test_functions_of_python_itself_are_no_rewards(name):
     with pytest.raises(ValueError, match="part of Python itself"):
-        load_function("os:system")
+        load_function(name)
