@@ -65,10 +65,10 @@ def points(records: Sequence[Record]) -> list[Point]:
 
 
 def at(runs: Sequence[Point], kl: float, *, root: bool = False) -> np.ndarray | None:
-    """Rewards [prompts] at a KL, linear between the neighbouring runs, in the KL or in its root; None beyond the last of them."""
+    """Rewards [prompts] at a KL, linear between the neighbouring runs, in the KL or in its root; None outside of them."""
     if root:
         runs, kl = [(reached**0.5, rewards) for reached, rewards in runs], kl**0.5
-    if kl > runs[-1][0]:
+    if not runs or not runs[0][0] <= kl <= runs[-1][0]:
         return None
     above = next(place for place, (reached, _) in enumerate(runs) if reached >= kl)
     if above == 0:
@@ -78,8 +78,9 @@ def at(runs: Sequence[Point], kl: float, *, root: bool = False) -> np.ndarray | 
 
 
 def compare(
-    first: Mapping[int, Sequence[Point]], second: Mapping[int, Sequence[Point]], kls: Sequence[float], *, root: bool = False
-) -> list[dict[str, Any]]:
+    first: Mapping[int, Sequence[Point]], second: Mapping[int, Sequence[Point]], kls: Sequence[float], *, root: bool = False,
+    between: bool = False,
+) -> list[dict[str, Any]]:  # fmt: skip
     """A row for each KL that some seeds of both reach: mean rewards, and first - second over seeds and over prompts.
 
     Args:
@@ -87,10 +88,14 @@ def compare(
         second: of the method it is compared with.
         kls: in nats per token.
         root: interpolate in the root of the KL, along which rewards rise about evenly (2210.10760).
+        between: between two runs alone, never between the initial policy and the first run.
     """
     rows = []
     for kl in kls:
-        pairs = [(at(first[seed], kl, root=root), at(second[seed], kl, root=root)) for seed in sorted(first.keys() & second.keys())]
+        pairs = [
+            (at(first[seed][between:], kl, root=root), at(second[seed][between:], kl, root=root))
+            for seed in sorted(first.keys() & second.keys())
+        ]
         both = [(a, b) for a, b in pairs if a is not None and b is not None]
         if len(both) < 2:
             continue
@@ -120,7 +125,9 @@ def ends(records: Sequence[Record]) -> Table:
     return Table("Ends", columns, rows, ["Means over seeds of the last weights on the same 500 test prompts."])
 
 
-def at_equal_kl(records: Sequence[Record], first: str, second: str, kls: Sequence[float] = KLS, *, root: bool = False) -> Table:
+def at_equal_kl(
+    records: Sequence[Record], first: str, second: str, kls: Sequence[float] = KLS, *, root: bool = False, between: bool = False
+) -> Table:
     """Reward of two methods at the same KL."""
     runs: dict[str, dict[int, list[Record]]] = {first: defaultdict(list), second: defaultdict(list)}
     for record in records:
@@ -134,7 +141,7 @@ def at_equal_kl(records: Sequence[Record], first: str, second: str, kls: Sequenc
     ]  # fmt: skip
     notes = [
         f"Rewards between runs of neighbouring weights of the KL, linear in the {'root of the ' if root else ''}KL, prompt by prompt; "
-        "the initial policy stands at 0. "
+        f"{'only seeds with a run on each side count' if between else 'the initial policy stands at 0'}. "
         "95% intervals: Student's over seeds, bootstrap over the 500 prompts (the mean over seeds of each).",
     ]
-    return Table("At equal KL", columns, compare(known[0], known[1], kls, root=root), notes)
+    return Table("At equal KL", columns, compare(known[0], known[1], kls, root=root, between=between), notes)

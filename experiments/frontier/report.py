@@ -144,7 +144,9 @@ def write(records: Path, curve: Sequence[dict[str, Any]], out: Path) -> None:
     pairs = [("plain", "rloo"), ("ste", "rloo")]
     made = {
         "ends": ends(found).markdown(),
-        "equal_kl": "\n".join(f"{NAMES[a]} and {NAMES[b]}\n\n{at_equal_kl(found, a, b, KLS, root=True).markdown()}" for a, b in pairs),
+        "equal_kl": "\n".join(
+            f"{NAMES[a]} and {NAMES[b]}\n\n{at_equal_kl(found, a, b, KLS, root=True, between=True).markdown()}" for a, b in pairs
+        ),
         "effective": effective(found, ("plain", "ste")).markdown(),
         "speed": speed(found).markdown(),
     }

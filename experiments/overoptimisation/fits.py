@@ -35,7 +35,7 @@ _KEYS = {"proxy": "reward_mean", "gold": "judge_gold_mean"}
 
 
 def of_curve(curve: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
-    """The same of a best-of-n curve, from n = 2 on."""
+    """The same of a best-of-n curve."""
     d = np.sqrt([row["kl_sequence_mean"] for row in curve])
     return {"d": d, **{name: np.asarray([row[key] - curve[0][key] for row in curve]) for name, key in _KEYS.items()}}
 
@@ -73,7 +73,7 @@ def _interval(values: Sequence[float]) -> str:
 
 
 def write(records: Path, measured: Path, out: Path) -> None:
-    """Tables ``fits.md`` and ``equal_kl.md``, and the figure, from the records."""
+    """Tables ``fits.md`` and ``equal_kl.md`` from the records."""
     found = paths(records, measured)
     rows = []
     for method, count, seed in sorted(found):
@@ -86,7 +86,7 @@ def write(records: Path, measured: Path, out: Path) -> None:
     columns = [
         ("method", "method", ""), ("rows", "rows of the proxy", "d"), ("seed", "seed", "d"), ("proxy_alpha", "alpha proxy", ".3f"),
         ("proxy_beta", "beta proxy", ".3f"), ("gold_alpha", "alpha gold", ".3f"), ("gold_beta", "beta gold", ".3f"),
-        ("peak", "largest rise of gold", ".3f"), ("peak_kl", "at KL, nats/completion", ".1f"), ("last_kl", "last KL", ".1f"),
+        ("peak", "largest rise of gold (the largest of noisy points)", ".3f"), ("peak_kl", "at KL, nats/completion", ".1f"), ("last_kl", "last KL", ".1f"),
     ]  # fmt: skip
     write_atomically(out / "fits.md", Table("Gao's forms", columns, rows, []).markdown())
     write_atomically(out / "equal_kl.md", equal_kl(found).markdown())
@@ -108,4 +108,9 @@ def equal_kl(found: dict[tuple[str, int, int], dict[str, np.ndarray]]) -> Table:
         ("kl", "KL, nats/completion", ".0f"), ("gold_rloo", "gold: RLOO", ""), ("gold_plain", "plain straight-through", ""),
         ("gold_difference", "difference", ""), ("best_of_n", "best of n", ""), ("proxy_difference", "difference of proxies", ""),
     ]  # fmt: skip
-    return Table("Rises at equal KL", columns, shown, ["95% intervals over pairs of proxy and seed; best of n over proxies."])
+    return Table(
+        "Rises at equal KL",
+        columns,
+        shown,
+        ["95% intervals over pairs of proxy and seed, which share prompts; best of n over proxies."],
+    )

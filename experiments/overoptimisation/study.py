@@ -57,7 +57,9 @@ def best_of_n(queue: Queue) -> None:
     """Proxy and gold rewards of the best of n by each proxy."""
     for rows in ROWS:
         name, folder = f"best_of_n/{rows}", queue.work / "best_of_n" / str(rows)
-        if name not in read_leaves(MEASURED) and queue.measure("best_of_n", folder, *SETTING, *proxy(rows), "evaluation.test_prompts=256"):
+        if name not in read_leaves(MEASURED) and queue.measure(
+            "best_of_n", folder, *SETTING, *proxy(rows), "evaluation.val_prompts=256", "split=validation"
+        ):
             add_leaves(MEASURED, name, json.loads(queue.without_paths((folder / "best_of_n.json").read_text())))
 
 
