@@ -86,7 +86,8 @@ def write(records: Path, measured: Path, out: Path) -> None:
     columns = [
         ("method", "method", ""), ("rows", "rows of the proxy", "d"), ("seed", "seed", "d"), ("proxy_alpha", "alpha proxy", ".3f"),
         ("proxy_beta", "beta proxy", ".3f"), ("gold_alpha", "alpha gold", ".3f"), ("gold_beta", "beta gold", ".3f"),
-        ("peak", "largest rise of gold (the largest of noisy points)", ".3f"), ("peak_kl", "at KL, nats/completion", ".1f"), ("last_kl", "last KL", ".1f"),
+        ("peak", "largest rise of gold (of noisy points)", ".3f"),
+        ("peak_kl", "at KL, nats/completion", ".1f"), ("last_kl", "last KL", ".1f"),
     ]  # fmt: skip
     write_atomically(out / "fits.md", Table("Gao's forms", columns, rows, []).markdown())
     write_atomically(out / "equal_kl.md", equal_kl(found).markdown())
