@@ -294,7 +294,8 @@ def test_every_yaml_runs(choice, small_lm, tmp_path, monkeypatch):
     if choice == "method=hybrid":
         overrides += ["effective_batch_size=8", "method.completions_per_prompt=2"]
     if choice.startswith("hardware"):
-        overrides += ["hardware.accelerator=cpu", "hardware.precision=fp32", "hardware.grad_accumulation=2", "hardware.distributed=false"]
+        overrides += ["hardware.accelerator=cpu", "hardware.precision=fp32", "hardware.grad_accumulation=2"]
+        overrides += ["hardware.distributed=false", "hardware.sharded=false"]
     data = []
     # What brings its own source of data and its own model: both are replaced by local ones.
     if choice.startswith("experiment=imdb") or choice == "experiment=table1_paper":

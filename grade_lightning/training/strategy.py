@@ -15,6 +15,15 @@ from torch.distributed.tensor import DTensor
 LAUNCHED = "GRADE_LAUNCHED"  # environment variable: torchrun's options, from grade_lightning.launch to its processes
 
 
+class Alone(LightningEnvironment):
+    """A process that nothing has launched beside others."""
+
+    @property
+    def main_port(self) -> int:
+        """Whichever is free when the process opens it: a port looked up before might be another's by then."""
+        return 0
+
+
 class SummedGradients(DDPStrategy):
     """Processes without DistributedDataParallel around the module.
 
@@ -72,8 +81,9 @@ def trainer_options(accelerator: str, *, distributed: bool) -> dict[str, Any]:
         return {"accelerator": accelerator, "devices": 1, "plugins": [LightningEnvironment()]}
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     nodes = int(os.environ.get("WORLD_SIZE", "1")) // local
+    alone = {} if "RANK" in os.environ else {"plugins": [Alone()]}
     return {
-        "accelerator": accelerator, "devices": local, "num_nodes": nodes,
+        **alone, "accelerator": accelerator, "devices": local, "num_nodes": nodes,
         "strategy": SummedGradients(process_group_backend="nccl" if accelerator == "cuda" else "gloo"),
     }  # fmt: skip
 
