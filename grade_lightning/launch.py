@@ -16,9 +16,21 @@ from collections.abc import Sequence
 MEETING = ("--rdzv", "--master", "--standalone", "--nnodes")
 
 
+_VALUES_WITH_EQUALS = ("--rdzv-conf", "--rdzv_conf")
+
+
+def _is_override(given: Sequence[str], place: int) -> bool:
+    word = given[place]
+    return not word.startswith("-") and "=" in word and not (place and given[place - 1] in _VALUES_WITH_EQUALS)
+
+
 def split_arguments(given: Sequence[str]) -> tuple[list[str], list[str]]:
-    """torchrun's options, and the run's overrides: from the first word on that is no option and has a ``=``."""
-    first = next((place for place, word in enumerate(given) if not word.startswith("-") and "=" in word), len(given))
+    """torchrun's options, and the run's overrides: what stands after ``--``; without that from the first word on that has a ``=``, is no
+    option, and follows none of those whose value may have one."""
+    if "--" in given:
+        place = list(given).index("--")
+        return list(given[:place]), list(given[place + 1 :])
+    first = next((place for place in range(len(given)) if _is_override(given, place)), len(given))
     return list(given[:first]), list(given[first:])
 
 

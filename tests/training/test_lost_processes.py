@@ -81,6 +81,9 @@ def test_an_interrupt_of_all_processes_has_its_status_and_keeps_the_step(tmp_pat
 
 
 def test_options_of_torchrun_end_where_overrides_begin():
+    conf = ["--nproc-per-node", "2", "--rdzv-conf", "timeout=600"]
+    assert split_arguments([*conf, "hardware=ddp"]) == (conf, ["hardware=ddp"])
+    assert split_arguments(["--role", "a=b", "--", "seed=1"]) == (["--role", "a=b"], ["seed=1"])
     assert split_arguments(["--nproc-per-node", "2", "--rdzv-endpoint=a:1", "method=rloo", "-x"]) == (
         ["--nproc-per-node", "2", "--rdzv-endpoint=a:1"], ["method=rloo", "-x"],
     )  # fmt: skip
