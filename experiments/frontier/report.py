@@ -114,9 +114,7 @@ def _lengths(axes: Axes) -> None:
     for (name, found), look in zip(shown.items(), looks([name.split(":")[0] for name in shown]), strict=True):
         axes.plot(*zip(*found, strict=True), color=look.colour, ls="", marker=look.marker, label=estimator_title(name))
     axes.axhline(1, color="0.8", lw=0.8, zorder=0)
-    axes.set(
-        xlabel="cosine to the policy gradient", ylabel="length / RLOO's", yscale="log", title="Straight-through gradients: right and short"
-    )
+    axes.set(xlabel="cosine to the policy gradient", ylabel="length / RLOO's", yscale="log", title="Reward gradients: length and direction")
     axes.legend(frameon=False, fontsize=7)
 
 
