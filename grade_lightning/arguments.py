@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -54,6 +54,18 @@ def check_arguments(arguments: Sequence[str]) -> None:
             unknown.append(f"{argument}: there is no such setting: did you mean {nearest(key, sorted(known - {'hydra'}))}?")
     if unknown:
         raise ValueError("\n".join(unknown))
+
+
+def flag(values: Mapping[str, str], key: str) -> bool:
+    """Whether an argument of an entry without Hydra is true; left out, it is false.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    value = values.get(key, "false")
+    if value not in ("true", "false"):
+        raise ValueError(f"{key}={value} is neither true nor false: use true or false")
+    return value == "true"
 
 
 def command(doc: str | None, given: Sequence[str] | None, make: Callable[[Sequence[str]], T], show: Callable[[T], None]) -> int:

@@ -25,6 +25,7 @@ CHATTER = re.compile(
     r"|Retrying \(Retry\("  # of urllib3; what comes of it is said once
 )
 FORMAT = "[%(asctime)s][%(name)s][%(levelname)s] %(message)s"
+_LIGHTNING = ("lightning.pytorch", "lightning.fabric")  # loggers with handlers of their own
 _FOREIGN = ("lightning", "lightning_fabric", "pytorch_lightning", "lightning_utilities", "urllib3")
 
 
@@ -98,10 +99,7 @@ def run_log() -> Iterator[RunLog]:
     """
     kept, root, own = RunLog(), logging.getLogger(), logging.getLogger("grade_lightning")
     shown = None if root.handlers or own.handlers else ConsoleHandler()
-    level, apart = (
-        own.level,
-        [logger for logger in map(logging.getLogger, ("lightning.pytorch", "lightning.fabric")) if not logger.propagate],
-    )
+    level, apart = own.level, [logger for logger in map(logging.getLogger, _LIGHTNING) if not logger.propagate]
     own.setLevel(min(own.getEffectiveLevel(), logging.INFO))
     show = warnings.showwarning
 
@@ -131,6 +129,6 @@ def run_log() -> Iterator[RunLog]:
 
 def silence_foreign_loggers() -> None:
     """Keep the chatter from handlers that Lightning made for itself, as it does where it is imported before logging is set up."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
+    for name in _LIGHTNING:
         for handler in logging.getLogger(name).handlers:
             handler.addFilter(worth_showing)

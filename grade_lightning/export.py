@@ -18,9 +18,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from grade_lightning.arguments import command
+from grade_lightning.arguments import command, flag
 from grade_lightning.exporting.files import check_out, mark, replacing
-from grade_lightning.exporting.finished import CHECKPOINTS, FinishedRun, read_finished
+from grade_lightning.exporting.finished import FinishedRun, read_finished
+from grade_lightning.settings.of_run import check_run, read_config, settings_from
 
 if TYPE_CHECKING:
     from grade_lightning.exporting.weights import Base
@@ -58,12 +59,9 @@ def parse(arguments: Sequence[str]) -> Request:
     missing = [key for key in ("run", "out") if key not in values]
     if missing:
         raise ValueError(f"{missing[0]}= is missing: {_USAGE}")
-    for key in ("merge", "trust"):
-        if values.get(key, "false") not in ("true", "false"):
-            raise ValueError(f"{key}={values[key]}: use true or false")
     return Request(
-        Path(values["run"]), Path(values["out"]), values.get("merge") == "true", values.get("push"), values.get("checkpoint", "last"),
-        Path(values["base"]) if "base" in values else None, values.get("trust") == "true",
+        Path(values["run"]), Path(values["out"]), flag(values, "merge"), values.get("push"), values.get("checkpoint", "last"),
+        Path(values["base"]) if "base" in values else None, flag(values, "trust"),
     )  # fmt: skip
 
 
@@ -118,21 +116,14 @@ def export(
 
 def _checked(request: Request) -> FinishedRun:
     """The run, once nothing speaks against the export that can be known at once."""
-    from grade_lightning.generate import settings_of_run
-
-    if not (request.run / "config.yaml").exists():
-        raise ValueError(f"run={request.run} is not a run folder: it has no config.yaml")
-    if request.checkpoint not in CHECKPOINTS:
-        raise ValueError(f"checkpoint={request.checkpoint} is unknown: use one of {', '.join(CHECKPOINTS)}")
+    check_run(request.run, request.checkpoint)
     check_out(request.out)
     if request.push is not None:
         from grade_lightning.exporting.hub import check_push
 
         check_push(request.push)
-    import yaml
-
-    settings = settings_of_run(request.run, trust=request.trust, functions=False)
-    return read_finished(request.run, settings, yaml.safe_load((request.run / "config.yaml").read_text()))
+    config = read_config(request.run)
+    return read_finished(request.run, settings_from(config, request.run, trust=request.trust, functions=False), config)
 
 
 def _base(run: FinishedRun, given: Path | None) -> Base:

@@ -18,19 +18,15 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from grade_lightning.arguments import command
+from grade_lightning.arguments import command, flag
 from grade_lightning.measurements import is_own
-from grade_lightning.records.identity import as_laid_out_now
-from grade_lightning.settings import Settings
-from grade_lightning.settings import parse as parse_settings
-from grade_lightning.settings.trust import check_trust, read_config
+from grade_lightning.settings.of_run import check_run, settings_of_run
 
 if TYPE_CHECKING:
     from grade_lightning.models.policy import Policy
 
 log = logging.getLogger(__name__)
 
-CHECKPOINTS = ("last", "best")
 COLUMNS = (
     ("reward", ".2f"), ("completion_reward", ".2f"), ("judge", ".2f"), ("perplexity", ".1f"), ("kl_per_token", ".3f"), ("tokens", "d"),
     ("distinct_2", ".2f"), ("repeated_4", ".2f"),
@@ -51,16 +47,13 @@ class Request:
 
     def check(self) -> None:
         """Raise ValueError with a remedy, before anything is loaded."""
-        if not (self.run / "config.yaml").exists():
-            raise ValueError(f"run={self.run} is not a run folder: it has no config.yaml")
+        check_run(self.run, self.checkpoint)
         if not all(isinstance(prompt, str) for prompt in self.prompts):
             raise ValueError("prompts are texts to continue; of a chat give the text that the model's chat template makes of it")
         if not self.prompts or not all(prompt.strip() for prompt in self.prompts):
             raise ValueError('give the beginning of a review, or another text to continue: prompt="..."')
         if self.samples < 1:
             raise ValueError(f"samples must be at least 1, got {self.samples}")
-        if self.checkpoint not in CHECKPOINTS:
-            raise ValueError(f"checkpoint={self.checkpoint} is unknown: use one of {', '.join(CHECKPOINTS)}")
         if not self.adapter.exists():
             raise ValueError(f"{self.adapter} is missing: the run kept no such checkpoint (records without weights cannot generate)")
         from grade_lightning.models.adapters import read_adapter
@@ -96,30 +89,9 @@ def parse(arguments: Sequence[str]) -> Request:
     for key in ("samples", "seed"):
         if key in values and not values[key].lstrip("-").isdigit():
             raise ValueError(f"{key}={values[key]} is not a whole number")
-    for key in ("judges", "trust"):
-        if values.get(key, "false") not in ("true", "false"):
-            raise ValueError(f"{key}={values[key]} is neither true nor false")
-    judges, trust = (values.get(key) == "true" for key in ("judges", "trust"))
     numbers = {key: int(values[key]) for key in ("samples", "seed") if key in values}
-    checkpoint = values.get("checkpoint", "last")
-    return Request(Path(values["run"]), prompts, numbers.get("samples", 1), numbers.get("seed", 0), checkpoint, judges, trust)
-
-
-def settings_of_run(folder: Path, *, trust: bool = False, functions: bool = True) -> Settings:
-    """The settings of a run folder, of earlier versions too.
-
-    Args:
-        folder: of the run.
-        trust: code from outside this package that it names may be imported.
-        functions: the caller imports functions that it names.
-
-    Raises:
-        ValueError: its ``config.yaml`` is none that this version understands, or names foreign code.
-    """
-    plain = as_laid_out_now(read_config(folder))
-    if not trust:
-        check_trust(plain, folder, functions=functions)
-    return parse_settings(plain)
+    chosen = {key: flag(values, key) for key in ("judges", "trust")}
+    return Request(Path(values["run"]), prompts, checkpoint=values.get("checkpoint", "last"), **numbers, **chosen)  # type: ignore[arg-type]
 
 
 def generate(request: Request) -> list[dict[str, dict[str, object]]]:

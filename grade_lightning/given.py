@@ -1,4 +1,4 @@
-"""Rewards that a Python session gives by name: settings are plain values, and name them."""
+"""Rewards that Python code gives by name: settings are plain values, and name them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _GIVEN: dict[str, Any] = {}
 
 
 def give(thing: Any) -> str:
-    """Keep a reward of this session; returns the name under which settings find it, the same for the same source text and state.
+    """Keep a reward that is in memory; returns the name under which settings find it, the same for the same source text and state.
 
     Args:
         thing: a function of texts, or an object with the interface of :class:`grade_lightning.rewards.base.Reward`.

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
-import yaml
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig
 
@@ -27,6 +26,7 @@ from grade_lightning.records.folder import RunFolder
 from grade_lightning.records.identity import run_hash
 from grade_lightning.records.text import yaml_text
 from grade_lightning.settings import Settings, help_text
+from grade_lightning.settings.of_run import read_config
 from grade_lightning.threads import wait_briefly
 from grade_lightning.training.interrupt import Interrupt, Interrupted, ProcessLost
 
@@ -116,7 +116,7 @@ def _results_of_finished(found: Inputs, plain: Mapping[str, Any], identity: str,
 
 def _callbacks(folder: Path) -> dict[str, Any]:
     """Those that the run in a folder was made with."""
-    return (yaml.safe_load((folder / "config.yaml").read_text()) or {}).get("callbacks") or {}
+    return read_config(folder).get("callbacks") or {}
 
 
 def _open(settings: Settings, plain: Mapping[str, Any], identity: str) -> tuple[RunFolder, dict[str, Any], bool]:

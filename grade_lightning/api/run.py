@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import html
 import json
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grade_lightning.given import give
+from grade_lightning.records.from_folder import metric_columns
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,10 +44,14 @@ class Run:
         return json.loads((self.dir / "results.json").read_text())
 
     @cached_property
+    def _columns(self) -> dict[str, list[float | None]]:
+        return metric_columns((self.dir / "metrics.csv").read_text())
+
+    @cached_property
     def metrics(self) -> list[dict[str, float]]:
         """A row a policy step of ``metrics.csv``, without blank cells."""
-        with (self.dir / "metrics.csv").open() as stream:
-            return [{name: float(cell) for name, cell in row.items() if cell} for row in csv.DictReader(stream)]
+        rows = zip(*self._columns.values(), strict=True)
+        return [{name: cell for name, cell in zip(self._columns, row, strict=True) if cell is not None} for row in rows]
 
     def generate(
         self, prompts: str | Sequence[str], *, samples: int = 1, seed: int = 0, checkpoint: str = "last", judges: bool = False,
@@ -94,9 +98,9 @@ class Run:
 
     def plot(self) -> Figure:
         """Reward and KL of every policy step, and of the validations."""
-        from grade_lightning.reporting.curves import training_curves
+        from grade_lightning.reporting.curves import NotebookFigure, training_curves
 
-        return training_curves(self.metrics, self.results["validation"])
+        return training_curves(self._columns, self.results["validation"], NotebookFigure)
 
     def __repr__(self) -> str:
         test = self.results.get("test")

@@ -9,10 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from grade_lightning.chain.divergence import kl_gradients
-from grade_lightning.chain.parallel import completions_of, predicting
+from grade_lightning.chain.parallel import read_relaxed
 from grade_lightning.chain.sequential import RelaxedRollout
 from grade_lightning.models.policy import Policy
-from grade_lightning.rewards.base import Reward, Scored, scored
+from grade_lightning.rewards.base import Reward, Scored
 from grade_lightning.rollout.types import Rollout
 
 
@@ -54,15 +54,10 @@ def direct_gradient(
         kl_weight: weight of the summed KL.
         apart: give the gradients of scores and KL each by itself.
     """
-    prompt, mask = rollout.prompt, rollout.mask
     leaf = relaxed.weights.detach().requires_grad_()
-    tokens = rollout.soft(leaf)
     with policy.reference():
-        before, states = policy.states(prompt.ids, prompt.mask, policy.embed_soft(tokens, mask), mask)
-        shared = torch.cat([before, states], dim=1) if reward.reads_states else None
-        found = scored(reward, completions_of(policy, rollout, leaf).with_states(shared))
-        reference_hidden = predicting(before, states, mask.shape[1])
-        divergence = kl_gradients(policy, relaxed.hidden, reference_hidden, mask)
+        _, found, reference_hidden = read_relaxed(policy, reward, rollout, leaf)
+        divergence = kl_gradients(policy, relaxed.hidden, reference_hidden, rollout.mask)
         objective, penalty = score_weight * found.scores.sum(), kl_weight * (reference_hidden * divergence.reference_hidden).sum()
         of_kl = torch.autograd.grad(penalty, leaf, retain_graph=True)[0] if apart else None
         (gradient,) = torch.autograd.grad(objective if apart else objective + penalty, leaf)

@@ -73,8 +73,25 @@ def read_frozen(policy: Policy, reward: Reward, rollout: Rollout) -> Frozen:
     return Frozen(completions, found, predicting(*_split(hidden, rollout), rollout.mask.shape[1]))
 
 
+def read_relaxed(policy: Policy, reward: Reward, rollout: Rollout, weights: Float[Tensor, "B T k"]) -> Frozen:
+    """Read relaxed tokens with the frozen base, all of it differentiable in their weights; to be called, and differentiated, inside
+    ``policy.reference()``.
+
+    Args:
+        policy: with its adapters disabled.
+        reward: differentiable in relaxed tokens.
+        rollout: B completions.
+        weights: of the recorded candidates.
+    """
+    prompt, mask = rollout.prompt, rollout.mask
+    before, states = policy.states(prompt.ids, prompt.mask, policy.embed_soft(rollout.soft(weights), mask), mask)
+    shared = torch.cat([before, states], dim=1) if reward.reads_states else None
+    completions = completions_of(policy, rollout, weights).with_states(shared)
+    return Frozen(completions, scored(reward, completions), predicting(before, states, mask.shape[1]))
+
+
 def read_with_gradient(policy: Policy, reward: Reward, rollout: Rollout) -> tuple[Frozen, Float[Tensor, "B T k"]]:
-    """The same, and the gradient of the summed scores in the weights of the recorded candidates, at the hard tokens.
+    """What frozen models say of hard completions, and the gradient of the summed scores in the weights of the recorded candidates there.
 
     Args:
         policy: wrote the completions.
@@ -83,11 +100,7 @@ def read_with_gradient(policy: Policy, reward: Reward, rollout: Rollout) -> tupl
     """
     onehot = torch.zeros_like(rollout.noise, dtype=policy.embed(rollout.completion_ids[:1, :1]).dtype)
     leaf = onehot.scatter_(-1, rollout.hard.unsqueeze(-1), 1.0).requires_grad_()
-    prompt, mask = rollout.prompt, rollout.mask
     with policy.reference():
-        before, states = policy.states(prompt.ids, prompt.mask, policy.embed_soft(rollout.soft(leaf), mask), mask)
-        shared = torch.cat([before, states], dim=1) if reward.reads_states else None
-        completions = completions_of(policy, rollout, leaf).with_states(shared)
-        found = scored(reward, completions)
-        (gradient,) = torch.autograd.grad(found.scores.sum(), leaf)
-    return Frozen(completions, found.detach(), predicting(before, states, mask.shape[1]).detach()), gradient
+        frozen = read_relaxed(policy, reward, rollout, leaf)
+        (gradient,) = torch.autograd.grad(frozen.scored.scores.sum(), leaf)
+    return Frozen(frozen.completions, frozen.scored.detach(), frozen.reference_hidden.detach()), gradient

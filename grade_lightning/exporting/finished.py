@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from grade_lightning.records.from_folder import by_prompt, pairs, read_samples
 from grade_lightning.settings import Settings
 
-CHECKPOINTS = ("last", "best")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -50,14 +50,11 @@ class FinishedRun:
 
     def pairs(self, most: int) -> list[tuple[dict[str, Any], dict[str, Any]]]:
         """Samples of the same prompts before and after training: of the test, or of the first and the last validation without one."""
-        before, after = self._samples("initial"), self._samples("test")
+        before, after = by_prompt(self.samples, "initial"), by_prompt(self.samples, "test")
         if not (before and after):
             steps = [sample["step"] for sample in self.samples if sample["split"] == "validation"]
-            before, after = (self._samples("validation", step) for step in (min(steps), max(steps))) if steps else ({}, {})
-        return [(before[prompt], after[prompt]) for prompt in before if prompt in after][:most]
-
-    def _samples(self, split: str, step: int | None = None) -> dict[Any, dict[str, Any]]:
-        return {s["prompt_id"]: s for s in self.samples if s["split"] == split and step in (None, s["step"])}
+            before, after = (by_prompt(self.samples, "validation", s) for s in (min(steps), max(steps))) if steps else ({}, {})
+        return pairs(before, after)[:most]
 
 
 def read_finished(path: Path, settings: Settings, config: dict[str, Any]) -> FinishedRun:
@@ -70,8 +67,7 @@ def read_finished(path: Path, settings: Settings, config: dict[str, Any]) -> Fin
         raise ValueError(f"{path} holds no finished run: it has no results.json (repeat its command to go on with it)")
     try:
         results, environment = (json.loads((path / name).read_text()) for name in ("results.json", "environment.json"))
-        file = path / "samples.jsonl"
-        samples = [json.loads(line) for line in file.read_text().split("\n") if line] if file.exists() else []
+        samples = read_samples(path) if (path / "samples.jsonl").exists() else []
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as a run: {error}") from error
     if not isinstance(results, dict) or not isinstance(environment, dict) or not results.get("validation"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,7 @@ def read_folder(folder: Path, part: str, name: str, *, without_paths: Callable[[
         environment = json.loads(without_paths((folder / "environment.json").read_text()))
         results = json.loads((folder / "results.json").read_text())
         metrics = metric_columns((folder / "metrics.csv").read_text())
-        samples = (folder / "samples.jsonl").read_text().split("\n")
-        return Record(part, name, config, environment, results, metrics, _few([json.loads(line) for line in samples if line]))
+        return Record(part, name, config, environment, results, metrics, _few(read_samples(folder)))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ValueError(
             f"{folder} cannot be kept as a record ({error}): let the run finish, or remove the folder to run it again"
@@ -51,6 +50,26 @@ def metric_columns(text: str) -> dict[str, list[float | None]]:
         for name, cell in zip(header, row, strict=True):
             columns[name].append(float(cell) if cell else None)
     return columns
+
+
+def read_samples(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's ``samples.jsonl``.
+
+    Raises:
+        OSError: there is none.
+        ValueError: a line is no JSON.
+    """
+    return [json.loads(line) for line in (folder / "samples.jsonl").read_text().split("\n") if line]
+
+
+def by_prompt(samples: Iterable[Mapping[str, Any]], split: str, step: int | None = None) -> dict[Any, Any]:
+    """Samples of a split, and of a step where one is given, by their prompts' ids."""
+    return {sample["prompt_id"]: sample for sample in samples if sample["split"] == split and step in (None, sample["step"])}
+
+
+def pairs(before: Mapping[Any, Any], after: Mapping[Any, Any]) -> list[tuple[Any, Any]]:
+    """Samples of the prompts that stand in both."""
+    return [(before[prompt], after[prompt]) for prompt in before if prompt in after]
 
 
 def _few(samples: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -8,6 +8,12 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from grade_lightning.reporting.palette import SKY, VERMILION
+
+_LOOKS: dict[str, dict[str, Any]] = {
+    "training batches": {"color": SKY, "lw": 1}, "validation prompts": {"color": VERMILION, "marker": "o", "ls": "--"},
+}  # fmt: skip
+
 
 class NotebookFigure(Figure):
     """A figure that notebooks show without a backend of pyplot."""
@@ -18,20 +24,25 @@ class NotebookFigure(Figure):
         return stream.getvalue()
 
 
-def training_curves(metrics: Sequence[Mapping[str, float]], validation: Sequence[Mapping[str, Any]]) -> Figure:
-    """Reward and KL against policy steps: thin lines for training batches, points for the fixed validation prompts.
+def training_curves(
+    metrics: Mapping[str, Sequence[float | None]], validation: Sequence[Mapping[str, Any]], kind: type[Figure] = Figure
+) -> Figure:
+    """Reward and KL against policy steps: a line for training batches, points for the fixed validation prompts.
 
     Args:
-        metrics: a row a policy step, as in ``metrics.csv``.
+        metrics: columns of ``metrics.csv``, None where a cell is blank.
         validation: as in ``results.json``.
+        kind: of the figure; W&B knows Matplotlib's own class alone.
     """
-    figure = NotebookFigure(figsize=(8, 3), layout="constrained")
+    figure = kind(figsize=(8, 3), layout="constrained")
     panels = figure.subplots(1, 2)
     for axes, name, title in zip(panels, ("reward", "kl"), ("reward", "KL to the reference, nats per token"), strict=True):
-        rows = [row for row in metrics if f"train/{name}" in row]
-        axes.plot([row["step"] for row in rows], [row[f"train/{name}"] for row in rows], color="#56B4E9", lw=1, label="training batches")
-        points = [(row["step"], row[f"{name}_mean"]) for row in validation if f"{name}_mean" in row]
-        axes.plot(*zip(*points, strict=True), color="#D55E00", marker="o", ls="--", label="validation prompts")
+        trained = zip(metrics["step"], metrics.get(f"train/{name}", ()), strict=False)
+        lines = {"training batches": [(step, value) for step, value in trained if value is not None]}
+        lines["validation prompts"] = [(row["step"], row[f"{name}_mean"]) for row in validation if f"{name}_mean" in row]
+        for label, points in lines.items():
+            if points:
+                axes.plot(*zip(*points, strict=True), label=label, **_LOOKS[label])
         axes.set(xlabel="policy steps", title=title)
     panels[0].legend(frameon=False)
     return figure

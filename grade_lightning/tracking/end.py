@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import Any
 
 from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
 
+from grade_lightning.records.from_folder import by_prompt, metric_columns, pairs, read_samples
 from grade_lightning.tracking.guard import Guard
 
 COLUMNS = ("prompt", "before", "after", "reward_before", "reward_after")
@@ -34,7 +33,7 @@ class Ending:
     figure: Any = field(init=False)
 
     def __post_init__(self) -> None:
-        self.figure = training_curve(self.folder)
+        self.figure = _curve(self.folder, self.results)
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -46,42 +45,22 @@ class Ending:
     @property
     def samples(self) -> list[tuple[Any, ...]]:
         """Rows of ``COLUMNS``; none where nothing was tested."""
-        by_split: dict[str, dict[Any, dict[str, Any]]] = {"initial": {}, "test": {}}
-        for line in (self.folder / "samples.jsonl").read_text().split("\n"):
-            sample = json.loads(line) if line else {}
-            if sample.get("split") in by_split:
-                by_split[sample["split"]][sample["prompt_id"]] = sample
-        before, after = by_split["initial"], by_split["test"]
-        pairs = [(before[key], after[key]) for key in list(before)[:SAMPLES] if key in after]
-        return [(a["prompt"], a["completion"], b["completion"], a["reward"], b["reward"]) for a, b in pairs]
+        kept = read_samples(self.folder)
+        found = pairs(by_prompt(kept, "initial"), by_prompt(kept, "test"))[:SAMPLES]
+        return [(a["prompt"], a["completion"], b["completion"], a["reward"], b["reward"]) for a, b in found]
 
     @property
     def adapter(self) -> Path:
         return self.folder / "checkpoints" / "last"
 
 
-def training_curve(folder: Path) -> Any:
-    """Reward and KL over the policy steps as a matplotlib figure; None without the extra ``report``."""
+def _curve(folder: Path, results: dict[str, Any]) -> Any:
+    """Reward and KL over the policy steps; None without the extra ``report``."""
     try:
-        from matplotlib.figure import Figure
+        from grade_lightning.reporting.curves import training_curves
     except ImportError:
         return None
-    with (folder / "metrics.csv").open() as stream:
-        rows = list(csv.DictReader(stream))
-    figure = Figure(figsize=(7.4, 2.9), layout="constrained")
-    for axes, title, unit, columns in zip(
-        figure.subplots(1, 2), ("Reward", "KL"), ("reward", "nats per token"),
-        ({"training": "train/reward", "validation": "val/reward_mean"}, {"training": "train/kl", "validation": "val/kl_mean"}),
-        strict=True,
-    ):  # fmt: skip
-        for label, column in columns.items():
-            points = [(int(row["step"]), float(row[column])) for row in rows if row.get(column)]
-            axes.plot(
-                *zip(*points, strict=True), label=label, marker="o" if label == "validation" else None, markersize=3
-            ) if points else None
-        axes.set(title=title, xlabel="policy step", ylabel=unit)
-        axes.legend(frameon=False)
-    return figure
+    return training_curves(metric_columns((folder / "metrics.csv").read_text()), results["validation"])
 
 
 def tell(guards: Sequence[Guard], ending: Ending, log_adapter: dict[str, bool]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from grade_lightning.measurements import NOT_FLUENT, is_own, kind_and_name
+from grade_lightning.records.from_folder import by_prompt, pairs, read_samples
 
 ROWS = (
     ("reward, mean", "reward_mean", ".3f"), ("reward, std over prompts", "reward_std", ".3f"), ("test prompts", "n", "d"),
@@ -27,12 +27,6 @@ def _named(test: dict[str, Any]) -> list[tuple[str, str, str]]:
     """Rows of a user's own judges and of the parts of a reward."""
     own = {name: kind_and_name(name) for name in test if is_own(name)}
     return [(f"{_KINDS[kind]}: {given}", name, ".3f") for name, (kind, given) in own.items()]
-
-
-def _samples(folder: Path, split: str) -> dict[int, dict[str, Any]]:
-    with (folder / "samples.jsonl").open() as stream:
-        lines = [json.loads(line) for line in stream]
-    return {line["prompt_id"]: line for line in lines if line["split"] == split}
 
 
 def print_summary(results: dict[str, Any], folder: Path, *, samples: int = 3) -> None:
@@ -58,12 +52,11 @@ def print_summary(results: dict[str, Any], folder: Path, *, samples: int = 3) ->
         console.print(table)
         if "judge_mean" in results["test"] and results["test"]["perplexity"] > NOT_FLUENT * results["initial"]["perplexity"]:
             console.print("[yellow]perplexity has more than doubled: judges may be sure of what is no sentence; read the samples[/yellow]")
-        before, after = _samples(folder, "initial"), _samples(folder, "test")
+        kept = read_samples(folder)
         table = Table("prompt", "before", "after", show_lines=True)
-        for prompt_id in list(before)[:samples]:
-            pair = before[prompt_id], after[prompt_id]
+        for pair in pairs(by_prompt(kept, "initial"), by_prompt(kept, "test"))[:samples]:
             cells = [Text(f"{sample['completion'].strip()}\n[reward {sample['reward']:.2f}]") for sample in pair]
-            table.add_row(Text(before[prompt_id]["prompt"]), *cells)
+            table.add_row(Text(pair[0]["prompt"]), *cells)
         console.print(table)
     accuracy = results["reward_head"].get("heldout_accuracy_reviews")
     if accuracy is not None:

@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 
 from grade_lightning.export import export, main, parse
 from grade_lightning.exporting.files import MARKER, replacing
-from grade_lightning.generate import settings_of_run
 from grade_lightning.models.cache import cache_root, files_fingerprint
 from grade_lightning.run import execute
+from grade_lightning.settings.of_run import settings_of_run
 from grade_lightning.setup import inputs, objects
 from tests.entry import SMALL, compose_run
 from tests.exporting.conftest import QUICK

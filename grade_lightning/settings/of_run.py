@@ -1,4 +1,4 @@
-"""What a run folder's configuration may make this process import or run: a folder may come from somebody else."""
+"""The settings of a run folder, which may come from somebody else: what it may make this process import or run."""
 
 from __future__ import annotations
 
@@ -9,10 +9,46 @@ from typing import Any
 
 import yaml
 
-from grade_lightning.settings.parse import KNOWN
+from grade_lightning.records.identity import as_laid_out_now
+from grade_lightning.settings.parse import KNOWN, parse
+from grade_lightning.settings.root import Settings
+
+CHECKPOINTS = ("last", "best")
 
 _LARGEST = 1_000_000  # characters of a configuration; ours have some thousands
 _ALIASES = 20  # more of them only a file has that is made to explode
+
+
+def check_run(folder: Path, checkpoint: str) -> None:
+    """Raise ValueError for what is no run folder, and for a checkpoint that no run keeps."""
+    if not (folder / "config.yaml").exists():
+        raise ValueError(f"run={folder} is not a run folder: it has no config.yaml")
+    if checkpoint not in CHECKPOINTS:
+        raise ValueError(f"checkpoint={checkpoint} is unknown: use one of {', '.join(CHECKPOINTS)}")
+
+
+def settings_of_run(folder: Path, *, trust: bool = False, functions: bool = True) -> Settings:
+    """The settings of a run folder, of earlier versions too; arguments and errors as those of :func:`read_config` and
+    :func:`settings_from`."""
+    return settings_from(read_config(folder), folder, trust=trust, functions=functions)
+
+
+def settings_from(config: Mapping[str, Any], folder: Path, *, trust: bool = False, functions: bool = True) -> Settings:
+    """The settings that a run folder's plain values are.
+
+    Args:
+        config: see :func:`read_config`.
+        folder: that they were read from.
+        trust: code from outside this package that they name may be imported.
+        functions: the caller imports functions that they name.
+
+    Raises:
+        ValueError: they are none that this version understands, or name foreign code.
+    """
+    plain = as_laid_out_now(config)
+    if not trust:
+        check_trust(plain, folder, functions=functions)
+    return parse(plain)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from grade_lightning.compose import composed, resolved
-from grade_lightning.generate import settings_of_run
 from grade_lightning.rewards.function import load_function
+from grade_lightning.settings.of_run import settings_of_run
 
 MARK = "import pathlib\npathlib.Path({mark!r}).write_text('ran')\ndef score(completions, **_):\n    return [0.0] * len(completions)\n"
 
