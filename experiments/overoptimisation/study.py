@@ -25,8 +25,9 @@ MEASURED = HERE / "measured.parquet"
 SEEDS = (1, 2)
 ROWS = (100, 300, 1000, 5000)
 SAMPLES = 40_000  # rows x epochs, of every head
-RATE = "optimizer.lr=1e-3"  # below the best one, so that a run passes slowly through the KLs
-METHODS = {name: (*(o for o in FRONTIER_METHODS[name] if "optimizer.lr" not in o), RATE) for name in ("rloo", "plain")}
+# Below the best ones, so that runs pass slowly through the KLs; at 1e-3 plain straight-through goes from 0.03 to 2.4 nats in 10 steps.
+RATES = {"rloo": "optimizer.lr=1e-3", "plain": "optimizer.lr=3e-4"}
+METHODS = {name: (*(o for o in FRONTIER_METHODS[name] if "optimizer.lr" not in o), rate) for name, rate in RATES.items()}
 GOLD = (
     "+reward@evaluation.judges.gold=classifier_head", "evaluation.judges.gold.head.learn_from=labelled",
     "evaluation.judges.gold.head.lr=1e-3", "evaluation.judges.gold.head.batch_size=32", "evaluation.judges.gold.head.epochs=4",
