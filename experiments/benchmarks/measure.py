@@ -16,7 +16,7 @@ from peft.tuners.lora import LoraLayer
 
 from experiments.benchmarks.recompute import recompute_backward
 from experiments.benchmarks.serve import serve
-from experiments.benchmarks.setting import Setting, load, prompts
+from experiments.benchmarks.setting import GROUP, Setting, load, prompts
 from grade_lightning.methods import Context, GradeGradient, Method, PPOGradient, ReinforceGradient, RLOOGradient, Totals
 from grade_lightning.methods.meter import Meter
 from grade_lightning.models.policy import Policy
@@ -39,18 +39,18 @@ def _grade(setting: Setting, policy: Any, reward: Any, **options: Any) -> GradeG
     )  # fmt: skip
 
 
-def method_update(method: Method, batch: Any) -> Update:
+def method_update(method: Method, batch: Any, *, meter: Callable[[Any], Any] = Meter) -> Update:
     """Sampling, gradient and optimizer step, without a trainer."""
     module = MethodModule(method, Plan(OptimizerSettings(lr=1e-4)))
     optimizer = module.configure_optimizers()
     batch = batch.repeat(method.completions_per_prompt)
 
     def update() -> dict[str, float]:
-        meter = Meter(method.policy.device)
+        measured = meter(method.policy.device)
         rollouts = module.sample_effective_batch(batch)
         totals = Totals(len(batch), sum(r.tokens for r in rollouts))
-        method.update(rollouts, totals, meter, 1, lambda taken: module.apply_gradients(optimizer, taken, 1))
-        return meter.compute()
+        method.update(rollouts, totals, measured, 1, lambda taken: module.apply_gradients(optimizer, taken, 1))
+        return measured.compute()
 
     return update
 
@@ -77,23 +77,27 @@ def plain_peft(policy: Policy) -> None:
             layer.forward = layer.forward.apart  # type: ignore[attr-defined]
 
 
-def make(case: str, setting: Setting) -> Update:
-    recomputes = case.startswith("recompute")
-    base, policy, reward = load(dataclasses.replace(setting, checkpointing=recomputes or setting.checkpointing))
-    group = 4 if case == "rloo" else 1
-    _, batch = prompts(setting, base, distinct=setting.rows // group)
-    if case == "recompute":  # "recompute_merged" has the linear layers of ours
-        plain_peft(policy)
-    if recomputes:
-        return recompute_update(setting, policy, reward, batch)
+def method_of(case: str, setting: Setting, policy: Any, reward: Any) -> Method:
+    """The method that a case measures."""
     methods: dict[str, Callable[[], Method]] = {
         "adjoint": lambda: _grade(setting, policy, reward, tol=setting.tol, max_hops=setting.max_hops),
         "sequential": lambda: _grade(setting, policy, reward, backprop="sequential"),
         "reinforce": lambda: ReinforceGradient(_context(setting, policy, reward)),
         "ppo": lambda: PPOGradient(_context(setting, policy, reward)),
-        "rloo": lambda: RLOOGradient(_context(setting, policy, reward), completions_per_prompt=group),
+        "rloo": lambda: RLOOGradient(_context(setting, policy, reward), completions_per_prompt=GROUP),
     }
-    return method_update(methods[case](), batch)
+    return methods[case]()
+
+
+def make(case: str, setting: Setting) -> Update:
+    recomputes = case.startswith("recompute")
+    base, policy, reward = load(dataclasses.replace(setting, checkpointing=recomputes or setting.checkpointing))
+    _, batch = prompts(setting, base, distinct=setting.rows // (GROUP if case == "rloo" else 1))
+    if case == "recompute":  # "recompute_merged" has the linear layers of ours
+        plain_peft(policy)
+    if recomputes:
+        return recompute_update(setting, policy, reward, batch)
+    return method_update(method_of(case, setting, policy, reward).to(setting.device), batch)
 
 
 def main() -> None:

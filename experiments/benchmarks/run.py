@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import matplotlib
 
 from experiments.benchmarks.floors import PAPER_STEPS, fractions, peaks, table1_hours
-from experiments.benchmarks.setting import Setting, model_folder
+from experiments.benchmarks.setting import Setting
 from experiments.benchmarks.turns import ratio, summary, take_turns
 from grade_lightning.records.files import write_atomically
 from grade_lightning.training.environment import environment
@@ -176,17 +175,15 @@ def main() -> None:
     plan = [(decisive, small, rounds)]
     if not chosen.quick:
         plan += [(cases, small, fewer) for cases in (GROWTH, *({name: case} for name, case in ALONE.items()))]
-    with tempfile.TemporaryDirectory() as folder:
-        if gpu:
-            large = {**common, **QWEN3_4B}
-            plan.append((FOUR_B, {**large, "model": str(model_folder(Setting(**large), Path(folder)))}, fewer))
-        groups: list[Group] = []
-        settings: dict[str, tuple[str, Setting]] = {}
-        for cases, shared, count in plan:
-            wanted = {name: (case, {**shared, **setting}) for name, (case, setting) in cases.items()}
-            groups.append(take_turns(wanted, count, optional=(TRL, RECOMPUTE_4B)))
-            settings |= {name: (case, Setting(**setting)) for name, (case, setting) in wanted.items()}
-            result = write(groups, settings, small, speed, chosen.out)  # after each group: a later failure costs nothing that was measured
+    if gpu:
+        plan.append((FOUR_B, {**common, **QWEN3_4B}, fewer))
+    groups: list[Group] = []
+    settings: dict[str, tuple[str, Setting]] = {}
+    for cases, shared, count in plan:
+        wanted = {name: (case, {**shared, **setting}) for name, (case, setting) in cases.items()}
+        groups.append(take_turns(wanted, count, optional=(TRL, RECOMPUTE_4B)))
+        settings |= {name: (case, Setting(**setting)) for name, (case, setting) in wanted.items()}
+        result = write(groups, settings, small, speed, chosen.out)  # after each group: a later failure costs nothing that was measured
     print(markdown(result))
 
 

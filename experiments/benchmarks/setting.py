@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerFast, Qwen3ForCausalLM
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 from grade_lightning.data.prompts import PromptBatch, collate, make_prompts
 from grade_lightning.data.synthetic import SyntheticSource
-from grade_lightning.models.base import BaseLM, load_base
+from grade_lightning.models.base import DTYPES, BaseLM, as_base, load_base
 from grade_lightning.models.policy import Policy
 from grade_lightning.models.pretraining import model_config, train_tokenizer
 from grade_lightning.rewards.classifier import ClassifierReward
@@ -20,6 +19,7 @@ from grade_lightning.settings.model import PretrainSettings
 from grade_lightning.settings.rollout import RolloutSettings
 
 PROMPT_TOKENS = 32
+GROUP = 4  # completions of a prompt where a method compares them
 
 
 @dataclass(frozen=True)
@@ -63,16 +63,25 @@ def config_of(setting: Setting) -> PreTrainedConfig:
     return config
 
 
+def tokenizer_of(setting: Setting) -> PreTrainedTokenizerFast:
+    """A small one for random weights: its tokens are the first of the model's vocabulary."""
+    texts = SyntheticSource(train_rows=2000, test_rows=2, unsupervised_rows=2).load().train.texts
+    return train_tokenizer(iter(texts), min(setting.vocab_size, 1400))
+
+
+def random_model(setting: Setting, device: str) -> PreTrainedModel:
+    """A model of these sizes with random weights, made on the device itself."""
+    torch.manual_seed(0)
+    with torch.device(device):
+        return Qwen3ForCausalLM._from_config(config_of(setting), dtype=DTYPES[setting.precision])
+
+
 def model_folder(setting: Setting, folder: Path) -> Path:
     """The named model, or one with random weights made in ``folder``."""
     if setting.model is not None:
         return Path(setting.model)
-    texts = SyntheticSource(train_rows=2000, test_rows=2, unsupervised_rows=2).load().train.texts
-    tokenizer: PreTrainedTokenizerFast = train_tokenizer(iter(texts), min(setting.vocab_size, 1400))
-    torch.manual_seed(0)
-    model = Qwen3ForCausalLM._from_config(config_of(setting), dtype=torch.bfloat16 if setting.precision == "bf16" else torch.float32)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    random_model(setting, "cpu").save_pretrained(folder)
+    tokenizer_of(setting).save_pretrained(folder)
     return folder
 
 
@@ -92,14 +101,16 @@ def prompts(setting: Setting, base: BaseLM, *, distinct: int | None = None) -> t
 
 def load(setting: Setting) -> tuple[BaseLM, Policy, ClassifierReward]:
     """Model, policy with adapters that already moved, and a reward head with random weights."""
-    with tempfile.TemporaryDirectory() as name:
-        base = load_base(str(model_folder(setting, Path(name))), precision=setting.precision)
-    if setting.device == "cuda":
-        base.model.cuda()  # type: ignore[call-arg]
+    if setting.model is None:
+        base = as_base(random_model(setting, setting.device), tokenizer_of(setting))
+    else:
+        base = load_base(setting.model, precision=setting.precision)
+        base.model.to(setting.device)  # type: ignore[arg-type]
     policy = Policy(base, seed=0, checkpointing=setting.checkpointing)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, weight in policy.trainable().items():
             if "lora_B" in name:
                 weight.copy_(0.02 * torch.randn(weight.shape, generator=generator))
-    return base, policy, ClassifierReward(policy, RewardHead(policy.embedding.shape[1], seed=0))
+    head = RewardHead(policy.embedding.shape[1], seed=0).to(setting.device)
+    return base, policy, ClassifierReward(policy, head)

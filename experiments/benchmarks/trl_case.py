@@ -12,11 +12,10 @@ from typing import Any
 import torch
 
 from experiments.benchmarks.serve import answer
-from experiments.benchmarks.setting import Setting, load, model_folder, prompts
+from experiments.benchmarks.setting import GROUP, Setting, load, prompts, random_model
 from grade_lightning.data.prompts import Prompt, collate
 from grade_lightning.rewards.base import Completions
 
-GROUP = 4
 STEPS = 10_000  # more than anyone asks for
 
 
@@ -53,23 +52,23 @@ def serve_trl(setting: Setting) -> None:
     @torch.no_grad()
     def score(prompts: list[str], completion_ids: list[list[int]], **_: Any) -> list[float]:
         ids = [base.tokenizer(prompt)["input_ids"] for prompt in prompts]
-        written = torch.tensor(completion_ids)
-        batch = collate([Prompt(tuple(row), 0, 0) for row in ids], 0, rows=range(len(ids)))
+        written = torch.tensor(completion_ids, device=setting.device)
+        batch = collate([Prompt(tuple(row), 0, 0) for row in ids], 0, rows=range(len(ids))).to(setting.device)
         return reward.score(Completions(batch, written, torch.ones_like(written, dtype=torch.bool), base.tokenizer)).tolist()
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        path = model_folder(setting, folder)
         config = RLOOConfig(
             output_dir=str(folder / "out"), max_steps=STEPS, per_device_train_batch_size=setting.rows, num_generations=GROUP,
             max_completion_length=setting.new_tokens, generation_kwargs={"min_new_tokens": setting.new_tokens}, top_k=setting.top_k,
-            temperature=1.0, beta=0.05, learning_rate=1e-4, report_to=[], use_cpu=True, bf16=False, seed=0, save_strategy="no",
-            disable_tqdm=True, gradient_checkpointing=False, logging_strategy="no",
+            temperature=1.0, beta=0.05, learning_rate=1e-4, report_to=[], use_cpu=setting.device == "cpu",
+            bf16=setting.precision == "bf16", seed=0, save_strategy="no", disable_tqdm=True, gradient_checkpointing=False,
+            logging_strategy="no",
         )  # fmt: skip
         peft = LoraConfig(r=16, lora_alpha=32, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"], task_type="CAUSAL_LM")
         trainer = RLOOTrainer(
-            model=str(path), reward_funcs=score, args=config, train_dataset=Dataset.from_dict({"prompt": texts}),
-            peft_config=peft, callbacks=[Turns()],
+            model=setting.model or random_model(setting, setting.device), processing_class=base.tokenizer, reward_funcs=score, args=config,
+            train_dataset=Dataset.from_dict({"prompt": texts}), peft_config=peft, callbacks=[Turns()],
         )  # fmt: skip
         with suppress(_EndOfInput):
             trainer.train()

@@ -1,0 +1,185 @@
+"""Memory of an update that no machine here can make, and how far such a forecast is from what was measured where one can.
+
+``python -m experiments.gpu.forecast`` writes ``memory.json`` and ``memory.md`` beside this file: on this processor three sizes foreseen and
+measured, and Qwen3-4B's shape foreseen.  Bytes are those of tensors, which is what ``torch.cuda.max_memory_allocated`` counts on a GPU and
+torch's profiler on a processor; the resident size of a process is larger, by what its heap cannot give back.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from experiments.benchmarks import measure
+from experiments.benchmarks.floors import estimated_memory
+from experiments.benchmarks.run import QWEN3_4B
+from experiments.benchmarks.setting import GROUP, Setting, prompts, random_model, tokenizer_of
+from experiments.gpu.absent import DEVICE, Ledger, absent, move
+from grade_lightning.methods import Method
+from grade_lightning.models.base import BaseLM
+from grade_lightning.models.policy import Policy
+from grade_lightning.records.files import write_atomically
+from grade_lightning.rewards.classifier import ClassifierReward
+from grade_lightning.rewards.head import RewardHead
+from grade_lightning.training.environment import environment
+
+HERE = Path(__file__).parent
+HOPS = 2
+CASES = ("adjoint", "reinforce", "rloo", "ppo")
+SIZES = {
+    "5M": {},
+    "5M, T 128": {"new_tokens": 128},
+    "30M, 8 layers": {"hidden_size": 512, "layers": 8, "heads": 8, "kv_heads": 4, "mlp_size": 1536, "rows": 8},
+}
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Bytes of an update, and how often it waits for its device.
+
+    Attributes:
+        weights: held before the first update. peak: most held in the second one.
+        reads: numbers that the program waited for. uploads: copies to the device.
+    """
+
+    weights: int
+    peak: int
+    reads: int
+    uploads: int
+
+    @property
+    def update(self) -> int:
+        """What an update needs on top of what is there before training."""
+        return self.peak - self.weights
+
+
+class Names:
+    """In the place of a meter: metrics of fake values have no means."""
+
+    def __init__(self, device: Any):
+        self.measured: dict[str, Any] = {}
+
+    def update(self, weight: float = 1.0, **values: Any) -> None:
+        self.measured |= values
+
+    def drop(self, name: str) -> None:
+        self.measured.pop(name, None)
+
+    def compute(self) -> dict[str, Any]:
+        return self.measured
+
+
+@contextmanager
+def fake_method(setting: Setting, make: Callable[[Policy, ClassifierReward], Method]) -> Iterator[tuple[Ledger, BaseLM, Method]]:
+    """Model, policy, reward and method of a setting on the absent device; what is done with them is done inside.
+
+    Args:
+        setting: sizes and precision.
+        make: the method.
+    """
+    tokenizer = tokenizer_of(setting)
+    tokenizer.padding_side = "left"
+    with torch.device("meta"):
+        base = BaseLM(random_model(setting, "meta").requires_grad_(False).eval(), tokenizer, "absent", "absent")
+        policy = Policy(base, seed=0, checkpointing=setting.checkpointing)
+        reward = ClassifierReward(policy, RewardHead(policy.embedding.shape[1], seed=0))
+    early = make(policy, reward)
+    with absent(hops=HOPS) as ledger:
+        move(policy, reward, early)
+        # Weights of a method's own are made on another device and moved, which fake ones cannot be; other methods keep the policy's.
+        method = early if list(early.parameters()) else make(policy, reward)
+        move(method)
+        yield ledger, base, method
+
+
+def forecast(case: str, setting: Setting) -> Forecast:
+    """Two updates on the absent device, of which the second is counted: the optimizer's state is there by then."""
+    setting = dataclasses.replace(setting, max_hops=HOPS, device=DEVICE)
+    with fake_method(setting, lambda policy, reward: measure.method_of(case, setting, policy, reward)) as (ledger, base, method):
+        _, batch = prompts(setting, base, distinct=setting.rows // (GROUP if case == "rloo" else 1))
+        weights = ledger.now
+        update = measure.method_update(method, batch, meter=Names)
+        update()
+        ledger.forget()
+        update()
+        return Forecast(weights, ledger.peak, ledger.reads, ledger.uploads)
+
+
+def measured(case: str, setting: Setting) -> int:
+    """Most bytes of tensors that an update on this processor holds on top of those before training: of the second one, by the profiler."""
+    update = measure.make(case, dataclasses.replace(setting, max_hops=HOPS))
+    before = _allocated(update)[1]  # what stays of the first: the optimizer's state
+    return before + _allocated(update)[0]
+
+
+def _allocated(update: Any) -> tuple[int, int]:
+    """The most, and what is left at the end, of what is allocated in an update."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+        update()
+    assert profiler.profiler is not None
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    held = most = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        most = max(most, held)
+    return most, held
+
+
+def compare() -> dict[str, Any]:
+    """Sizes that this machine can make, and the one that it cannot."""
+    rows = []
+    wanted = [(size, case) for size in SIZES for case in CASES]
+    for size, case in tqdm(wanted, desc="sizes"):
+        setting = Setting(**SIZES[size])
+        found, really = forecast(case, setting), measured(case, setting)
+        rows.append({"size": size, "case": case, **asdict(found), "update": found.update, "measured": really})
+    large = []
+    for case in tqdm(CASES, desc="Qwen3-4B"):
+        for accumulation in (1, 16):
+            setting = Setting(**QWEN3_4B, rows=16 // accumulation, precision="bf16")
+            if case == "rloo" and accumulation > 1:
+                continue  # a group's completions are compared with each other
+            found = forecast(case, setting)
+            large.append({"case": case, "rows": setting.rows, **asdict(found), "update": found.update,
+                          "checked": estimated_memory(setting, case)})  # fmt: skip
+    return {"sizes": rows, "qwen3_4b": large, "machine": environment()}
+
+
+def markdown(found: dict[str, Any]) -> str:
+    """Both tables."""
+    lines = ["| size | case | foreseen, MB | measured, MB | ratio |", "| --- | --- | --- | --- | --- |"]
+    for row in found["sizes"]:
+        lines.append(f"| {row['size']} | {row['case']} | {row['update'] / 1e6:.0f} | {row['measured'] / 1e6:.0f} "
+                     f"| {row['update'] / row['measured']:.3f} |")  # fmt: skip
+    lines += ["", "Qwen3-4B's shape, bf16, prompts of 32 tokens, completions of 64, on a device:", "",
+              "| case | rows at once | weights, GB | peak, GB | the check before a run says, GB | numbers waited for | uploads |",
+              "| --- | --- | --- | --- | --- | --- | --- |"]  # fmt: skip
+    for row in found["qwen3_4b"]:
+        lines.append(f"| {row['case']} | {row['rows']} | {row['weights'] / 1e9:.2f} | {row['peak'] / 1e9:.2f} "
+                     f"| {(row['weights'] + row['checked']) / 1e9:.2f} | {row['reads']} | {row['uploads']} |")  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=HERE)
+    chosen = parser.parse_args()
+    found = compare()
+    write_atomically(chosen.out / "memory.json", json.dumps(found, indent=1) + "\n")
+    write_atomically(chosen.out / "memory.md", markdown(found))
+    print(markdown(found))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
