@@ -95,6 +95,8 @@ def _submitted(launcher: RayLauncher, runs: Sequence[Run]) -> list[ray.ObjectRef
     # A process for each run, as without Ray: a reused one would keep the memory of the run before.
     make = ray.remote(max_calls=1, max_retries=options.max_retries, num_cpus=options.num_cpus, num_gpus=options.num_gpus)(_make)
     environment = {name: value for name, value in os.environ.items() if name.startswith(PASSED)}
+    if not options.num_gpus:  # Ray hides none from a task that asked for none, and all runs would be on the first
+        environment["CUDA_VISIBLE_DEVICES"] = ""
     common = (launcher.hydra_context, launcher.task_function, Singleton.get_state())
     return [
         make.options(name=run.folder.name).remote(environment, sys.argv, str(Path.cwd()), ray.cloudpickle.dumps((*common, run.config)))
