@@ -154,7 +154,7 @@ _GROUPS = {
     "callbacks": "Lightning callbacks, several as callbacks=[device_stats,early_stopping]",
     "experiment": "whole experiments in one word",
     "hparams_search": "with -m: search learning rates, or the frontier of reward and KL (Optuna)",
-    "launcher": "with -m: run in parallel processes or on Slurm",
+    "launcher": "with -m: run in parallel processes, on Slurm or on Ray",
 }
 
 

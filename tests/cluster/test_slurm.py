@@ -68,29 +68,87 @@ def test_a_sweep_is_made_of_jobs_and_its_report_is_whole(tmp_path):
     assert len(list((tmp_path / "sweep" / ".submitit").glob("*/*_submission.sh"))) > 0
 
 
+def made_so_far(folder: Path) -> Path | None:
+    """The folder of a sweep's run, once it has recorded something."""
+    found = list(folder.glob("rloo-*/metrics.csv"))
+    return found[0].parent if found else None
+
+
+def wait_for_rows(process: subprocess.Popen[str], folder: Path, least: int) -> None:
+    while process.poll() is None and not ((made := made_so_far(folder)) and len(rows(made)) > least):
+        time.sleep(0.1)
+
+
+def wait_for_requeue(process: subprocess.Popen[str]) -> str:
+    """The job, once it waits to begin again."""
+    job = subprocess.check_output(["squeue", "--noheader", "--format=%A"], text=True).split()[0]
+    while process.poll() is None and not ("Restarts=1" in shown(job) and "JobState=PENDING" in shown(job)):
+        time.sleep(0.2)
+    return job
+
+
+def begin_now(process: subprocess.Popen[str], job: str) -> None:
+    """Slurm would wait for two minutes; within the second in which it ended the job, the node refuses to begin it again."""
+    time.sleep(2)
+    while process.poll() is None and "Reason=BeginTime" in shown(job):
+        subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], check=True)
+        time.sleep(1)
+
+
+def assert_same(made: Path, whole: Path) -> None:
+    """That a run which was interrupted is the one that was not."""
+    assert rows(made) == rows(whole)
+    left, right = load_file(str(made / LAST)), load_file(str(whole / LAST))
+    assert all((left[name] == right[name]).all() for name in right)
+    assert re.search(r"going on with the unfinished run", (made / "run.log").read_text())
+
+
 def test_a_job_that_is_told_to_leave_is_queued_again_and_goes_on_bit_for_bit(tmp_path):
     options = ["method=rloo", "seed=3", "max_steps=60", "run.checkpoint_every=4", "evaluation.validate_every=20"]
     finish(start(tmp_path, "-m", "grade_lightning.run", *SMALL, *SMALL_LM, *options, f"run.dir={tmp_path / 'whole'}"))
     process = start(tmp_path, *sweep(tmp_path / "sweep", *options))
-
-    def folder() -> Path | None:
-        found = list((tmp_path / "sweep").glob("rloo-*/metrics.csv"))
-        return found[0].parent if found else None
-
-    while process.poll() is None and not ((made := folder()) and len(rows(made)) > 8):
-        time.sleep(0.1)
+    wait_for_rows(process, tmp_path / "sweep", 8)
     job = subprocess.check_output(["squeue", "--noheader", "--format=%A"], text=True).split()[0]
     subprocess.run(["scancel", "--signal=USR2", job], check=True)  # as Slurm does ahead of the time limit
-    while process.poll() is None and not ("Restarts=1" in shown(job) and "JobState=PENDING" in shown(job)):
-        time.sleep(0.2)
-    made = folder()
+    wait_for_requeue(process)
+    made = made_so_far(tmp_path / "sweep")
     assert made is not None
     assert len(rows(made)) < 60
-    while process.poll() is None and "Reason=BeginTime" in shown(job):  # Slurm would wait for two minutes
-        subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], check=True)
-        time.sleep(1)
+    begin_now(process, job)
     finish(process)
-    assert rows(made) == rows(tmp_path / "whole")
-    left, right = load_file(str(made / LAST)), load_file(str(tmp_path / "whole" / LAST))
-    assert all((left[name] == right[name]).all() for name in right)
-    assert re.search(r"going on with the unfinished run", (made / "run.log").read_text())
+    assert_same(made, tmp_path / "whole")
+
+
+SLOW = """
+import pathlib, time
+def score(completions, **_):
+    if not pathlib.Path({hurry!r}).exists():
+        time.sleep(3)
+    return [sum(c in "aeiou" for c in text) / 9 for text in completions]
+"""
+
+
+def test_a_job_at_its_time_limit_is_queued_again_and_goes_on_bit_for_bit(tmp_path):
+    """Nobody but Slurm says anything to the job.  Until it has done so, a policy step takes three seconds, and all 60 three minutes."""
+    hurry = tmp_path / "hurry"
+    hurry.touch()
+    (tmp_path / "slow_of_test.py").write_text(SLOW.format(hurry=str(hurry)))
+    options = [o for o in [*SMALL, *SMALL_LM] if not o.startswith("reward.head")]
+    options += ["reward=function", "reward.function=slow_of_test:score", "method=rloo", "seed=3", "max_steps=60"]
+    options += ["run.checkpoint_every=4", "evaluation.validate_every=20"]
+    finish(start(tmp_path, "-m", "grade_lightning.run", *options, f"run.dir={tmp_path / 'whole'}"))
+    hurry.unlink()
+    limit = ["hydra.launcher.timeout_min=2", "hydra.launcher.signal_delay_s=30"]  # Slurm may be 60 seconds early
+    jobs = [*SMALL_JOBS[:-1], *limit, f"hydra.sweep.dir={tmp_path / 'sweep'}"]
+    process = start(tmp_path, "-m", "grade_lightning.run", "-m", *options, *jobs)
+    wait_for_rows(process, tmp_path / "sweep", 8)
+    job = wait_for_requeue(process)
+    hurry.touch()
+    made = made_so_far(tmp_path / "sweep")
+    assert made is not None
+    assert 8 < len(rows(made)) < 60
+    begin_now(process, job)
+    finish(process)
+    assert_same(made, tmp_path / "whole")
+    said = "".join(file.read_text() for file in (tmp_path / "sweep" / ".submitit").glob("*/*_log.err"))
+    assert "this job is timed-out" in said
