@@ -5,8 +5,7 @@ import torch
 
 from experiments.benchmarks.floors import floor, weights
 from experiments.benchmarks.recompute import recompute_backward
-from experiments.benchmarks.run import QWEN3_4B
-from experiments.benchmarks.setting import Setting
+from experiments.benchmarks.setting import QWEN3_4B, Setting
 from experiments.benchmarks.turns import Worker, ratio, take_turns
 from grade_lightning.rollout.noise import training_noise
 from tests.conftest import make_batch, make_policy

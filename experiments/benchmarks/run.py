@@ -12,7 +12,7 @@ from typing import Any
 import matplotlib
 
 from experiments.benchmarks.floors import PAPER_STEPS, fractions, peaks, table1_hours
-from experiments.benchmarks.setting import Setting
+from experiments.benchmarks.setting import QWEN3_4B, Setting
 from experiments.benchmarks.turns import ratio, summary, take_turns
 from grade_lightning.records.files import write_atomically
 from grade_lightning.training.environment import environment
@@ -21,7 +21,6 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 HERE = Path(__file__).parent
-QWEN3_4B = {"vocab_size": 151936, "hidden_size": 2560, "layers": 36, "heads": 32, "kv_heads": 8, "head_size": 128, "mlp_size": 9728}
 TRL = "RLOO, TRL"
 Group = dict[str, list[dict[str, Any]]]
 # name -> case and what differs from the common setting.  Cases of one group take turns, so their ratios mean something.

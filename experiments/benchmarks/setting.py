@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast, Qwen3ForCausalLM
@@ -19,6 +20,17 @@ from grade_lightning.settings.model import PretrainSettings
 from grade_lightning.settings.rollout import RolloutSettings
 
 PROMPT_TOKENS = 32
+# Sizes of the model cards.
+QWEN3_4B: dict[str, Any] = {
+    "vocab_size": 151936,
+    "hidden_size": 2560,
+    "layers": 36,
+    "heads": 32,
+    "kv_heads": 8,
+    "head_size": 128,
+    "mlp_size": 9728,
+}
+QWEN3_0_6B: dict[str, Any] = {**QWEN3_4B, "hidden_size": 1024, "layers": 28, "heads": 16, "mlp_size": 3072}
 GROUP = 4  # completions of a prompt where a method compares them
 
 

@@ -22,8 +22,7 @@ from tqdm import tqdm
 
 from experiments.benchmarks import measure
 from experiments.benchmarks.floors import estimated_memory
-from experiments.benchmarks.run import QWEN3_4B
-from experiments.benchmarks.setting import GROUP, Setting, prompts, random_model, tokenizer_of
+from experiments.benchmarks.setting import GROUP, QWEN3_4B, Setting, prompts, random_model, tokenizer_of
 from experiments.gpu.absent import DEVICE, Ledger, absent, move
 from grade_lightning.methods import Method
 from grade_lightning.models.base import BaseLM

@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from experiments.benchmarks import measure
-from experiments.benchmarks.run import QWEN3_4B
-from experiments.benchmarks.setting import Setting, prompts
+from experiments.benchmarks.setting import QWEN3_4B, Setting, prompts
 from experiments.gpu.absent import DEVICE, absent
 from experiments.gpu.forecast import CASES, SIZES, Names, fake_method, forecast, measured
 from grade_lightning.estimators import reinmax_weights
