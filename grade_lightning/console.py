@@ -56,6 +56,20 @@ class ConsoleHandler(logging.StreamHandler):
             self.handleError(record)
 
 
+class _File(logging.FileHandler):
+    """A file of messages; where it takes no more, that is said once, in place of a traceback for each message."""
+
+    _failed = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not self._failed and isinstance(error, OSError):
+            print(f"{Path(self.baseFilename).name} lacks messages from here on ({error.strerror})", file=sys.stderr, flush=True)
+        elif not self._failed:
+            super().handleError(record)
+        self._failed = True
+
+
 class RunLog(logging.Handler):
     """Keeps messages until the run folder is there, then writes them, and all that follow, to its ``run.log``."""
 
@@ -66,7 +80,7 @@ class RunLog(logging.Handler):
 
     def open(self, folder: Path) -> None:
         """The run folder is there, and this process writes it."""
-        self._file = logging.FileHandler(folder / "run.log")
+        self._file = _File(folder / "run.log")
         self._file.setFormatter(logging.Formatter(FORMAT))
         for record in self._held:
             self._file.handle(record)

@@ -13,6 +13,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from grade_lightning.records.files import disk_named
+
 log = logging.getLogger(__name__)
 
 FILES = "files"  # in ingredients.json: digests of what was made
@@ -53,7 +55,8 @@ def make_once(kind: str, ingredients: Mapping[str, Any], make: Callable[[Path], 
         if not _whole(folder):
             if folder.exists():
                 log.warning("files of %s were damaged or removed: making it again", folder)
-            _make(folder, ingredients, make)
+            with disk_named(folder.parent, "set GRADE_CACHE to another folder"):
+                _make(folder, ingredients, make)
     finally:
         lock.release()
     return folder
