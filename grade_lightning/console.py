@@ -63,10 +63,21 @@ class _File(logging.FileHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:
         error = sys.exc_info()[1]
-        if not self._failed and isinstance(error, OSError):
-            print(f"{Path(self.baseFilename).name} lacks messages from here on ({error.strerror})", file=sys.stderr, flush=True)
-        elif not self._failed:
+        if isinstance(error, OSError):
+            self._say(error)
+        else:
             super().handleError(record)
+
+    def close(self) -> None:
+        """The end of the command, at which what is still held is written."""
+        try:
+            super().close()
+        except OSError as error:
+            self._say(error)
+
+    def _say(self, error: OSError) -> None:
+        if not self._failed:
+            print(f"{Path(self.baseFilename).name} lacks messages from here on ({error.strerror})", file=sys.stderr, flush=True)
         self._failed = True
 
 

@@ -179,6 +179,8 @@ class RunFolder:
         """
         if not self.writes:
             return
+        for leftover in self.path.glob(".*.partial"):  # of a process that was killed while it wrote
+            leftover.unlink()
         metrics, samples = self.path / "metrics.csv", self.path / "samples.jsonl"
         if step == 0:
             metrics.unlink(missing_ok=True)

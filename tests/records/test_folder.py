@@ -71,7 +71,9 @@ def test_rewind_keeps_whole_lines_whatever_reviews_contain(tmp_path):
         stream.write('{"split": "vali')
     with (tmp_path / "metrics.csv").open("a") as stream:
         stream.write("12")
+    (tmp_path / ".results.json.ab.partial").write_text("{")
     folder.rewind(2, validated={0: 1, 1: 1})
+    assert not (tmp_path / ".results.json.ab.partial").exists()
     samples = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().split("\n")[:-1]]
     assert [sample["step"] for sample in samples] == [0, 1]
     assert samples[0]["prompt"].endswith("\u2028")

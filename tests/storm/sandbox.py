@@ -140,6 +140,7 @@ class Sandbox:
         return {
             "results": {key: value for key, value in results.items() if key not in ("seconds", "peak_memory_bytes")}, "metrics": rows,
             "samples": (self.run / "samples.jsonl").read_text(), **{name: (self.run / name).read_bytes() for name in ADAPTERS},
+            "files": sorted(str(file.relative_to(self.run)) for file in self.run.rglob("*") if file.name != "error.txt"),
         }  # fmt: skip
 
     def remove(self) -> None:
