@@ -20,9 +20,9 @@ from omegaconf import DictConfig, ListConfig
 from grade_lightning.arguments import check_arguments
 from grade_lightning.compose import CONFIG_DIR, errors_as_messages, resolved, settings_of
 from grade_lightning.console import RunLog, run_log
+from grade_lightning.disks import disk_named
 from grade_lightning.measurements import CLASSIFIER_JUDGE, best_by
 from grade_lightning.progress import bars_off
-from grade_lightning.records.files import disk_named
 from grade_lightning.records.folder import RunFolder
 from grade_lightning.records.identity import run_hash
 from grade_lightning.records.text import yaml_text

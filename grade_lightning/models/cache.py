@@ -13,7 +13,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from grade_lightning.records.files import disk_named
+from grade_lightning.disks import disk_named
 
 log = logging.getLogger(__name__)
 

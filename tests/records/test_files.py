@@ -5,7 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from grade_lightning.records.files import disk_named, write_atomically
+from grade_lightning.disks import disk_named
+from grade_lightning.records.files import write_atomically
 
 
 def test_text_bytes_and_what_a_function_writes(tmp_path):
