@@ -111,8 +111,21 @@ def _results_of_finished(found: Inputs, plain: Mapping[str, Any], identity: str,
             raise ValueError(f"{folder} holds a finished run of {names[key]} of the same name: set run.dir to a new folder")
     if "planned_steps" in results and (_callbacks(folder) != (plain.get("callbacks") or {}) or results.get("given_callbacks", []) != given):
         raise ValueError(f"{folder} holds this run, ended by other callbacks after {results['steps']} steps: set run.dir to a new folder")
+    _keep_config(folder, plain)
     log.info("%s already holds this very run, finished: nothing to do", folder)
     return results
+
+
+def _keep_config(folder: Path, plain: Mapping[str, Any]) -> None:
+    """Write ``config.yaml`` of a finished run again where it is gone or damaged: reports and exports read it, and the hash says that the
+    settings are these."""
+    from grade_lightning.training.strategy import process_of_torchrun
+
+    try:
+        read_config(folder)
+    except ValueError as error:
+        log.warning("%s: it is written again", error)
+        RunFolder(folder, writes=process_of_torchrun()[0] == 0).write_text("config.yaml", yaml_text(plain))
 
 
 def _callbacks(folder: Path) -> dict[str, Any]:

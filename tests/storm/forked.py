@@ -11,6 +11,7 @@ import importlib
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import threading
@@ -137,7 +138,8 @@ def _become(request: Request) -> None:
 
 
 def _end(command: Callable[[], None]) -> NoReturn:
-    """Exit as an interpreter does, but for the objects, which take seconds to dispose of one by one."""
+    """Exit as an interpreter does, but for the objects, which take seconds to dispose of one by one.  Ctrl-C at an exit is Python's own
+    affair."""
     status: Any = 0
     try:
         command()
@@ -146,6 +148,7 @@ def _end(command: Callable[[], None]) -> NoReturn:
     except BaseException:  # noqa: BLE001  what an interpreter would show
         traceback.print_exc()
         status = 1
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     if isinstance(status, str):
         print(status, file=sys.stderr)
     atexit._run_exitfuncs()
