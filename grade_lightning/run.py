@@ -279,7 +279,7 @@ def main(arguments: Sequence[str] | None = None) -> float | tuple[float, float] 
         wait_briefly()
         return _command()
     except KeyboardInterrupt:
-        print("\ninterrupted before the run began", file=sys.stderr)
+        print("\ninterrupted before the run began or after it had ended", file=sys.stderr)
         raise SystemExit(130) from None
 
 

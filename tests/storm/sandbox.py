@@ -11,7 +11,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +37,11 @@ ADAPTERS = ("checkpoints/last/adapter_model.safetensors", "checkpoints/best/adap
 
 @dataclass
 class Outcome:
-    """How a command ended: its exit status and what it said."""
+    """How a command ended: its exit status, what it said, and the last phase that it had entered when a signal came."""
 
     status: int
     output: str
+    reached: str = "ended"
 
     @property
     def traceback(self) -> bool:
@@ -121,9 +122,22 @@ class Sandbox:
         while sum(name == phase for _, name in self.seen()) < times and time.monotonic() < begun + 60 and _alive(process):
             time.sleep(0.002)
         time.sleep(seconds)
-        if _alive(process):
-            os.kill(process, number)
-        return self.end()
+        if not _alive(process):
+            return self.end()
+        reached = [name for _, name in self.seen() if name != "change"][-1]
+        os.kill(process, number)
+        return replace(self.end(), reached=reached)
+
+    def interrupted_at(self, change: int, number: int) -> Outcome:
+        """A signal before the so-many-th change of a file."""
+        self.start(at=change, number=number)
+        done, names, left = self.end(), ["start"], change
+        for _, name in self.seen():
+            left -= name == "change"
+            if left == 0:
+                break
+            names += [name] if name != "change" else []
+        return replace(done, reached=names[-1])
 
     def seen(self) -> list[tuple[float, str]]:
         """Marks so far."""

@@ -62,13 +62,15 @@ class Weather:
     def _signal(self, sandbox: Sandbox, fault: Fault, like: Twin) -> str:
         number = NUMBERS[fault.what]
         if fault.where == "records":
-            done = sandbox.command(at=1 + int(fault.share * like.changes), number=number)
+            done = sandbox.interrupted_at(1 + int(fault.share * like.changes), number)
         else:
             done = sandbox.interrupted(fault.where, fault.share * like.seconds(fault.where), number)
         if done.status not in (0, *ENDS[fault.what]) or done.traceback:
             raise Failed(f"the signal: exit status {done.status}\n{done.output[-3000:]}")
-        if done.status == 130 and done.output.count("interrupted") != 1:
+        if done.status in (130, 143) and done.output.count("interrupted") != 1:
             raise Failed(f"the signal: not one message\n{done.output[-3000:]}")
+        if done.status == 0 and done.reached not in ("finish", "ended"):
+            raise Failed(f"the signal, in {done.reached}: the run went on to its end")
         self._same(sandbox, like)
         return IDENTICAL if done.status else f"{IDENTICAL}, the run had ended before the signal"
 
