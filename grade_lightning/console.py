@@ -56,6 +56,31 @@ class ConsoleHandler(logging.StreamHandler):
             self.handleError(record)
 
 
+class _File(logging.FileHandler):
+    """A file of messages; where it takes no more, that is said once, in place of a traceback for each message."""
+
+    _failed = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError):
+            self._say(error)
+        else:
+            super().handleError(record)
+
+    def close(self) -> None:
+        """The end of the command, at which what is still held is written."""
+        try:
+            super().close()
+        except OSError as error:
+            self._say(error)
+
+    def _say(self, error: OSError) -> None:
+        if not self._failed:
+            print(f"{Path(self.baseFilename).name} lacks messages from here on ({error.strerror})", file=sys.stderr, flush=True)
+        self._failed = True
+
+
 class RunLog(logging.Handler):
     """Keeps messages until the run folder is there, then writes them, and all that follow, to its ``run.log``."""
 
@@ -66,7 +91,7 @@ class RunLog(logging.Handler):
 
     def open(self, folder: Path) -> None:
         """The run folder is there, and this process writes it."""
-        self._file = logging.FileHandler(folder / "run.log")
+        self._file = _File(folder / "run.log")
         self._file.setFormatter(logging.Formatter(FORMAT))
         for record in self._held:
             self._file.handle(record)

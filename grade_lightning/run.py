@@ -20,6 +20,7 @@ from omegaconf import DictConfig, ListConfig
 from grade_lightning.arguments import check_arguments
 from grade_lightning.compose import CONFIG_DIR, errors_as_messages, resolved, settings_of
 from grade_lightning.console import RunLog, run_log
+from grade_lightning.disks import disk_named
 from grade_lightning.measurements import CLASSIFIER_JUDGE, best_by
 from grade_lightning.progress import bars_off
 from grade_lightning.records.folder import RunFolder
@@ -71,7 +72,8 @@ def run(
 
     start, identity = command_started(), run_hash(plain)
     prepare_process()
-    with run_log() as log_file, bars_off(settings.quiet):
+    where = Path(settings.run.resume or settings.run.dir)
+    with run_log() as log_file, bars_off(settings.quiet), disk_named(where, "set run.dir to another folder"):
         found = inputs(settings)
         names = sorted(type(callback).__qualname__ for callback in callbacks)
         results = _results_of_finished(found, plain, identity, names)
@@ -107,11 +109,23 @@ def _results_of_finished(found: Inputs, plain: Mapping[str, Any], identity: str,
     for key, fingerprint in found.named_by_folder().items():
         if fingerprint != results.get(key):
             raise ValueError(f"{folder} holds a finished run of {names[key]} of the same name: set run.dir to a new folder")
-    others = _callbacks(folder) != (plain.get("callbacks") or {}) or results.get("given_callbacks", []) != given
-    if "planned_steps" in results and others:
+    if "planned_steps" in results and (_callbacks(folder) != (plain.get("callbacks") or {}) or results.get("given_callbacks", []) != given):
         raise ValueError(f"{folder} holds this run, ended by other callbacks after {results['steps']} steps: set run.dir to a new folder")
+    _keep_config(folder, plain)
     log.info("%s already holds this very run, finished: nothing to do", folder)
     return results
+
+
+def _keep_config(folder: Path, plain: Mapping[str, Any]) -> None:
+    """Write ``config.yaml`` of a finished run again where it is gone or damaged: reports and exports read it, and the hash says that the
+    settings are these."""
+    from grade_lightning.training.strategy import process_of_torchrun
+
+    try:
+        read_config(folder)
+    except ValueError as error:
+        log.warning("%s: it is written again", error)
+        RunFolder(folder, writes=process_of_torchrun()[0] == 0).write_text("config.yaml", yaml_text(plain))
 
 
 def _callbacks(folder: Path) -> dict[str, Any]:
@@ -219,7 +233,10 @@ def _note_failure(cfg: DictConfig, error: Exception) -> None:
 
     folder = Path(str(cfg.run.dir or ""))
     if cfg.run.dir and folder.is_dir() and os.access(folder, os.W_OK):
-        (folder / FAILED).write_text(f"{type(error).__name__}: {error}\n")
+        try:
+            (folder / FAILED).write_text(f"{type(error).__name__}: {error}\n")
+        except OSError as unwritten:
+            log.debug("%s was not written: %s", FAILED, unwritten)  # of a full disk, which the error itself says
 
 
 @hydra.main(version_base="1.3", config_path=CONFIG_DIR, config_name="config")
@@ -254,15 +271,15 @@ def main(arguments: Sequence[str] | None = None) -> float | tuple[float, float] 
         print(help_text())
         return None
     try:
-        check_arguments(given)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    wait_briefly()
-    try:
+        try:
+            check_arguments(given)
+        except ValueError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise SystemExit(2) from None
+        wait_briefly()
         return _command()
     except KeyboardInterrupt:
-        print("\ninterrupted before the run began", file=sys.stderr)
+        print("\ninterrupted before the run began or after it had ended", file=sys.stderr)
         raise SystemExit(130) from None
 
 

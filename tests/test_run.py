@@ -3,6 +3,7 @@
 import copy
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -346,6 +347,17 @@ def test_every_data_group_runs(tmp_path, monkeypatch):
         results = execute(compose_run([*small, *SMALL_LM, f"data={group}", f"data.path={path}"], tmp_path / group))
         found[group] = results["splits"]
     assert found["parquet"] == found["aclimdb"] == found["hub"]
+
+
+@pytest.mark.parametrize("content", [None, "", "a: ["])
+def test_the_configuration_of_a_finished_run_is_written_again(content, finished, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished[0], folder)
+    before = yaml.safe_load((folder / "config.yaml").read_text())
+    (folder / "config.yaml").unlink() if content is None else (folder / "config.yaml").write_text(content)
+    assert run_small(folder, "evaluation.validate_every=1") == finished[1]
+    after = yaml.safe_load((folder / "config.yaml").read_text())
+    assert {**after, "run": None} == {**before, "run": None}
 
 
 def test_hash_ignores_folders_and_nothing_else():

@@ -76,7 +76,7 @@ class Experiment:
 
         Raises:
             ValueError: something cannot be had or read; the message says what to do.
-            KeyboardInterrupt: the run was interrupted; the same call goes on.
+            KeyboardInterrupt: the run was interrupted, or the process was told to end; the same call goes on.
         """
         from grade_lightning.run import run
         from grade_lightning.training.interrupt import Interrupted

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import try_to_load_from_cache
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from grade_lightning.models.cache import files_fingerprint
@@ -72,7 +74,7 @@ def load_base(path: str, *, precision: str = "fp32", revision: str | None = None
         trust_remote_code: run code that the repository ships; off unless asked for.
 
     Raises:
-        ValueError: nothing there, the hub is out of reach, or an architecture that is not supported: see :mod:`.supported`.
+        ValueError: nothing there, a damaged file, the hub is out of reach, or an architecture that is not supported: see :mod:`.supported`.
     """
     local = looks_local(path)
     if local:
@@ -86,7 +88,7 @@ def load_base(path: str, *, precision: str = "fp32", revision: str | None = None
     check_config(config, path)
     try:
         model = _load_weights(path, config, precision, options)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise _not_loaded(path, error, local) from error
     model.requires_grad_(False).eval()
     check_model(model, path)
@@ -150,12 +152,19 @@ def looks_local(path: str) -> bool:
 def _not_loaded(path: str, error: Exception, local: bool) -> ValueError:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
     remedy = (
-        SUPPORTED
+        "a file of it is damaged or not wholly there: copy or download the model again"
+        if _is_of_a_damaged_file(error)
+        else SUPPORTED
         if local
         else "Without network, use model=local with model.path=FOLDER (any model in the Hugging Face layout), or model=tiny, which "
         "needs nothing"
     )
     return ValueError(f"the model {path} could not be loaded: {reason.rstrip('.')}. {remedy[0].upper()}{remedy[1:]}")
+
+
+def _is_of_a_damaged_file(error: Exception) -> bool:
+    """Half of a file, or a pointer of Git LFS in its place; transformers has an error of its own for its configurations."""
+    return isinstance(error, (SafetensorError, json.JSONDecodeError, UnicodeDecodeError)) or "not a valid JSON file" in str(error)
 
 
 def _set_padding(tokenizer: PreTrainedTokenizerBase, path: str) -> None:

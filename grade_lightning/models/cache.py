@@ -13,7 +13,11 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from grade_lightning.disks import disk_named
+
 log = logging.getLogger(__name__)
+
+FILES = "files"  # in ingredients.json: digests of what was made
 
 
 def cache_root() -> Path:
@@ -30,7 +34,7 @@ def key_of(ingredients: Mapping[str, Any]) -> str:
 
 
 def make_once(kind: str, ingredients: Mapping[str, Any], make: Callable[[Path], None]) -> Path:
-    """The cached folder for these ingredients; ``make(folder)`` fills it if it is not there yet.
+    """The cached folder for these ingredients; ``make(folder)`` fills it if it is not there yet, or if a file in it has changed since.
 
     Two processes that need the same thing at once make it once: the second waits for the first.  A folder appears under
     its final name only when it is complete, so a killed process leaves nothing half-made behind.
@@ -39,7 +43,7 @@ def make_once(kind: str, ingredients: Mapping[str, Any], make: Callable[[Path], 
         ValueError: the cache folder cannot be written.
     """
     folder = cache_root() / kind / key_of(ingredients)
-    if (folder / "ingredients.json").exists():
+    if _whole(folder):
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -48,17 +52,39 @@ def make_once(kind: str, ingredients: Mapping[str, Any], make: Callable[[Path], 
     except OSError as error:
         raise ValueError(f"the cache folder {folder.parent} cannot be written ({error}): set GRADE_CACHE to another folder") from error
     try:
-        if not (folder / "ingredients.json").exists():
-            partial = folder.with_name(f"{folder.name}.partial")
-            for leftover in (partial, folder):
-                shutil.rmtree(leftover, ignore_errors=True)
-            partial.mkdir()
-            make(partial)
-            (partial / "ingredients.json").write_text(json.dumps(ingredients, indent=1, sort_keys=True) + "\n")
-            partial.rename(folder)
+        if not _whole(folder):
+            if folder.exists():
+                log.warning("files of %s were damaged or removed: making it again", folder)
+            with disk_named(folder.parent, "set GRADE_CACHE to another folder"):
+                _make(folder, ingredients, make)
     finally:
         lock.release()
     return folder
+
+
+def _make(folder: Path, ingredients: Mapping[str, Any], make: Callable[[Path], None]) -> None:
+    partial = folder.with_name(f"{folder.name}.partial")
+    for leftover in (partial, folder):
+        shutil.rmtree(leftover, ignore_errors=True)
+    partial.mkdir()
+    make(partial)
+    files = {file.name: _digest(file) for file in sorted(partial.iterdir()) if file.is_file()}
+    (partial / "ingredients.json").write_text(json.dumps({**ingredients, FILES: files}, indent=1, sort_keys=True) + "\n")
+    partial.rename(folder)
+
+
+def _whole(folder: Path) -> bool:
+    """Whether a folder is there with the files that it was made with; of one that an earlier version made, whether it was finished."""
+    try:
+        noted = json.loads((folder / "ingredients.json").read_text())
+        return isinstance(noted, dict) and all(_digest(folder / name) == digest for name, digest in noted.get(FILES, {}).items())
+    except (OSError, ValueError):  # not made, not to be read, or not what was written
+        return False
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _acquire(lock: FileLock, folder: Path) -> None:

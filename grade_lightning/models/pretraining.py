@@ -169,9 +169,10 @@ def pretrain(reviews: Reviews, settings: PretrainSettings, folder: Path, *, acce
     module.model.cpu().eval().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     tokens = settings.epochs * sum(len(piece) - 1 for piece in pieces)
-    report = {"perplexity": math.exp(loss), "loss": loss, "tokens": tokens, "steps": len(plan), "seconds": time.perf_counter() - start}
+    report = {"perplexity": math.exp(loss), "loss": loss, "tokens": tokens, "steps": len(plan)}
+    # No time of day and no duration: the file is part of the folder's fingerprint, which names the model.
     (folder / "pretraining.json").write_text(json.dumps({**report, "settings": asdict(settings)}, indent=1) + "\n")
-    return report
+    return {**report, "seconds": time.perf_counter() - start}
 
 
 def pretrained_folder(reviews: Reviews, settings: PretrainSettings, *, accelerator: str = "cpu") -> Path:

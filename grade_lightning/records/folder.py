@@ -10,7 +10,9 @@ import csv
 import io
 import json
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -104,24 +106,41 @@ class RunFolder:
         """Where training can go on from."""
         return self.path / "checkpoints" / "resume.ckpt"
 
-    def _json(self, name: str) -> dict[str, Any] | None:
+    def _json(self, name: str, remedy: str) -> dict[str, Any] | None:
         file = self.path / name
-        return json.loads(file.read_text()) if file.exists() else None
+        if not file.exists():
+            return None
+        try:
+            found = json.loads(file.read_text())
+        except ValueError as error:
+            raise ValueError(f"{file} is damaged ({error}): {remedy}") from error
+        if not isinstance(found, dict):
+            raise ValueError(f"{file} is damaged (it holds no object): {remedy}")
+        return found
 
     def finished(self, identity: str) -> dict[str, Any] | None:
-        """The results of a finished run of this very configuration, if that is what the folder holds."""
-        results = self._json("results.json")
+        """The results of a finished run of this very configuration, if that is what the folder holds.
+
+        Raises:
+            ValueError: they cannot be read.
+        """
+        results = self._json(
+            "results.json", f"remove {self.path / 'results.json'} and give the same command again, which goes on from the last checkpoint"
+        )
         return results if results is not None and results.get("config_hash") == identity else None
 
     def started(self, identity: str) -> dict[str, Any] | None:
         """``environment.json`` of an unfinished run of this very configuration; None in an empty folder.
 
         Raises:
-            ValueError: the folder holds a run of another configuration.
+            ValueError: the folder holds a run of another configuration, or it cannot be told of which.
         """
         if not any((self.path / name).exists() for name in ("metrics.csv", "samples.jsonl", "results.json", "checkpoints")):
             return None
-        environment = self._json("environment.json") or {}
+        again = f"remove {self.path} to make the run again, or set run.dir to another folder"
+        environment = self._json("environment.json", again)
+        if environment is None:
+            raise ValueError(f"{self.path} holds records of a run without environment.json, which says of which run: {again}")
         if environment.get("config_hash") != identity:
             raise ValueError(
                 f"{self.path} already holds a run of another configuration (its resolved settings: {self.path / 'config.yaml'}): "
@@ -149,23 +168,61 @@ class RunFolder:
             )
         self.write_json("environment.json", {**environment, "inputs": dict(inputs)})
 
-    def rewind(self, step: int, validated: Collection[int] = ()) -> None:
+    def rewind(self, step: int, validated: Mapping[int, int] | None = None) -> None:
         """Forget what was written after a policy step: training goes on from there and writes it again.  0 = everything.
 
         Args:
-            validated: steps whose validation samples are kept.
+            validated: steps whose validation samples are kept, and how many there are of each.
+
+        Raises:
+            ValueError: what was written until then is not there as it was.
         """
         if not self.writes:
             return
+        for leftover in self.path.glob(".*.partial"):  # of a process that was killed while it wrote
+            leftover.unlink()
         metrics, samples = self.path / "metrics.csv", self.path / "samples.jsonl"
-        if metrics.exists():
-            header, *lines = _whole_lines(metrics.read_text())
-            kept = [line for line in lines if int(line.split(",", 1)[0]) <= step]
-            self.write_text("metrics.csv", "".join([header, *kept])) if kept else metrics.unlink()
-        if samples.exists():
-            parsed = [(line, json.loads(line)) for line in _whole_lines(samples.read_text())]
-            kept = [line for line, sample in parsed if sample["split"] == "validation" and sample["step"] in validated]
-            self.write_text("samples.jsonl", "".join(kept)) if kept else samples.unlink()
+        if step == 0:
+            metrics.unlink(missing_ok=True)
+            samples.unlink(missing_ok=True)
+            return
+        for file, kept in ((metrics, partial(_rows_until, step)), (samples, partial(_samples_of, validated or {}))):
+            try:
+                text = kept(_whole_lines(file.read_text()) if file.exists() else [])
+            except ValueError as error:
+                raise ValueError(
+                    f"{file} is damaged ({error}): bring it back, or remove {self.checkpoint} and give the same command again, which then "
+                    "begins with the first step"
+                ) from error
+            if text:
+                self.write_text(file.name, text)
+            else:
+                file.unlink(missing_ok=True)
+
+
+def _rows_until(step: int, lines: list[str]) -> str:
+    """The header and one row for each step.
+
+    Raises:
+        ValueError: there are others.
+    """
+    kept = [line for line in lines[1:] if int(line.split(",", 1)[0]) <= step]
+    if [int(line.split(",", 1)[0]) for line in kept] != list(range(1, step + 1)) or not lines[0].startswith("step,"):
+        raise ValueError(f"it has not one row for each of steps 1 to {step}")
+    return "".join([lines[0], *kept])
+
+
+def _samples_of(validated: Mapping[int, int], lines: list[str]) -> str:
+    """The validation samples of some steps.
+
+    Raises:
+        ValueError: there are not so many.
+    """
+    parsed = [(line, json.loads(line)) for line in lines]
+    kept = [(line, sample["step"]) for line, sample in parsed if sample["split"] == "validation" and sample["step"] in validated]
+    if Counter(step for _, step in kept) != Counter(validated):
+        raise ValueError("it lacks samples of validations")
+    return "".join(line for line, _ in kept)
 
 
 def _csv_text(columns: list[str], rows: Iterable[Mapping[str, Any]]) -> str:

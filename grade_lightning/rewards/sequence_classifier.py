@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -244,7 +245,7 @@ def sequence_classifier(
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, **options)
         model = AutoModelForSequenceClassification.from_pretrained(path, dtype=DTYPES[inputs.precision], use_safetensors=True, **options)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
         raise ValueError(f"the reward model {path} could not be loaded: {reason}") from error
     if not getattr(tokenizer, "is_fast", False):

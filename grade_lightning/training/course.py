@@ -19,7 +19,7 @@ from grade_lightning.training.interrupt import Interrupt
 from grade_lightning.training.lines import Remaining, ValidationLines
 from grade_lightning.training.memory import peak
 from grade_lightning.training.module import MethodModule
-from grade_lightning.training.recorder import StepRecorder, save_adapter
+from grade_lightning.training.recorder import StepRecorder, check_checkpoint, save_adapter
 
 
 @dataclass
@@ -70,6 +70,8 @@ class Course:
         Returns:
             What ``results.json`` holds.
         """
+        if self.resume:
+            check_checkpoint(self.folder.checkpoint)
         self.data.setup()
         columns = Columns(str(self.folder.path))
         recorder = StepRecorder(

@@ -1,4 +1,4 @@
-"""Ctrl-C: finish the policy step, keep it, say how to go on.  And of several processes: end where another one has ended."""
+"""Ctrl-C and SIGTERM: finish the policy step, keep it, say how to go on.  And of several processes: end where another one has ended."""
 
 from __future__ import annotations
 
@@ -17,23 +17,28 @@ class Interrupted(BaseException):
 
     Not a KeyboardInterrupt, on which Lightning ends the process by itself, and not an Exception, which a library might swallow.
 
-    Attributes:
+    Args:
+        message: see above.
         status: with which the command exits.
     """
 
-    status = 130
+    def __init__(self, message: str, status: int = 130):
+        super().__init__(message)
+        self.status = status
 
 
 class ProcessLost(Interrupted):
     """Another of several processes has ended; the message says how the run goes on."""
 
-    status = 1
+    def __init__(self, message: str):
+        super().__init__(message, status=1)
 
 
 class Interrupt:
     """While it is entered, SIGINT raises :class:`Interrupted`: while policy steps are made once the present one is done, elsewhere at once.
 
-    Signals can be handled in a process' main thread alone; elsewhere entering it changes nothing.
+    So does SIGTERM, with which a machine that shuts down or a ``kill`` asks a process to end, unless somebody else handles it already, as
+    Slurm's launcher does.  Signals can be handled in a process' main thread alone; elsewhere entering it changes nothing.
 
     Args:
         how: the command that goes on.
@@ -46,19 +51,20 @@ class Interrupt:
 
     def __init__(self, how: Callable[[], str] = str, *, several: bool = False):
         self.how, self.several, self.wanted, self._in_step = how, several, False, False
+        self._number: int = signal.SIGINT
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Interrupt:
         if threading.current_thread() is threading.main_thread():
             self._before[signal.SIGINT] = signal.signal(signal.SIGINT, self._handle)
-            if self.several:
-                self._before[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._end)
+            if self.several or signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+                self._before[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._terminate)
         return self
 
     def listen(self) -> None:
-        """Take SIGTERM back from a trainer, whose handler would wait for the process that is gone."""
+        """Take SIGTERM back from a trainer, whose handler would note it for later, or wait for the process that is gone."""
         if signal.SIGTERM in self._before:
-            signal.signal(signal.SIGTERM, self._end)
+            signal.signal(signal.SIGTERM, self._terminate)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for number, handler in self._before.items():
@@ -67,12 +73,16 @@ class Interrupt:
             raise self._lost() from error
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        self._number = number
         if not self._in_step or self.wanted:
             self.stop()
         self.wanted = True
         print("\ninterrupt: the run stops and is kept after this policy step (Ctrl-C again stops at once)", file=sys.stderr, flush=True)
 
-    def _end(self, number: int, frame: FrameType | None) -> None:
+    def _terminate(self, number: int, frame: FrameType | None) -> None:
+        if not self.several:
+            self._handle(number, frame)
+            return
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # said once
         raise self._lost()
 
@@ -94,4 +104,4 @@ class Interrupt:
 
     def stop(self) -> NoReturn:
         """Raise :class:`Interrupted`."""
-        raise Interrupted(f"interrupted; this command goes on where it stopped:\n  {self.how()}")
+        raise Interrupted(f"interrupted; this command goes on where it stopped:\n  {self.how()}", status=128 + self._number)

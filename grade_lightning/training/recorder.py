@@ -6,9 +6,11 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 
@@ -157,4 +159,16 @@ class StepRecorder(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.validations, self.step = list(state_dict["validations"]), state_dict["step"]
         self._stopped = state_dict.get("stopped", False)
-        self.folder.rewind(self.step, [validation["step"] for validation in self.validations])
+        self.folder.rewind(self.step, {v["step"]: min(self.samples, len(v["per_prompt"]["prompt_id"])) for v in self.validations})
+
+
+def check_checkpoint(file: Path) -> None:
+    """Raise ValueError for a checkpoint that cannot be read: training could not go on from it."""
+    try:
+        torch.load(file, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, ValueError, LookupError, UnpicklingError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise ValueError(
+            f"{file} is damaged ({reason}): bring it back, or remove {file} and give the same command again, which then begins with "
+            "the first step"
+        ) from error

@@ -7,6 +7,7 @@ import pytest
 
 from grade_lightning.data.synthetic import SyntheticSource
 from grade_lightning.models.base import load_base
+from grade_lightning.models.cache import files_fingerprint
 from grade_lightning.models.pretraining import PretrainSettings, build_model, pretrain
 
 SMALL = PretrainSettings(vocab_size=400, hidden_size=48, layers=2, heads=2, kv_heads=1, mlp_size=96, context=64, batch_tokens=1024,
@@ -41,6 +42,13 @@ def test_saved_model_loads_and_its_tokenizer_round_trips(trained, reviews):
     assert base.tokenizer.decode(ids, skip_special_tokens=True) == reviews.texts[0]
     assert base.tokenizer.padding_side == "left"
     assert base.tokenizer.decode(base.tokenizer("naïve café ☂")["input_ids"], skip_special_tokens=True) == "naïve café ☂"
+
+
+def test_the_same_recipe_makes_the_same_files(trained, reviews, tmp_path):
+    """Whatever time it took: the fingerprint names the model, and a run goes on with the model that it began with."""
+    pretrain(reviews, SMALL, tmp_path)
+    assert files_fingerprint(tmp_path) == files_fingerprint(trained[0])
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {file.name: file.read_bytes() for file in trained[0].iterdir()}
 
 
 def test_tiny_is_about_one_million_weights():

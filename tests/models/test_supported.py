@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 import transformers
@@ -133,8 +135,6 @@ def test_a_path_that_does_not_exist_is_no_hub_id(name, tmp_path, monkeypatch):
 
 
 def test_a_folder_that_transformers_cannot_load_does_not_ask_for_a_network(model_folder, tmp_path):
-    import shutil
-
     folder = tmp_path / "model"
     shutil.copytree(model_folder, folder)
     text = (folder / "config.json").read_text()
@@ -142,3 +142,14 @@ def test_a_folder_that_transformers_cannot_load_does_not_ask_for_a_network(model
     with pytest.raises(ValueError, match=r"could not be loaded.*qwen99") as refusal:
         load_base(str(folder))
     assert "network" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
+@pytest.mark.parametrize("keep", [0, 0.5])
+def test_a_damaged_file_is_to_be_copied_again(name, keep, model_folder, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(model_folder, folder)
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[: int(keep * len(content))])
+    with pytest.raises(ValueError, match=r"could not be loaded.*damaged or not wholly there: copy or download the model again"):
+        load_base(str(folder))

@@ -1,9 +1,11 @@
 """Files that appear as a whole."""
 
+import errno
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from grade_lightning.disks import disk_named
 from grade_lightning.records.files import write_atomically
 
 
@@ -42,3 +44,21 @@ def test_permissions_are_those_of_any_other_file(tmp_path):
     (tmp_path / "file").chmod(0o600)
     write_atomically(tmp_path / "file", "y")
     assert (tmp_path / "file").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device", "x"), RuntimeError("I/O error: Read-only file system (os error 30)")]
+)
+def test_a_disk_that_takes_nothing_is_named_with_what_to_do(error, tmp_path):
+    with (
+        pytest.raises(ValueError, match=r"cannot be written \(.*(No space|Read-only).*\): free space .* or go elsewhere"),
+        disk_named(tmp_path, "go elsewhere"),
+    ):
+        raise error
+
+
+def test_other_errors_stay_what_they_are(tmp_path):
+    for error in (FileNotFoundError(errno.ENOENT, "none", "x"), RuntimeError("os error"), ValueError("own")):
+        with pytest.raises(type(error)) as raised, disk_named(tmp_path, "go elsewhere"):
+            raise error
+        assert raised.value is error

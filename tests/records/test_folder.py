@@ -63,7 +63,7 @@ def test_a_run_goes_on_with_what_it_began_with(tmp_path):
 def test_rewind_keeps_whole_lines_whatever_reviews_contain(tmp_path):
     """Characters at which ``str.splitlines`` breaks a line, and a last line cut short."""
     folder = RunFolder(tmp_path)
-    for step in (0, 4, 8):
+    for step in (0, 1, 2, 3):
         prompt = EvaluatedPrompt(0, 7, 1, 0.5, 0.0, 2, False, (1, 2), "far worse)\x85 more so\u2028", "text\u2029")
         folder.append_samples("validation", step, [prompt.sample()])
         folder.append_metrics({"step": step + 1, "train/reward": 0.5})
@@ -71,10 +71,47 @@ def test_rewind_keeps_whole_lines_whatever_reviews_contain(tmp_path):
         stream.write('{"split": "vali')
     with (tmp_path / "metrics.csv").open("a") as stream:
         stream.write("12")
-    folder.rewind(6, validated=[0, 4])
+    (tmp_path / ".results.json.ab.partial").write_text("{")
+    folder.rewind(2, validated={0: 1, 1: 1})
+    assert not (tmp_path / ".results.json.ab.partial").exists()
     samples = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().split("\n")[:-1]]
-    assert [sample["step"] for sample in samples] == [0, 4]
+    assert [sample["step"] for sample in samples] == [0, 1]
     assert samples[0]["prompt"].endswith("\u2028")
-    assert (tmp_path / "metrics.csv").read_text() == "step,train/reward\n1,0.5\n5,0.5\n"
+    assert (tmp_path / "metrics.csv").read_text() == "step,train/reward\n1,0.5\n2,0.5\n"
     folder.rewind(0)
     assert not (tmp_path / "samples.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("metrics.csv", None), ("metrics.csv", "step,a\n1,2\n3,2\n"), ("metrics.csv", "1,2\n2,2\n3,2\n"),
+        ("metrics.csv", "step\n1\nx\n2\n"),
+        ("samples.jsonl", None), ("samples.jsonl", '{"split": "validation", "step": 0}\n'), ("samples.jsonl", "\n"),
+    ],
+)  # fmt: skip
+def test_a_record_that_was_damaged_is_named_before_a_run_goes_on_with_it(name, content, tmp_path):
+    folder = RunFolder(tmp_path)
+    for step in (1, 2):
+        folder.append_metrics({"step": step, "train/reward": 0.5})
+    folder.append_samples("validation", 0, [{"prompt": "a"}, {"prompt": "b"}])
+    folder.rewind(2, validated={0: 2})
+    (tmp_path / name).unlink() if content is None else (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=rf"{name} is damaged .*: bring it back, or remove \S*resume.ckpt and give the same command again"):
+        folder.rewind(2, validated={0: 2})
+    folder.rewind(0)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("content", ["", '{"config_hash": "x', "[]"])
+def test_results_and_environment_that_were_damaged_are_named(content, tmp_path):
+    for name in ("results.json", "environment.json"):
+        (tmp_path / name).write_text(content)
+    folder = RunFolder(tmp_path)
+    with pytest.raises(ValueError, match=r"results.json is damaged .*: remove \S*results.json and give the same command again"):
+        folder.finished("x")
+    with pytest.raises(ValueError, match=r"environment.json is damaged .*: remove \S* to make the run again"):
+        folder.started("x")
+    (tmp_path / "environment.json").unlink()
+    with pytest.raises(ValueError, match=r"without environment.json, which says of which run: remove"):
+        folder.started("x")

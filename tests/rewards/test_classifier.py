@@ -156,6 +156,32 @@ def test_failed_making_leaves_nothing_behind(tmp_path, monkeypatch):
     assert sorted(file.name for file in folder.iterdir()) == ["ingredients.json", "whole"]
 
 
+@pytest.mark.parametrize("damage", ["whole", "ingredients.json"])
+@pytest.mark.parametrize("content", [None, "", "y", "null"])
+def test_what_was_damaged_in_the_cache_is_made_again(damage, content, tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("GRADE_CACHE", str(tmp_path))
+    made = make_once("test", {"a": 1}, lambda folder: (folder / "whole").write_text("x"))
+    if content is None:
+        (made / damage).unlink()
+    else:
+        (made / damage).write_text(content)
+    assert make_once("test", {"a": 1}, lambda folder: (folder / "whole").write_text("x")) == made
+    assert (made / "whole").read_text() == "x"
+    assert "damaged or removed: making it again" in caplog.text
+    caplog.clear()
+    make_once("test", {"a": 1}, lambda folder: pytest.fail("it is there"))
+    assert not caplog.text
+
+
+def test_what_an_earlier_version_cached_is_used(tmp_path, monkeypatch):
+    """It noted no digests."""
+    monkeypatch.setenv("GRADE_CACHE", str(tmp_path))
+    made = make_once("test", {"a": 1}, lambda folder: (folder / "whole").write_text("x"))
+    (made / "ingredients.json").write_text('{"a": 1}')
+    (made / "whole").write_text("y")
+    assert make_once("test", {"a": 1}, lambda folder: pytest.fail("it is there")) == made
+
+
 def test_unwritable_cache_says_what_to_do(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("x")
     monkeypatch.setenv("GRADE_CACHE", str(tmp_path / "file"))

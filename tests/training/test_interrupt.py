@@ -1,4 +1,4 @@
-"""Ctrl-C: what is kept, what is said, how it goes on."""
+"""Ctrl-C and SIGTERM: what is kept, what is said, how it goes on."""
 
 from __future__ import annotations
 
@@ -19,16 +19,30 @@ def cache(shared_cache, monkeypatch):
     monkeypatch.setenv("GRADE_CACHE", shared_cache)
 
 
-def interrupt_now() -> None:
-    os.kill(os.getpid(), signal.SIGINT)
+def interrupt_now(number: int = signal.SIGINT) -> None:
+    os.kill(os.getpid(), number)
     time.sleep(0.01)
 
 
-def test_outside_a_step_it_stops_at_once_and_says_how_to_go_on():
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(Interrupted, match="the command that goes on"), Interrupt(lambda: "the command that goes on"):
-        interrupt_now()
-    assert signal.getsignal(signal.SIGINT) is before
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_outside_a_step_it_stops_at_once_and_says_how_to_go_on(number):
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted, match="the command that goes on") as stopped, Interrupt(lambda: "the command that goes on"):
+        interrupt_now(number)
+    assert stopped.value.status == 128 + number
+    assert signal.getsignal(number) is before
+
+
+def test_who_handles_sigterm_already_goes_on_to():
+    seen = []
+    before = signal.signal(signal.SIGTERM, lambda *_: seen.append("theirs"))
+    try:
+        with Interrupt() as interrupt:
+            interrupt.listen()
+            interrupt_now(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert seen == ["theirs"]
 
 
 def test_within_a_step_it_waits_for_the_end_and_a_second_one_does_not(capsys):
@@ -59,22 +73,23 @@ def test_in_another_thread_nothing_changes():
     assert seen == [before]
 
 
-def interrupt_in_training(process, folder) -> str:
+def interrupt_in_training(process, folder, number: int) -> str:
     while process.poll() is None and not (folder / "metrics.csv").exists():
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     output = process.communicate(timeout=300)[0]
-    assert process.returncode == 130, output
+    assert process.returncode == 128 + number, output
     assert "Traceback" not in output
     return output
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_loses_no_step_and_names_the_command_that_goes_on(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_loses_no_step_and_names_the_command_that_goes_on(number, tmp_path):
     options = ["method=rloo", "max_steps=12", "run.checkpoint_every=100", "evaluation.validate_every=4"]
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     finish(start(tmp_path, *command(whole, *options)))
-    output = interrupt_in_training(start(tmp_path, *command(stopped, *options)), stopped)
+    output = interrupt_in_training(start(tmp_path, *command(stopped, *options)), stopped, number)
     said = next(line for line in output.splitlines() if line.strip().startswith("python -m grade_lightning.run"))
     done = rows(stopped)
     assert 0 < len(done) < 12

@@ -140,3 +140,15 @@ run(settings_of(cfg), resolved(cfg))
     said = done.stdout + done.stderr
     assert len(re.findall(r"^step \d/2: validation reward", said, flags=re.MULTILINE)) == 2
     assert [found for found in said.splitlines() if NOISE.search(found)] == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_log_on_a_full_disk_says_so_once_and_stops_nothing(tmp_path, capsys):
+    (tmp_path / "run.log").symlink_to("/dev/full")
+    with run_log() as kept:
+        kept.open(tmp_path)
+        for number in range(3):
+            logging.getLogger("grade_lightning.test").info("message %s", number)
+    said = capsys.readouterr().err
+    assert said.count("run.log lacks messages from here on (No space left on device)") == 1
+    assert "Traceback" not in said

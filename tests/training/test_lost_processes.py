@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -40,6 +42,12 @@ def named(output: str, beginning: str) -> list[str]:
     return shlex.split(next(line for line in output.splitlines() if line.strip().startswith(beginning)))
 
 
+def results(folder: Path) -> dict[str, Any]:
+    """Of a finished run, without times."""
+    found = json.loads((folder / "results.json").read_text())
+    return {name: value for name, value in found.items() if name not in ("seconds", "peak_memory_bytes")}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("rank", "hardware"), [(1, "ddp"), (0, "fsdp")])
 def test_a_killed_process_ends_the_others_and_the_named_command_goes_on(rank, hardware, tmp_path):
@@ -54,16 +62,25 @@ def test_a_killed_process_ends_the_others_and_the_named_command_goes_on(rank, ha
     again = named(output.split("was killed")[1], "python -m grade_lightning.launch")
     assert "going on with the unfinished run" in finish(start(tmp_path, *again[1:]))
     assert rows(killed) == rows(whole)
+    assert results(killed) == results(whole)
 
 
 @pytest.mark.slow
-def test_under_torchrun_the_others_say_it(tmp_path):
-    run = begun(tmp_path / "run", TORCHRUN, "ddp")
-    of_rank(run, 1).kill()
-    output = run.communicate(timeout=60)[0]
-    assert run.returncode != 0
-    assert "another process of this run has ended" in output
-    assert named(output, "torchrun ")[:6] == ["torchrun", "--standalone", "--nproc-per-node", "2", "-m", "grade_lightning.run"]
+def test_under_torchrun_the_others_say_it_and_the_same_command_goes_on(tmp_path):
+    whole = tmp_path / "whole"
+    finish(start(tmp_path, *command(whole, "hardware=ddp", *OPTIONS), executable=TORCHRUN))
+    for rank in (0, 1):
+        killed = tmp_path / f"killed-{rank}"
+        run = begun(killed, TORCHRUN, "ddp")
+        of_rank(run, rank).kill()
+        output = run.communicate(timeout=60)[0]
+        assert run.returncode != 0
+        assert output.count("another process of this run has ended") == 1, output
+        assert named(output, "torchrun ")[:6] == ["torchrun", "--standalone", "--nproc-per-node", "2", "-m", "grade_lightning.run"]
+        again = finish(start(tmp_path, *command(killed, "hardware=ddp", *OPTIONS), executable=TORCHRUN))
+        assert "going on with the unfinished run" in again
+        assert rows(killed) == rows(whole)
+        assert results(killed) == results(whole)
 
 
 @pytest.mark.slow
