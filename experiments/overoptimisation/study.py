@@ -37,7 +37,9 @@ SETTING = ("experiment=imdb_small", "max_new_tokens=32", *GOLD)
 COMMON = (
     *SETTING, "max_steps=80", "kl_coef=0", "evaluation.validate_every=5", "evaluation.val_prompts=256", "evaluation.test_prompts=256",
 )  # fmt: skip
-PARTS = ("runs", "best_of_n")
+# RLOO at straight-through's rate, three times as long: whether a difference at equal KL is one of rates.
+CONTROL = ("optimizer.lr=3e-4", "max_steps=240", "evaluation.validate_every=15")
+PARTS = ("runs", "control", "best_of_n")
 
 
 def proxy(rows: int) -> tuple[str, ...]:
@@ -52,6 +54,11 @@ def runs() -> list[Cell]:
         for rows in ROWS
         for method, overrides in METHODS.items()
     ]
+
+
+def control() -> list[Cell]:
+    rloo = tuple(o for o in METHODS["rloo"] if "optimizer.lr" not in o)
+    return [Cell(RECORDS, "control", f"rloo_slow-rows{rows}-seed1", (*rloo, *CONTROL, *proxy(rows), "seed=1")) for rows in (300, 1000)]
 
 
 def best_of_n(queue: Queue) -> None:
@@ -72,6 +79,8 @@ def main() -> int:
     queue = Queue(COMMON, chosen.data, chosen.model, chosen.work)
     if "runs" in chosen.parts:
         queue.run_all(runs(), chosen.jobs)
+    if "control" in chosen.parts:
+        queue.run_all(control(), chosen.jobs)
     if "best_of_n" in chosen.parts:
         best_of_n(queue)
     return 0
