@@ -21,6 +21,7 @@ from grade_lightning.methods import Context, GradeGradient, Method, PPOGradient,
 from grade_lightning.methods.meter import Meter
 from grade_lightning.models.policy import Policy
 from grade_lightning.rollout.noise import training_noise
+from grade_lightning.rollout.types import Rollout
 from grade_lightning.settings.run import OptimizerSettings
 from grade_lightning.training.module import MethodModule, Plan
 from grade_lightning.training.process import prepare_process
@@ -39,20 +40,28 @@ def _grade(setting: Setting, policy: Any, reward: Any, **options: Any) -> GradeG
     )  # fmt: skip
 
 
-def method_update(method: Method, batch: Any, *, meter: Callable[[Any], Any] = Meter) -> Update:
-    """Sampling, gradient and optimizer step, without a trainer."""
+def halves_of(
+    method: Method, batch: Any, meter: Callable[[Any], Any] = Meter
+) -> tuple[Callable[[], list[Rollout]], Callable[[list[Rollout]], dict[str, float]]]:
+    """Sampling, and gradient with optimizer step, without a trainer."""
     module = MethodModule(method, Plan(OptimizerSettings(lr=1e-4)))
     optimizer = module.configure_optimizers()
     batch = batch.repeat(method.completions_per_prompt)
 
-    def update() -> dict[str, float]:
+    def learn(rollouts: list[Rollout]) -> dict[str, float]:
         measured = meter(method.policy.device)
-        rollouts = module.sample_effective_batch(batch)
         totals = Totals(len(batch), sum(r.tokens for r in rollouts))
         method.update(rollouts, totals, measured, 1, lambda taken: module.apply_gradients(optimizer, taken, 1))
-        return measured.compute()
+        found: dict[str, float] = measured.compute()
+        return found
 
-    return update
+    return lambda: module.sample_effective_batch(batch), learn
+
+
+def method_update(method: Method, batch: Any, meter: Callable[[Any], Any] = Meter) -> Update:
+    """Sampling, gradient and optimizer step, without a trainer."""
+    draw, learn = halves_of(method, batch, meter)
+    return lambda: learn(draw())
 
 
 def recompute_update(setting: Setting, policy: Any, reward: Any, batch: Any) -> Update:

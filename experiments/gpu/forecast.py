@@ -34,6 +34,7 @@ from grade_lightning.training.environment import environment
 
 HERE = Path(__file__).parent
 HOPS = 2
+LARGE = (("adjoint", 16), ("reinforce", 16), ("adjoint", 1), ("ppo", 16))  # case and rows at once
 CASES = ("adjoint", "reinforce", "rloo", "ppo")
 SIZES = {
     "5M": {},
@@ -102,16 +103,20 @@ def fake_method(setting: Setting, make: Callable[[Policy, ClassifierReward], Met
 
 
 def forecast(case: str, setting: Setting) -> Forecast:
-    """Two updates on the absent device, of which the second is counted: the optimizer's state is there by then."""
+    """An update on the absent device, with the optimizer's state there from another one of the same rollouts."""
     setting = dataclasses.replace(setting, max_hops=HOPS, device=DEVICE)
     with fake_method(setting, lambda policy, reward: measure.method_of(case, setting, policy, reward)) as (ledger, base, method):
         _, batch = prompts(setting, base, distinct=setting.rows // (GROUP if case == "rloo" else 1))
         weights = ledger.now
-        update = measure.method_update(method, batch, meter=Names)
-        update()
+        draw, learn = measure.halves_of(method, batch, Names)
         ledger.forget()
-        update()
-        return Forecast(weights, ledger.peak, ledger.reads, ledger.uploads)
+        rollouts = draw()
+        peak, reads, uploads, held = ledger.peak, ledger.reads, ledger.uploads, ledger.now
+        learn(rollouts)
+        state = ledger.now - held
+        ledger.forget()
+        learn(rollouts)
+        return Forecast(weights, max(peak + state, ledger.peak), reads + ledger.reads, uploads + ledger.uploads)
 
 
 def measured(case: str, setting: Setting) -> int:
@@ -134,24 +139,21 @@ def _allocated(update: Any) -> tuple[int, int]:
     return most, held
 
 
-def compare() -> dict[str, Any]:
-    """Sizes that this machine can make, and the one that it cannot."""
-    rows = []
-    wanted = [(size, case) for size in SIZES for case in CASES]
-    for size, case in tqdm(wanted, desc="sizes"):
-        setting = Setting(**SIZES[size])
-        found, really = forecast(case, setting), measured(case, setting)
-        rows.append({"size": size, "case": case, **asdict(found), "update": found.update, "measured": really})
-    large = []
-    for case in tqdm(CASES, desc="Qwen3-4B"):
-        for accumulation in (1, 16):
-            setting = Setting(**QWEN3_4B, rows=16 // accumulation, precision="bf16")
-            if case == "rloo" and accumulation > 1:
-                continue  # a group's completions are compared with each other
-            found = forecast(case, setting)
-            large.append({"case": case, "rows": setting.rows, **asdict(found), "update": found.update,
-                          "checked": estimated_memory(setting, case)})  # fmt: skip
-    return {"sizes": rows, "qwen3_4b": large, "machine": environment()}
+def compare(out: Path) -> dict[str, Any]:
+    """Sizes that this machine can make, and the one that it cannot; ``memory.json`` is written after each."""
+    found: dict[str, Any] = {"sizes": [], "qwen3_4b": [], "machine": environment()}
+    wanted = [(size, case, Setting(**SIZES[size])) for size in SIZES for case in CASES]
+    wanted += [("qwen3_4b", case, Setting(**QWEN3_4B, rows=rows, precision="bf16")) for case, rows in LARGE]
+    for size, case, setting in tqdm(wanted, desc="updates"):
+        foreseen = forecast(case, setting)
+        row = {"case": case, "rows": setting.rows, **asdict(foreseen), "update": foreseen.update}
+        if size in SIZES:
+            found["sizes"].append({"size": size, **row, "measured": measured(case, setting)})
+        else:
+            found["qwen3_4b"].append({**row, "checked": estimated_memory(setting, case)})
+        write_atomically(out / "memory.json", json.dumps(found, indent=1) + "\n")
+        write_atomically(out / "memory.md", markdown(found))
+    return found
 
 
 def markdown(found: dict[str, Any]) -> str:
@@ -173,10 +175,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=HERE)
     chosen = parser.parse_args()
-    found = compare()
-    write_atomically(chosen.out / "memory.json", json.dumps(found, indent=1) + "\n")
-    write_atomically(chosen.out / "memory.md", markdown(found))
-    print(markdown(found))
+    print(markdown(compare(chosen.out)))
     return 0
 
 

@@ -22,6 +22,7 @@ from grade_lightning.methods import (
     ReinforceGradient,
     RLOOGradient,
 )
+from grade_lightning.rollout.decoding import StaticDecoder
 from tests.conftest import make_context
 
 SMALL = Setting(rows=8, new_tokens=3, vocab_size=512, top_k=16, hidden_size=32, layers=1, heads=2, kv_heads=1, mlp_size=64)
@@ -134,3 +135,18 @@ def test_the_record_holds_what_is_said_of_it():
     assert 8.0e9 < whole["weights"] < 8.2e9
     assert whole["peak"] < 24e9
     assert markdown(record) == (HERE / "memory.md").read_text()
+
+
+def test_a_step_that_is_captured_waits_for_nothing():
+    """A CUDA graph can neither read numbers on the host nor take tensors from it."""
+    with fake(SMALL, ReinforceGradient, {}) as (ledger, base, method), torch.no_grad():
+        policy = method.policy
+        _, batch = prompts(dataclasses.replace(SMALL, device=DEVICE), base)
+        decoder = StaticDecoder(policy, len(batch), 64).prompts(batch.mask)
+        decoder.start(policy.embed(batch.ids))
+        ledger.forget()
+        hidden = decoder._forward()
+        assert (ledger.reads, ledger.uploads) == (0, 0)
+        assert hidden.shape == (SMALL.rows, SMALL.hidden_size)
+        policy.embed(batch.ids[:, 0])[0, 0].item()
+        assert ledger.reads == 1

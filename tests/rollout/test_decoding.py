@@ -93,3 +93,17 @@ def test_kept_decoders_do_not_keep_their_policy(model_folder):
     del policy
     gc.collect()
     assert len(_graphs) == before - 1
+
+
+@torch.no_grad()
+def test_a_step_is_one_graph(policy64):
+    """What a CUDA graph needs can be seen on a processor: torch.compile takes a step whole, without a break."""
+    batch, generator = make_batch(policy64), torch.Generator().manual_seed(0)
+    captured, eager = (StaticDecoder(policy64, 4, 64).prompts(batch.mask) for _ in range(2))
+    embeds, alive = policy64.embed(batch.ids), torch.ones(4, dtype=torch.bool)
+    torch.testing.assert_close(captured.start(embeds), eager.start(embeds))
+    captured.policy = policy64  # the compiler knows no proxies
+    captured._forward = torch.compile(captured._forward, fullgraph=True, backend="eager")
+    for _ in range(3):
+        fed = policy64.embed(torch.randint(300, (4,), generator=generator))
+        torch.testing.assert_close(captured.step(fed, alive), eager.step(fed, alive))
