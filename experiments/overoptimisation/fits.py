@@ -103,9 +103,9 @@ def equal_kl(found: dict[tuple[str, int, int], dict[str, np.ndarray]]) -> Table:
             both = {method: [at(found[method, *pair], kl, name) for pair in pairs] for method in ("rloo", "plain")}
             row[f"{name}_difference"] = _interval([b - a for a, b in zip(both["rloo"], both["plain"], strict=True)])
             row |= {f"{name}_{method}": _interval(values) for method, values in both.items()}
-        slow = [(method, *pair) for method, *pair in found if method == "rloo_slow"]
-        row["slow_difference"] = ", ".join(
-            f"{at(found['plain', *pair], kl, 'gold') - at(found[method, *pair], kl, 'gold'):.3f}" for method, *pair in sorted(slow)
+        slow = sorted(tuple(pair) for method, *pair in found if method == "rloo_slow")
+        row["slow_difference"] = _interval(
+            [at(found["plain", *pair], kl, "gold") - at(found["rloo_slow", *pair], kl, "gold") for pair in slow]
         )
         row["best_of_n"] = _interval([at(path, kl, "gold") for (method, _, _), path in sorted(found.items()) if method == "best_of_n"])
         shown.append(row)
@@ -120,6 +120,6 @@ def equal_kl(found: dict[tuple[str, int, int], dict[str, np.ndarray]]) -> Table:
         shown,
         [
             "Gold is the rise of the gold reward. 95% intervals over pairs of proxy and seed, which share prompts; best of n over proxies. "
-            "To RLOO at its rate: straight-through less RLOO at the same learning rate, proxies of 300 and of 1,000 rows, seed 1."
+            "To RLOO at its rate: straight-through less RLOO at the same learning rate, a seed of each proxy."
         ],
     )

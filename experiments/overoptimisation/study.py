@@ -39,6 +39,7 @@ COMMON = (
 )  # fmt: skip
 # RLOO at straight-through's rate, three times as long: whether a difference at equal KL is one of rates.
 CONTROL = ("optimizer.lr=3e-4", "max_steps=240", "evaluation.validate_every=15")
+CONTROLLED = ((300, 1), (1000, 1), (100, 2), (5000, 2))  # rows of the proxy and seed
 PARTS = ("runs", "control", "best_of_n")
 
 
@@ -58,7 +59,10 @@ def runs() -> list[Cell]:
 
 def control() -> list[Cell]:
     rloo = tuple(o for o in METHODS["rloo"] if "optimizer.lr" not in o)
-    return [Cell(RECORDS, "control", f"rloo_slow-rows{rows}-seed1", (*rloo, *CONTROL, *proxy(rows), "seed=1")) for rows in (300, 1000)]
+    return [
+        Cell(RECORDS, "control", f"rloo_slow-rows{rows}-seed{seed}", (*rloo, *CONTROL, *proxy(rows), f"seed={seed}"))
+        for rows, seed in CONTROLLED
+    ]
 
 
 def best_of_n(queue: Queue) -> None:

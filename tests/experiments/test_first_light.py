@@ -10,7 +10,7 @@ from experiments.gpu.first_light import PARTS, SIZES, UPDATES, conclude, markdow
 TOY = SIZES["toy"]
 
 
-@pytest.mark.parametrize("case", UPDATES)
+@pytest.mark.parametrize("case", [pytest.param(case, marks=() if case == "adjoint" else pytest.mark.slow) for case in UPDATES])
 def test_an_update_of_each_case(case):
     found = PARTS[f"update {case}"][0](TOY)
     assert found["seconds"] > 0
@@ -23,6 +23,7 @@ def test_bf16_has_the_gradient_of_fp32():
     assert 0.95 < found["length"] < 1.05
 
 
+@pytest.mark.slow
 def test_decoders_agree():
     found = PARTS["decoding"][0](TOY)
     assert found["tokens"] == TOY.rows * TOY.new_tokens
