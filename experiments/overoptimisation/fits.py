@@ -31,7 +31,7 @@ def trajectory(record: Record) -> dict[str, np.ndarray]:
     return {"d": d, **{name: np.asarray([row[key] - rows[0][key] for row in rows]) for name, key in _KEYS.items()}}
 
 
-_KEYS = {"proxy": "reward_mean", "gold": "judge_gold_mean"}
+_KEYS = {"proxy": "reward_mean", "gold": "judge_gold_mean", "judge": "judge_mean"}  # the judge is a bag of words: it shares no base
 
 
 def of_curve(curve: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
@@ -79,7 +79,7 @@ def write(records: Path, measured: Path, out: Path) -> None:
     for method, count, seed in sorted(found):
         path = found[method, count, seed]
         used, row = path["d"] > 0.1, {"method": method, "rows": count, "seed": seed}
-        for name in _KEYS:
+        for name in ("proxy", "gold"):
             row[f"{name}_alpha"], row[f"{name}_beta"] = fit(path["d"][used], path[name][used], best_of_n=method == "best_of_n")
         top = int(np.argmax(path["gold"]))
         rows.append({**row, "peak": float(path["gold"][top]), "peak_kl": float(path["d"][top] ** 2), "last_kl": float(path["d"][-1] ** 2)})
@@ -104,15 +104,16 @@ def equal_kl(found: dict[tuple[str, int, int], dict[str, np.ndarray]]) -> Table:
             row[f"{name}_difference"] = _interval([b - a for a, b in zip(both["rloo"], both["plain"], strict=True)])
             row |= {f"{name}_{method}": _interval(values) for method, values in both.items()}
         slow = sorted(tuple(pair) for method, *pair in found if method == "rloo_slow")
-        row["slow_difference"] = _interval(
-            [at(found["plain", *pair], kl, "gold") - at(found["rloo_slow", *pair], kl, "gold") for pair in slow]
-        )
+        for name in ("gold", "judge"):
+            both = {method: [at(found[method, *pair], kl, name) for pair in slow] for method in ("plain", "rloo_slow")}
+            row[f"{name}_slow"] = _interval([b - a for a, b in zip(both["rloo_slow"], both["plain"], strict=True)])
         row["best_of_n"] = _interval([at(path, kl, "gold") for (method, _, _), path in sorted(found.items()) if method == "best_of_n"])
         shown.append(row)
     columns = [
         ("kl", "KL, nats/completion", ".0f"), ("gold_rloo", "gold: RLOO", ""), ("gold_plain", "plain straight-through", ""),
-        ("gold_difference", "difference", ""), ("slow_difference", "to RLOO at its rate", ""),
-        ("best_of_n", "best of n", ""), ("proxy_difference", "difference of proxies", ""),
+        ("gold_difference", "difference", ""), ("gold_slow", "to RLOO at its rate", ""),
+        ("best_of_n", "best of n", ""), ("proxy_difference", "difference of proxies", ""), ("judge_difference", "of the judge", ""),
+        ("judge_slow", "to RLOO at its rate", ""),
     ]  # fmt: skip
     return Table(
         "Rises at equal KL",
