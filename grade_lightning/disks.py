@@ -23,13 +23,22 @@ def disk_named(folder: Path, otherwise: str) -> Iterator[None]:
     """
     try:
         yield
+    except ValueError:
+        raise  # a message already, maybe of another folder's
     except Exception as error:
         if not _is_of_the_disk(error):
             raise
         raise ValueError(
-            f"{folder} cannot be written ({error}): free space there and give the same command again, which goes on with what is kept, "
-            f"or {otherwise}"
+            f"{_place(error, folder)} cannot be written ({error}): free space there and give the same command again, which goes on with "
+            f"what is kept, or {otherwise}"
         ) from error
+
+
+def _place(error: Exception, folder: Path) -> Path:
+    """What could not be written: the folder, or a file elsewhere that the system names."""
+    named = getattr(error, "filename", None)
+    inside = not isinstance(named, str) or Path(named).absolute().is_relative_to(folder.absolute())
+    return folder if inside else Path(str(named))
 
 
 def _is_of_the_disk(error: Exception) -> bool:

@@ -167,7 +167,7 @@ def main() -> None:
     small = {**common, "model": chosen.model}
     decisive = dict(DECISIVE)
     if find_spec("trl") is None or gpu:
-        print("TRL is not compared: " + ("a CPU comparison" if gpu else "pip install 'grade-lightning[bench]'"))
+        print("TRL is not compared: " + ("first_light does so on a GPU" if gpu else "pip install 'grade-lightning[bench]'"))
         del decisive[TRL]
     speed = peaks(common.get("device", "cpu"), common.get("precision", "fp32"))  # while nothing else runs
     rounds, fewer = chosen.rounds, (chosen.rounds + 1) // 2

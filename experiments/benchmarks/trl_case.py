@@ -33,6 +33,10 @@ def serve_trl(setting: Setting) -> None:
     base, _, reward = load(setting)
     texts, _ = prompts(setting, base, distinct=setting.rows // GROUP)
 
+    def wait() -> None:
+        if setting.device == "cuda":
+            torch.cuda.synchronize()
+
     class Turns(TrainerCallback):
         start: float | None = None
 
@@ -43,9 +47,11 @@ def serve_trl(setting: Setting) -> None:
                 answer()
             if not sys.stdin.readline():
                 raise _EndOfInput
+            wait()
             self.start = time.perf_counter()
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
+            wait()
             if self.start is not None:
                 answer(seconds=time.perf_counter() - self.start, memory=None, peak=None, hops=None, first_ratio=None)
 

@@ -11,10 +11,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -52,14 +55,19 @@ def run_part(name: str, size: str, limit: float) -> dict[str, Any]:
     """A part in a process of its own."""
     start = time.perf_counter()
     command = [sys.executable, "-m", "experiments.gpu.first_light", "--size", size, "--part", name]
-    try:
-        done = subprocess.run(command, cwd=parts.REPOSITORY, capture_output=True, text=True, timeout=limit, check=False)
-    except subprocess.TimeoutExpired:
-        return {"status": "out of time", "seconds": limit, "error": f"it was stopped after {limit:.0f} s"}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=parts.REPOSITORY, stdout=pipe, stderr=pipe, text=True, start_new_session=True) as process:
+        try:
+            out, errors = process.communicate(timeout=limit)
+        except subprocess.TimeoutExpired:
+            return {"status": "out of time", "seconds": limit, "error": f"it was stopped after {limit:.0f} s"}
+        finally:
+            with suppress(ProcessLookupError):  # what it started must not run beside the next part
+                os.killpg(process.pid, signal.SIGKILL)
     seconds = time.perf_counter() - start
-    answers = [line.removeprefix(MARK) for line in done.stdout.splitlines() if line.startswith(MARK)]
-    if done.returncode or not answers:
-        return {"status": "failed", "seconds": seconds, "error": done.stderr[-3000:]}
+    answers = [line.removeprefix(MARK) for line in out.splitlines() if line.startswith(MARK)]
+    if process.returncode or not answers:
+        return {"status": "failed", "seconds": seconds, "error": errors[-3000:]}
     return {"status": "done", "seconds": seconds, "found": json.loads(answers[-1])}
 
 

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from experiments.benchmarks import measure
 from experiments.benchmarks.floors import estimated_memory
 from experiments.benchmarks.setting import GROUP, QWEN3_4B, Setting, prompts, random_model, tokenizer_of
-from experiments.gpu.absent import DEVICE, Ledger, absent, move
+from experiments.gpu.absent import DEVICE, Ledger, absent, move, register
 from grade_lightning.methods import Method
 from grade_lightning.models.base import BaseLM
 from grade_lightning.models.policy import Policy
@@ -34,7 +34,7 @@ from grade_lightning.training.environment import environment
 
 HERE = Path(__file__).parent
 HOPS = 2
-LARGE = (("adjoint", 16), ("adjoint", 8), ("reinforce", 16))  # case and rows at once
+LARGE = (("adjoint", 16), ("adjoint", 8))  # case and rows at once
 CASES = ("adjoint", "reinforce", "rloo", "ppo")
 SIZES = {
     "5M": {},
@@ -179,6 +179,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=HERE)
     chosen = parser.parse_args()
+    try:
+        register()
+    except ValueError as error:
+        parser.error(str(error))
     print(markdown(compare(chosen.out)))
     return 0
 

@@ -21,6 +21,7 @@ from experiments.benchmarks.measure import make
 from experiments.benchmarks.setting import Setting, load, prompts
 from experiments.benchmarks.turns import Worker
 from grade_lightning.chain.gradient import gradient
+from grade_lightning.rollout.decoding import graphed
 from grade_lightning.rollout.noise import training_noise
 from grade_lightning.rollout.sampling import sample
 from grade_lightning.settings.rollout import RolloutSettings
@@ -75,6 +76,8 @@ def _sampled(setting: Setting, cache: str) -> tuple[torch.Tensor, list[float]]:
     rollout = RolloutSettings(setting.new_tokens, setting.new_tokens, setting.top_k, cache=cache)
     found: list[torch.Tensor] = []
     seconds = _seconds(lambda: found.append(sample(policy, batch, noise, rollout).completion_ids), setting)
+    if cache == "auto" and not graphed(policy, rollout):
+        raise AssertionError("no CUDA graph could be captured: rollout.cache=auto went back to a cache that grows")
     return found[-1].cpu(), seconds
 
 

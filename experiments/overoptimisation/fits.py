@@ -111,9 +111,9 @@ def equal_kl(found: dict[tuple[str, int, int], dict[str, np.ndarray]]) -> Table:
         shown.append(row)
     columns = [
         ("kl", "KL, nats/completion", ".0f"), ("gold_rloo", "gold: RLOO", ""), ("gold_plain", "plain straight-through", ""),
-        ("gold_difference", "difference", ""), ("gold_slow", "to RLOO at its rate", ""),
+        ("gold_difference", "difference", ""), ("gold_slow", "gold: to RLOO at its rate", ""),
         ("best_of_n", "best of n", ""), ("proxy_difference", "difference of proxies", ""), ("judge_difference", "of the judge", ""),
-        ("judge_slow", "to RLOO at its rate", ""),
+        ("judge_slow", "judge: to RLOO at its rate", ""),
     ]  # fmt: skip
     return Table(
         "Rises at equal KL",

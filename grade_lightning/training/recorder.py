@@ -167,6 +167,11 @@ def check_checkpoint(file: Path) -> None:
     try:
         torch.load(file, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, LookupError, UnpicklingError) as error:
+        if "Unsupported global" in str(error):
+            raise ValueError(
+                f"{file} holds an object that is no tensor and no plain value, of a callback's state_dict: training can go on from it "
+                f"without that callback alone ({str(error).splitlines()[0][:200]})"
+            ) from error
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise ValueError(
             f"{file} is damaged ({reason}): bring it back, or remove {file} and give the same command again, which then begins with "

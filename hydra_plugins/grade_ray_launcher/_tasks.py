@@ -79,15 +79,26 @@ def _connect(options: RayOptions) -> None:
         except (ConnectionError, ValueError, RayError) as error:
             advice = "set RAY_AUTH_MODE=token if it wants a token"
             raise CompactHydraException(f"hydra.launcher.address={options.address}: {error} ({advice})") from error
+        for said in _lacking(options):
+            log.warning("%s: runs wait until the cluster has them", said)  # it may grow
         return
     ray.init(
         address="local", num_cpus=options.cluster_cpus, num_gpus=options.cluster_gpus, include_dashboard=False,
         object_store_memory=OBJECT_STORE, logging_level=logging.WARNING,
     )  # fmt: skip
+    for said in _lacking(options):
+        raise CompactHydraException(said)
+
+
+def _lacking(options: RayOptions) -> list[str]:
+    """What a run wants more of than the cluster has."""
     found = ray.cluster_resources()
-    for key, wanted, kind in (("num_cpus", options.num_cpus, "CPU"), ("num_gpus", options.num_gpus, "GPU")):
-        if wanted > found.get(kind, 0):
-            raise CompactHydraException(f"hydra.launcher.{key}={wanted:g}: a run wants more than the {found.get(kind, 0):g} that there are")
+    asked = (("num_cpus", options.num_cpus, "CPU"), ("num_gpus", options.num_gpus, "GPU"))
+    return [
+        f"hydra.launcher.{key}={wanted:g}: a run wants more than the {found.get(kind, 0):g} that there are"
+        for key, wanted, kind in asked
+        if wanted > found.get(kind, 0)
+    ]
 
 
 def _submitted(launcher: RayLauncher, runs: Sequence[Run]) -> list[ray.ObjectRef]:

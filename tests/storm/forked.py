@@ -67,7 +67,7 @@ class Forked:
             environment.pop(name, None)
         self._server = subprocess.Popen(
             [sys.executable, "-m", "tests.storm.forked"], cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            text=True, bufsize=1,
+            bufsize=0,  # select sees nothing of what Python has read ahead
         )  # fmt: skip
         assert self._reply(300) == {"ready": True}
         return self
@@ -80,7 +80,7 @@ class Forked:
     def start(self, request: Request) -> int:
         """-> the process's id."""
         assert self._server.stdin is not None
-        self._server.stdin.write(json.dumps(asdict(request)) + "\n")
+        self._server.stdin.write(json.dumps(asdict(request)).encode() + b"\n")
         return int(self._reply(60)["pid"])
 
     def ended(self, seconds: float) -> int | None:

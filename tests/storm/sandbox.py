@@ -10,7 +10,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -125,7 +125,8 @@ class Sandbox:
         if not _alive(process):
             return self.end()
         reached = [name for _, name in self.seen() if name != "change"][-1]
-        os.kill(process, number)
+        with suppress(ProcessLookupError):  # it may end at this very moment
+            os.kill(process, number)
         return replace(self.end(), reached=reached)
 
     def interrupted_at(self, change: int, number: int) -> Outcome:
@@ -208,10 +209,10 @@ def differences(left: dict[str, Any] | None, right: dict[str, Any]) -> str:
 
 def _alive(process: int) -> bool:
     try:
-        os.kill(process, 0)
-    except ProcessLookupError:
+        state = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
         return False
-    return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    return state != "Z"
 
 
 NUMBERS = {name: int(signal.Signals[f"SIG{name}"]) for name in ("KILL", "TERM", "INT")}
