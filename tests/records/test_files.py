@@ -62,3 +62,19 @@ def test_other_errors_stay_what_they_are(tmp_path):
         with pytest.raises(type(error)) as raised, disk_named(tmp_path, "go elsewhere"):
             raise error
         assert raised.value is error
+
+
+def test_the_disk_that_is_full_is_the_one_that_is_named(tmp_path):
+    """A cache in another place than the run folder, inside whose block it is written; and a file of a third place."""
+    run, cache = tmp_path / "run", tmp_path / "cache"
+    with pytest.raises(ValueError, match=r"cannot be written") as raised, disk_named(run, "another run.dir"):  # noqa: SIM117
+        with disk_named(cache, "another cache"):
+            raise RuntimeError("I/O error: No space left on device (os error 28)")
+    assert str(raised.value).startswith(f"{cache} cannot be written")
+    assert str(raised.value).count("cannot be written") == 1
+    with pytest.raises(ValueError, match="cannot be written") as raised, disk_named(run, "another run.dir"):
+        raise OSError(errno.ENOSPC, "No space left on device", "/elsewhere/file")
+    assert str(raised.value).startswith("/elsewhere/file cannot be written")
+    with pytest.raises(ValueError, match="cannot be written") as raised, disk_named(run, "another run.dir"):
+        raise OSError(errno.ENOSPC, "No space left on device", str(run / "metrics.csv"))
+    assert str(raised.value).startswith(f"{run} cannot be written")
