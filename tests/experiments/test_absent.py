@@ -6,10 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch.utils.backend_registration
 
 from experiments.gpu.forecast import CASES, HERE, SIZES, markdown
 
 
+@pytest.mark.skipif(
+    not hasattr(torch.utils.backend_registration, "_setup_privateuseone_for_python_backend"), reason="torch has no devices made in Python"
+)
 @pytest.mark.parametrize("chosen", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
 def test_on_a_device_that_is_not_there(chosen):
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-m", chosen, "tests/experiments/absent.py"]

@@ -125,6 +125,7 @@ def _become(request: Request) -> None:
     from grade_lightning.training import process
     from tests.storm import marks
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts tests in the background lets them ignore it
     output = os.open(request.output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     for descriptor in (1, 2):
         os.dup2(output, descriptor)

@@ -65,7 +65,8 @@ class Weather:
             done = sandbox.interrupted_at(1 + int(fault.share * like.changes), number)
         else:
             done = sandbox.interrupted(fault.where, fault.share * like.seconds(fault.where), number)
-        at_once = (-15,) if fault.what == "TERM" and done.reached == "start" else ()  # before the run sees to signals
+        # Before a run sees to signals, and after it.
+        at_once = (-15,) if fault.what == "TERM" and done.reached in ("start", "finish", "ended") else ()
         if done.status not in (0, *ENDS[fault.what], *at_once) or done.traceback:
             raise Failed(f"the signal: exit status {done.status}\n{done.output[-3000:]}")
         if done.status in (130, 143) and done.output.count("interrupted") != 1:

@@ -87,6 +87,7 @@ def main(folder: str, out: str) -> None:
     if dist.get_rank() == 0:
         numbers = {"held": torch.tensor(held), "whole": torch.tensor(max(whole, default=0)), "layer": torch.tensor(layer)}
         save_file({**found, **numbers}, out)
+    dist.barrier()  # a process that leaves while another still talks to it may abort
     dist.destroy_process_group()
 
 
