@@ -6,12 +6,12 @@ once: floating-point operations over the machine's rate.  Bandwidth and rate are
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
+from experiments.benchmarks import clock
 from experiments.benchmarks.setting import PROMPT_TOKENS, Setting, config_of
 from grade_lightning.settings.methods import PPOSettings
 from grade_lightning.training.memory import Batch, Shape, estimate
@@ -20,25 +20,14 @@ LORA_RANK = 16  # Policy's default
 PAPER_STEPS = 250  # policy steps of protocol=paper
 
 
-def _fastest(work: Callable[[], Any], device: str, *, times: int = 5) -> float:
-    found = []
-    for _ in range(times + 1):
-        start = time.perf_counter()
-        work()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        found.append(time.perf_counter() - start)
-    return min(found[1:])
-
-
 def peaks(device: str, precision: str) -> tuple[float, float]:
     """Bytes a second that a copy moves (read and written) and operations a second of a square product."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     size, width = (2**28, 8192) if device == "cuda" else (2**25, 2048)
     source, target = (torch.zeros(size, dtype=dtype, device=device) for _ in range(2))
-    copied = _fastest(lambda: target.copy_(source), device)
+    copied = min(clock.seconds(lambda: target.copy_(source), device, rounds=5))
     left, right = (torch.randn(width, width, device=device).to(dtype) for _ in range(2))
-    return 2 * source.nbytes / copied, 2 * width**3 / _fastest(lambda: left @ right, device)
+    return 2 * source.nbytes / copied, 2 * width**3 / min(clock.seconds(lambda: left @ right, device, rounds=5))
 
 
 def weights(setting: Setting) -> tuple[int, int]:
@@ -91,9 +80,11 @@ def fractions(
     return found
 
 
-def table1_hours(medians: dict[str, dict[str, Any]], *, seeds: int = 1) -> float | None:
-    """Hours of training for the paper's four methods, by the updates measured; evaluation comes on top.  None where one is missing."""
-    names = ("GRADE, 4B", "GRADE-STE, 4B", "PPO, 4B", "REINFORCE, 4B")
-    if not all(name in medians for name in names):
-        return None
-    return sum(medians[name]["seconds"] for name in names) * PAPER_STEPS * seeds / 3600
+def table1_hours(seconds: Mapping[str, float], methods: Sequence[str]) -> float | None:
+    """Hours of training for the paper's four methods and one seed; evaluation comes on top.  None where one was not measured.
+
+    Args:
+        seconds: of an update, by name.
+        methods: the four names.
+    """
+    return sum(seconds[name] for name in methods) * PAPER_STEPS / 3600 if all(name in seconds for name in methods) else None

@@ -16,7 +16,7 @@ from peft.tuners.lora import LoraLayer
 
 from experiments.benchmarks.recompute import recompute_backward
 from experiments.benchmarks.serve import serve
-from experiments.benchmarks.setting import GROUP, Setting, load, prompts
+from experiments.benchmarks.setting import GROUP, Setting, load, prompts_of
 from grade_lightning.methods import Context, GradeGradient, Method, PPOGradient, ReinforceGradient, RLOOGradient, Totals
 from grade_lightning.methods.meter import Meter
 from grade_lightning.models.policy import Policy
@@ -101,7 +101,7 @@ def method_of(case: str, setting: Setting, policy: Any, reward: Any) -> Method:
 def make(case: str, setting: Setting) -> Update:
     recomputes = case.startswith("recompute")
     base, policy, reward = load(dataclasses.replace(setting, checkpointing=recomputes or setting.checkpointing))
-    _, batch = prompts(setting, base, distinct=setting.rows // (GROUP if case == "rloo" else 1))
+    batch = prompts_of(case, setting, base)
     if case == "recompute":  # "recompute_merged" has the linear layers of ours
         plain_peft(policy)
     if recomputes:

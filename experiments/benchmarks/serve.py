@@ -12,6 +12,8 @@ from typing import Any
 import psutil
 import torch
 
+from experiments.benchmarks import clock
+
 MARK = "measured: "
 
 
@@ -35,8 +37,7 @@ def serve(update: Callable[[], dict[str, float]], device: str) -> None:
     for _ in sys.stdin:
         start = time.perf_counter()
         found = update()
-        if cuda:
-            torch.cuda.synchronize()
+        clock.wait(device)
         seconds = time.perf_counter() - start
         peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         answer(seconds=seconds, memory=peak - resident, peak=peak, hops=found.get("hops"), first_ratio=found.get("first_ratio"))

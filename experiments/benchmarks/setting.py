@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -88,15 +87,6 @@ def random_model(setting: Setting, device: str) -> PreTrainedModel:
         return Qwen3ForCausalLM._from_config(config_of(setting), dtype=DTYPES[setting.precision])
 
 
-def model_folder(setting: Setting, folder: Path) -> Path:
-    """The named model, or one with random weights made in ``folder``."""
-    if setting.model is not None:
-        return Path(setting.model)
-    random_model(setting, "cpu").save_pretrained(folder)
-    tokenizer_of(setting).save_pretrained(folder)
-    return folder
-
-
 def prompts(setting: Setting, base: BaseLM, *, distinct: int | None = None) -> tuple[list[str], PromptBatch]:
     """Openings that are exactly 32 tokens long, as text and as a batch."""
     wanted, found = distinct or setting.rows, []
@@ -109,6 +99,11 @@ def prompts(setting: Setting, base: BaseLM, *, distinct: int | None = None) -> t
             break
     made = make_prompts(found, [0] * len(found), base.tokenizer, max_sentences=99, max_chars=10_000)
     return found, collate(made, int(base.tokenizer.pad_token_id), rows=range(len(made)), step=1).to(setting.device)
+
+
+def prompts_of(case: str, setting: Setting, base: BaseLM) -> PromptBatch:
+    """The batch of a case: a row for each prompt, or for each group of completions."""
+    return prompts(setting, base, distinct=setting.rows // (GROUP if case == "rloo" else 1))[1]
 
 
 def load(setting: Setting) -> tuple[BaseLM, Policy, ClassifierReward]:
@@ -124,5 +119,4 @@ def load(setting: Setting) -> tuple[BaseLM, Policy, ClassifierReward]:
         for name, weight in policy.trainable().items():
             if "lora_B" in name:
                 weight.copy_(0.02 * torch.randn(weight.shape, generator=generator))
-    head = RewardHead(policy.embedding.shape[1], seed=0).to(setting.device)
-    return base, policy, ClassifierReward(policy, head)
+    return base, policy, ClassifierReward(policy, RewardHead(policy.embedding.shape[1], seed=0))

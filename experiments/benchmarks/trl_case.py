@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from experiments.benchmarks import clock
 from experiments.benchmarks.serve import answer
 from experiments.benchmarks.setting import GROUP, Setting, load, prompts, random_model
 from grade_lightning.data.prompts import Prompt, collate
@@ -33,10 +34,6 @@ def serve_trl(setting: Setting) -> None:
     base, _, reward = load(setting)
     texts, _ = prompts(setting, base, distinct=setting.rows // GROUP)
 
-    def wait() -> None:
-        if setting.device == "cuda":
-            torch.cuda.synchronize()
-
     class Turns(TrainerCallback):
         start: float | None = None
 
@@ -47,11 +44,11 @@ def serve_trl(setting: Setting) -> None:
                 answer()
             if not sys.stdin.readline():
                 raise _EndOfInput
-            wait()
+            clock.wait(setting.device)
             self.start = time.perf_counter()
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            wait()
+            clock.wait(setting.device)
             if self.start is not None:
                 answer(seconds=time.perf_counter() - self.start, memory=None, peak=None, hops=None, first_ratio=None)
 

@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from experiments.benchmarks.floors import PAPER_STEPS, floor
+from experiments.benchmarks.floors import floor, table1_hours
 from experiments.benchmarks.setting import QWEN3_0_6B, QWEN3_4B, Setting
 from experiments.gpu import parts
 from grade_lightning.records.files import write_atomically
@@ -86,8 +86,9 @@ def conclude(record: dict[str, Any]) -> dict[str, Any]:
             if case in seconds:
                 least = floor(setting, case, found[f"update {case}"]["hops"], bandwidth, rate)
                 concluded[f"share of the floor, {case}"] = sum(least.values()) / seconds[case]
-    if all(case in seconds for case in TABLE_1):
-        concluded["hours of Table 1, one seed, without evaluation"] = sum(seconds[case] for case in TABLE_1) * PAPER_STEPS / 3600
+    hours = table1_hours(seconds, TABLE_1)
+    if hours is not None:
+        concluded["hours of Table 1, one seed, without evaluation"] = hours
     return concluded
 
 

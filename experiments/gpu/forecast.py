@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from experiments.benchmarks import measure
 from experiments.benchmarks.floors import estimated_memory
-from experiments.benchmarks.setting import GROUP, QWEN3_4B, Setting, prompts, random_model, tokenizer_of
+from experiments.benchmarks.setting import QWEN3_4B, Setting, prompts_of, random_model, tokenizer_of
 from experiments.gpu.absent import DEVICE, Ledger, absent, move, register
 from grade_lightning.methods import Method
 from grade_lightning.models.base import BaseLM
@@ -106,7 +106,7 @@ def forecast(case: str, setting: Setting) -> Forecast:
     """An update on the absent device, with the optimizer's state there from another one of the same rollouts."""
     setting = dataclasses.replace(setting, max_hops=HOPS, device=DEVICE)
     with fake_method(setting, lambda policy, reward: measure.method_of(case, setting, policy, reward)) as (ledger, base, method):
-        _, batch = prompts(setting, base, distinct=setting.rows // (GROUP if case == "rloo" else 1))
+        batch = prompts_of(case, setting, base)
         weights = ledger.now
         draw, learn = measure.halves_of(method, batch, Names)
         ledger.forget()

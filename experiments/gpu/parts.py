@@ -8,14 +8,13 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from experiments.benchmarks import clock
 from experiments.benchmarks.floors import peaks
 from experiments.benchmarks.measure import make
 from experiments.benchmarks.setting import Setting, load, prompts
@@ -31,24 +30,6 @@ REPOSITORY = Path(__file__).parents[2]
 ROUNDS = 3
 # GRADE-STE's gradient of the same rollout with a base in bf16 and in fp32: 8 bits of mantissa through all layers.
 LEAST_COSINE, MOST_LENGTH = 0.98, 0.05
-
-
-def _wait(setting: Setting) -> None:
-    if setting.device == "cuda":
-        torch.cuda.synchronize()
-
-
-def _seconds(work: Callable[[], Any], setting: Setting, *, rounds: int = ROUNDS) -> list[float]:
-    """Of each call after one that warms up."""
-    work()
-    found = []
-    for _ in range(rounds):
-        _wait(setting)
-        start = time.perf_counter()
-        work()
-        _wait(setting)
-        found.append(time.perf_counter() - start)
-    return found
 
 
 def machine(setting: Setting) -> dict[str, Any]:
@@ -75,10 +56,10 @@ def _sampled(setting: Setting, cache: str) -> tuple[torch.Tensor, list[float]]:
     noise = training_noise(0, 1, setting.rows, setting.new_tokens, setting.top_k)
     rollout = RolloutSettings(setting.new_tokens, setting.new_tokens, setting.top_k, cache=cache)
     found: list[torch.Tensor] = []
-    seconds = _seconds(lambda: found.append(sample(policy, batch, noise, rollout).completion_ids), setting)
+    taken = clock.seconds(lambda: found.append(sample(policy, batch, noise, rollout).completion_ids), setting.device, rounds=ROUNDS)
     if cache == "auto" and not graphed(policy, rollout):
         raise AssertionError("no CUDA graph could be captured: rollout.cache=auto went back to a cache that grows")
-    return found[-1].cpu(), seconds
+    return found[-1].cpu(), taken
 
 
 def precision(setting: Setting) -> dict[str, Any]:
@@ -112,7 +93,7 @@ def update(case: str, setting: Setting) -> dict[str, Any]:
     work, measured = make(case, setting), {}
     if setting.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    rounds = _seconds(lambda: measured.update(work()), setting, rounds=1 if case == "recompute" else ROUNDS)
+    rounds = clock.seconds(lambda: measured.update(work()), setting.device, rounds=1 if case == "recompute" else ROUNDS)
     peak = torch.cuda.max_memory_allocated() if setting.device == "cuda" else None
     return {"seconds": statistics.median(rounds), "rounds": rounds, "peak": peak, "hops": measured.get("hops")}
 

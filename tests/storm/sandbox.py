@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import os
 import shutil
 import signal
@@ -17,6 +15,7 @@ from typing import Any
 
 from tests.storm.faults import COLD, METHODS
 from tests.storm.forked import Forked, Request
+from tests.training.test_processes import results, rows
 
 # All of a run, as small as it can be: what its numbers are worth does not matter here.
 TINY = [
@@ -31,7 +30,6 @@ OF_METHODS = {
     "hybrid": ["method.completions_per_prompt=2", *HEAD],
     "residual": ["reward=surrogate", "reward.of.function=vowels_of_storm:score", "reward.least=4"],
 }
-TIMES = ("train/seconds", "train/reward_seconds")
 ADAPTERS = ("checkpoints/last/adapter_model.safetensors", "checkpoints/best/adapter_model.safetensors")
 
 
@@ -149,11 +147,8 @@ class Sandbox:
         """What the run left behind, without times; None if it is not finished."""
         if not (self.run / "results.json").exists():
             return None
-        results = json.loads((self.run / "results.json").read_text())
-        with (self.run / "metrics.csv").open() as stream:
-            rows = [{key: value for key, value in row.items() if key not in TIMES} for row in csv.DictReader(stream)]
         return {
-            "results": {key: value for key, value in results.items() if key not in ("seconds", "peak_memory_bytes")}, "metrics": rows,
+            "results": results(self.run), "metrics": rows(self.run),
             "samples": (self.run / "samples.jsonl").read_text(), **{name: (self.run / name).read_bytes() for name in ADAPTERS},
             "files": sorted(str(file.relative_to(self.run)) for file in self.run.rglob("*") if file.name != "error.txt"),
         }  # fmt: skip

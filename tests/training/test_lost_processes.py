@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
 from grade_lightning.launch import split_arguments
 from grade_lightning.training.strategy import started_with
-from tests.training.test_processes import cache, command, finish, rows, start
+from tests.training.test_processes import cache, command, finish, results, rows, start
 
 assert cache  # the fixture
 
@@ -40,12 +38,6 @@ def of_rank(run, rank: int) -> psutil.Process:
 
 def named(output: str, beginning: str) -> list[str]:
     return shlex.split(next(line for line in output.splitlines() if line.strip().startswith(beginning)))
-
-
-def results(folder: Path) -> dict[str, Any]:
-    """Of a finished run, without times."""
-    found = json.loads((folder / "results.json").read_text())
-    return {name: value for name, value in found.items() if name not in ("seconds", "peak_memory_bytes")}
 
 
 @pytest.mark.slow

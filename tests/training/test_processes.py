@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file
@@ -53,6 +54,12 @@ def finish(process: subprocess.Popen[str]) -> str:
     output = process.communicate(timeout=300)[0]
     assert process.returncode == 0, output
     return output
+
+
+def results(folder: Path) -> dict[str, Any]:
+    """Of a finished run, without times."""
+    found = json.loads((folder / "results.json").read_text())
+    return {name: value for name, value in found.items() if name not in ("seconds", "peak_memory_bytes")}
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
