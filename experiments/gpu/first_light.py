@@ -51,19 +51,29 @@ PARTS: dict[str, tuple[Callable[[Setting], dict[str, Any]], int]] = {
 }
 
 
-def run_part(name: str, size: str, limit: float) -> dict[str, Any]:
-    """A part in a process of its own."""
-    start = time.perf_counter()
+def start_part(name: str, size: str) -> subprocess.Popen[str]:
+    """A part in a process of its own, which imports what it needs and then waits for a line to begin."""
     command = [sys.executable, "-m", "experiments.gpu.first_light", "--size", size, "--part", name]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, cwd=parts.REPOSITORY, stdout=pipe, stderr=pipe, text=True, start_new_session=True) as process:
-        try:
-            out, errors = process.communicate(timeout=limit)
-        except subprocess.TimeoutExpired:
-            return {"status": "out of time", "seconds": limit, "error": f"it was stopped after {limit:.0f} s"}
-        finally:
-            with suppress(ProcessLookupError):  # what it started must not run beside the next part
-                os.killpg(process.pid, signal.SIGKILL)
+    return subprocess.Popen(command, cwd=parts.REPOSITORY, stdin=pipe, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+
+
+def stop_part(process: subprocess.Popen[str]) -> None:
+    """End a part and what it started, which must not run beside the next one."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def run_part(process: subprocess.Popen[str], limit: float) -> dict[str, Any]:
+    """Let a part begin and wait for what it found."""
+    start = time.perf_counter()
+    try:
+        out, errors = process.communicate("begin\n", timeout=limit)
+    except subprocess.TimeoutExpired:
+        return {"status": "out of time", "seconds": limit, "error": f"it was stopped after {limit:.0f} s"}
+    finally:
+        stop_part(process)
     seconds = time.perf_counter() - start
     answers = [line.removeprefix(MARK) for line in out.splitlines() if line.startswith(MARK)]
     if process.returncode or not answers:
@@ -123,18 +133,26 @@ def measure(size: str, wanted: list[str], minutes: float, out: Path) -> dict[str
     end = time.monotonic() + 60 * minutes
     record: dict[str, Any] = {"size": size, "setting": dataclasses.asdict(SIZES[size]), "parts": {}, "concluded": {}}
     out.mkdir(parents=True, exist_ok=True)
-    for name in wanted:
-        left = end - time.monotonic()
-        print(f"{name}: ", end="", flush=True)
-        if left < 15:
-            record["parts"][name] = {"status": "not run", "seconds": 0.0, "error": "no time was left: raise --minutes"}
-        else:
-            record["parts"][name] = run_part(name, size, min(PARTS[name][1], left))
-        part = record["parts"][name]
-        print(f"{part['status']}, {part['seconds']:.0f} s", flush=True)
-        record["concluded"] = conclude(record)
-        write_atomically(out / "first_light.json", json.dumps(record, indent=1) + "\n")
-        write_atomically(out / "first_light.md", markdown(record))
+    coming = [start_part(name, size) for name in wanted[:1]]
+    try:
+        for name, following in zip(wanted, [*wanted[1:], None], strict=True):
+            process, left = coming.pop(), end - time.monotonic()
+            if following is not None:  # imports while this part works: they are most of a short part's seconds
+                coming.append(start_part(following, size))
+            print(f"{name}: ", end="", flush=True)
+            if left < 15:
+                stop_part(process)
+                record["parts"][name] = {"status": "not run", "seconds": 0.0, "error": "no time was left: raise --minutes"}
+            else:
+                record["parts"][name] = run_part(process, min(PARTS[name][1], left))
+            part = record["parts"][name]
+            print(f"{part['status']}, {part['seconds']:.0f} s", flush=True)
+            record["concluded"] = conclude(record)
+            write_atomically(out / "first_light.json", json.dumps(record, indent=1) + "\n")
+            write_atomically(out / "first_light.md", markdown(record))
+    finally:
+        for process in coming:
+            stop_part(process)
     return record
 
 
@@ -150,6 +168,7 @@ def main() -> int:
         from grade_lightning.training.process import prepare_process
 
         prepare_process()
+        sys.stdin.readline()
         print(MARK + json.dumps(PARTS[chosen.part][0](SIZES[chosen.size])), flush=True)
         return 0
     if SIZES[chosen.size].device == "cuda":

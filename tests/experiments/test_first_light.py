@@ -5,7 +5,7 @@ import json
 import pytest
 
 from experiments.gpu import first_light
-from experiments.gpu.first_light import PARTS, SIZES, UPDATES, conclude, markdown, measure, run_part
+from experiments.gpu.first_light import PARTS, SIZES, UPDATES, conclude, markdown, measure, run_part, start_part
 
 TOY = SIZES["toy"]
 
@@ -35,12 +35,14 @@ def test_what_fails_costs_its_own_row(tmp_path, monkeypatch):
     seconds = dict(zip((f"update {case}" for case in first_light.TABLE_1), (1.0, 2.0, 3.0, 4.0), strict=True))
     written = []
 
-    def answer(name, size, limit):
+    def answer(name, limit):
         written.append(json.loads((tmp_path / "first_light.json").read_text()) if (tmp_path / "first_light.json").exists() else None)
         if name not in seconds:
             return {"status": "failed", "seconds": 1.0, "error": "Traceback\nRuntimeError: a | b"}
         return {"status": "done", "seconds": 5.0, "found": {"seconds": seconds[name], "rounds": [], "peak": None, "hops": 2}}
 
+    monkeypatch.setattr(first_light, "start_part", lambda name, size: name)
+    monkeypatch.setattr(first_light, "stop_part", lambda name: None)
     monkeypatch.setattr(first_light, "run_part", answer)
     record = measure("toy", ["machine", *seconds], 8.0, tmp_path)
     assert written[0] is None
@@ -63,7 +65,7 @@ def test_a_size_for_a_gpu_needs_one(monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_parts_are_processes_with_a_limit(tmp_path):
-    assert run_part("machine", "toy", 1.0)["status"] == "out of time"
+    assert run_part(start_part("machine", "toy"), 1.0)["status"] == "out of time"
     record = measure("toy", ["machine", "update adjoint", "run"], 8.0, tmp_path)
     assert {part["status"] for part in record["parts"].values()} == {"done"}, record
     assert 0 < record["concluded"]["share of the floor, adjoint"] < 1
