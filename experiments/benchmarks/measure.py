@@ -12,13 +12,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from peft.tuners.lora import LoraLayer
 
 from experiments.benchmarks.recompute import recompute_backward
 from experiments.benchmarks.serve import serve
 from experiments.benchmarks.setting import GROUP, Setting, load, prompts_of
 from grade_lightning.methods import Context, GradeGradient, Method, PPOGradient, ReinforceGradient, RLOOGradient, Totals
 from grade_lightning.methods.meter import Meter
+from grade_lightning.models.merged_lora import MergedLora
+from grade_lightning.models.norms import FusedNorm
 from grade_lightning.models.policy import Policy
 from grade_lightning.rollout.noise import training_noise
 from grade_lightning.rollout.types import Rollout
@@ -79,11 +80,11 @@ def recompute_update(setting: Setting, policy: Any, reward: Any, batch: Any) -> 
     return update
 
 
-def plain_peft(policy: Policy) -> None:
-    """Put PEFT's own LoRA layers back, as any other program has them."""
+def plain_layers(policy: Policy) -> None:
+    """Put the adapters of PEFT and the norms of transformers back, as any other program has them."""
     for layer in policy.lm.modules():
-        if isinstance(layer, LoraLayer):
-            layer.forward = layer.forward.apart  # type: ignore[attr-defined]
+        if isinstance(layer.forward, MergedLora | FusedNorm):
+            layer.forward = layer.forward.apart
 
 
 def method_of(case: str, setting: Setting, policy: Any, reward: Any) -> Method:
@@ -103,7 +104,7 @@ def make(case: str, setting: Setting) -> Update:
     base, policy, reward = load(dataclasses.replace(setting, checkpointing=recomputes or setting.checkpointing))
     batch = prompts_of(case, setting, base)
     if case == "recompute":  # "recompute_merged" has the linear layers of ours
-        plain_peft(policy)
+        plain_layers(policy)
     if recomputes:
         return recompute_update(setting, policy, reward, batch)
     return method_update(method_of(case, setting, policy, reward).to(setting.device), batch)

@@ -26,11 +26,12 @@ def recompute_backward(
     noise = noise.to(policy.device)
     embeds, mask = policy.embed(batch.ids), batch.mask
     width, alive = batch.ids.shape[1], batch.mask.new_ones(len(batch))
+    eos = torch.tensor(policy.eos_ids, device=policy.device)
     tokens: list[SoftTokens] = []
     all_logits = []
     for t in range(settings.max_new_tokens):
         logits = policy.logits(policy.hidden(embeds, mask)[:, -1])
-        allowed = ban_eos(logits, policy.eos_ids, t < settings.min_new_tokens)
+        allowed = ban_eos(logits, eos, t < settings.min_new_tokens)
         token = gumbel_softmax_topk(allowed, tau, settings.top_k, noise=noise[:, t], straight_through=straight_through)
         embeds = torch.cat([embeds, policy.embed_soft(token, alive).unsqueeze(1)], dim=1)
         mask = torch.cat([mask, alive.unsqueeze(1)], dim=1)

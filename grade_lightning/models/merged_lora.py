@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -21,6 +24,7 @@ class MergedLora:
 
     def __init__(self, layer: LoraLayer):
         self.layer, self.apart = layer, layer.forward  # type: ignore[attr-defined]
+        self.rounds, self._pair = False, (torch.empty(0), torch.empty(0))
 
     @classmethod
     def install(cls, peft_model: nn.Module) -> None:
@@ -36,6 +40,33 @@ class MergedLora:
             if isinstance(module, LoraLayer) and isinstance(module.forward, MergedLora):
                 module.forward = module.forward.apart  # type: ignore[method-assign]
 
+    @staticmethod
+    @contextmanager
+    def rounded(peft_model: nn.Module) -> Iterator[None]:
+        """Adapters in their layer's own 16 bits, for passes without gradients: two operations for the six of an adapter in fp32.
+
+        The rounded copies keep their addresses from one time to the next, for captured graphs.
+        """
+        layers = [module.forward for module in peft_model.modules() if isinstance(module.forward, MergedLora)]
+        for layer in layers:
+            layer._round()
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.rounds = False
+
+    @torch.no_grad()
+    def _round(self) -> None:
+        weight: Tensor = self.layer.get_base_layer().weight  # type: ignore[assignment]
+        sources = [getattr(self.layer, name)["default"].weight for name in ("lora_A", "lora_B")]
+        if any((own.device, own.dtype) != (weight.device, weight.dtype) for own in self._pair):
+            first, second = (source.to(weight, copy=True) for source in sources)
+            self._pair = first, second
+        for own, source in zip(self._pair, sources, strict=True):
+            own.copy_(source)
+        self.rounds = True
+
     def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         layer = self.layer
         base = layer.get_base_layer()
@@ -43,6 +74,11 @@ class MergedLora:
         pays = x.numel() // x.shape[-1] >= x.shape[-1]
         if layer.disable_adapters and not layer.merged:
             return base(x, *args, **kwargs)  # past PEFT's checks of its arguments, which take longer than a small product
+        if self.rounds and not layer.disable_adapters:
+            found: Tensor = base(x, *args, **kwargs)
+            first, second = self._pair
+            inner = x.flatten(0, -2) @ first.T
+            return torch.addmm(found.flatten(0, -2), inner, second.T, alpha=layer.scaling["default"]).view_as(found)  # type: ignore[index]
         if layer.disable_adapters or weight.element_size() < 4 or not pays or self._drops():
             return self.apart(x, *args, **kwargs)
         delta = layer.get_delta_weight("default").to(weight.dtype)  # type: ignore[attr-defined]

@@ -18,6 +18,7 @@ from transformers import Cache, DynamicCache
 from grade_lightning.distributed import any_process, world
 from grade_lightning.estimators import SoftTokens
 from grade_lightning.models.adapters import name_base
+from grade_lightning.models.bags import bags
 from grade_lightning.models.base import BaseLM
 from grade_lightning.models.checkpointing import CheckpointedLayer, checkpointed
 from grade_lightning.models.dropout import KeyedDropout
@@ -25,6 +26,7 @@ from grade_lightning.models.ends import OutputHead, embedding_scale
 from grade_lightning.models.layout import suit_few_tokens
 from grade_lightning.models.lora_targets import lora_targets
 from grade_lightning.models.merged_lora import MergedLora
+from grade_lightning.models.norms import FusedNorm
 from grade_lightning.models.sharding import share_out
 from grade_lightning.models.supported import backbone
 
@@ -79,10 +81,12 @@ class Policy(nn.Module):
         self.eos_ids = _eos_ids(base)
         self._dropouts = KeyedDropout.install(self.peft, dropout)
         MergedLora.install(self.peft)
+        FusedNorm.install(self.lm)
         self.checkpointing, self._is_reference = checkpointing, False
         self._layers = CheckpointedLayer.install(self.lm) if checkpointing else []
         if checkpointing and not self._layers:
             raise ValueError(f"{base.name} has no layers that transformers can checkpoint: set hardware.activation_checkpointing=false")
+        self.one_pass = False
         self.sharded = False  # each process holds a part of the frozen layers: see :meth:`shard`
         suit_few_tokens(self.lm)  # once and here: nothing that is entered and left again may leave weights laid out differently
         self.eval()
@@ -102,15 +106,26 @@ class Policy(nn.Module):
         return self.lm.get_input_embeddings().weight  # type: ignore[operator]
 
     @contextmanager
-    def merged(self) -> Iterator[None]:
+    def merged(self, *, in_place: bool = True) -> Iterator[None]:
         """Adapters added into the weights for passes without gradients: a third of the matrix products of small models are LoRA's.
 
-        Afterwards the very same frozen weights are back, where and as they lay.  Does nothing in bf16, where adding would round the
-        adapters away, nor for the reference or under dropout, which are other models, nor where no process holds the weights.
+        Afterwards the very same frozen weights are back, where and as they lay.  In 16 bits, where adding would round the adapters
+        away, they stay apart and are themselves rounded.  Does nothing for the reference or under dropout, which are other models, nor
+        where no process holds the weights.
+
+        Args:
+            in_place: False = weights keep their addresses, as a captured graph needs: only 16-bit adapters change.
         """
         layers = [module for module in self.lm.modules() if isinstance(module, LoraLayer)]
         weights: list[Tensor] = [layer.get_base_layer().weight for layer in layers]  # type: ignore[operator,misc]
-        if self._is_reference or self.drops or self.sharded or any(w.element_size() < 4 for w in weights):
+        if self._is_reference or self.drops or self.sharded:
+            yield
+            return
+        if any(weight.element_size() < 4 for weight in weights):
+            with MergedLora.rounded(self.peft):
+                yield
+            return
+        if not in_place:
             yield
             return
         frozen = [weight.data for weight in weights]
@@ -168,7 +183,7 @@ class Policy(nn.Module):
         """
         k = tokens.indices.shape[-1]
         weights = tokens.weights.to(self.embedding.dtype).reshape(-1, k)
-        soft = F.embedding_bag(tokens.indices.reshape(-1, k), self.embedding, per_sample_weights=weights, mode="sum")
+        soft = bags(tokens.indices.reshape(-1, k), self.embedding, weights)
         return self._scaled(torch.where(mask.unsqueeze(-1), soft.view(*mask.shape, -1), self.embedding[self.pad_id]))
 
     def _scaled(self, embeds: Tensor) -> Tensor:
@@ -198,10 +213,11 @@ class Policy(nn.Module):
         return output.last_hidden_state
 
     def _attention_mask(self, mask: Tensor, dtype: torch.dtype) -> Tensor:
-        """The mask as transformers reads it: attention that transformers writes out itself adds a mask of four dimensions."""
+        """The mask as transformers reads it: attention that transformers writes out itself adds a mask of four dimensions, and CUDA's
+        kernels make such a one from one of bools again in each layer."""
         if mask.dim() == 2:
             return mask.long()
-        adds = self.lm.config._attn_implementation == "eager"  # type: ignore[union-attr]
+        adds = self.lm.config._attn_implementation == "eager" or mask.is_cuda  # type: ignore[union-attr]
         return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, torch.finfo(dtype).min) if adds else mask
 
     def states(self, prompt_ids: Tensor, prompt_mask: Tensor, embeds: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -221,7 +237,7 @@ class Policy(nn.Module):
             [B, P, d] and [B, T, d].
         """
         whole = torch.cat([prompt_mask, mask], dim=1)
-        if self.checkpointing or self.sharded:
+        if self.checkpointing or self.sharded or self.one_pass:
             hidden = self.hidden(torch.cat([self.embed(prompt_ids), embeds], dim=1), whole)
             return hidden[:, : prompt_ids.shape[1]], hidden[:, prompt_ids.shape[1] :]
         cache = DynamicCache()

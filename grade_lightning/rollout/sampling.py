@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -14,15 +13,14 @@ from grade_lightning.models.policy import Policy
 from grade_lightning.rollout.decoding import decoder_of, graphed
 from grade_lightning.rollout.types import Rollout, RolloutSettings
 
+VENTURED = 8  # tokens drawn on CUDA between two looks whether all rows have ended; those of ended rows are thrown away
 # (candidate logits [..., k], noise [..., k], hard [...]) -> weights [..., k]
 Relaxation = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-def ban_eos(logits: Tensor, eos_ids: tuple[int, ...], banned: bool) -> Tensor:
-    """Logits with the end-of-sequence tokens at -inf, if banned.  [..., V] -> [..., V]."""
-    if not banned:
-        return logits
-    return logits.index_fill(-1, torch.tensor(eos_ids, device=logits.device), float("-inf"))
+def ban_eos(logits: Tensor, eos: Tensor, banned: bool) -> Tensor:
+    """Logits with the end-of-sequence tokens [n] at -inf, if banned.  [..., V] -> [..., V]."""
+    return logits.index_fill(-1, eos, float("-inf")) if banned else logits
 
 
 def nucleus(logits: Tensor, top_p: float) -> Tensor:
@@ -30,9 +28,11 @@ def nucleus(logits: Tensor, top_p: float) -> Tensor:
 
     The candidate that crosses the threshold belongs to it, so that the most likely one always does (Holtzman et al. 2020).
     """
+    if top_p >= 1.0:
+        return logits.isfinite()
     probabilities = torch.softmax(logits, dim=-1)
     before = probabilities.cumsum(dim=-1) - probabilities
-    return (before < top_p) & logits.isfinite() if top_p < 1.0 else logits.isfinite()
+    return (before < top_p) & logits.isfinite()
 
 
 @torch.no_grad()
@@ -53,8 +53,15 @@ def sample(policy: Policy, prompt: PromptBatch, noise: Tensor, settings: Rollout
         The rollout; it ends early once every row has met its end of sequence, where weights are shared out every row of all processes.
     """
     policy.eval()
-    with nullcontext() if graphed(policy, settings) else policy.merged():
+    with policy.merged(in_place=not graphed(policy, settings)):
         return _sample(policy, prompt, noise, settings, soft)
+
+
+def _may_end(policy: Policy, settings: RolloutSettings, t: int) -> bool:
+    """Whether to look after token ``t`` if a row is still alive: on CUDA each look waits for the device, so several tokens are ventured."""
+    if not settings.stop_at_eos or t < settings.min_new_tokens:
+        return False
+    return policy.device.type != "cuda" or (t + 1) % VENTURED == 0
 
 
 def _sample(policy: Policy, prompt: PromptBatch, noise: Tensor, settings: RolloutSettings, soft: Relaxation | None) -> Rollout:
@@ -67,7 +74,7 @@ def _sample(policy: Policy, prompt: PromptBatch, noise: Tensor, settings: Rollou
     columns: list[tuple[Tensor, ...]] = []
     for t in range(settings.max_new_tokens):
         logits = policy.head.next_logits(hidden)
-        top = ban_eos(logits, policy.eos_ids, t < settings.min_new_tokens).topk(settings.top_k, dim=-1)
+        top = ban_eos(logits, eos, t < settings.min_new_tokens).topk(settings.top_k, dim=-1)
         scaled = top.values / settings.sampling_temperature
         support = nucleus(scaled, settings.top_p)
         scaled = scaled.masked_fill(~support, float("-inf"))
@@ -79,11 +86,14 @@ def _sample(policy: Policy, prompt: PromptBatch, noise: Tensor, settings: Rollou
         was_alive = alive
         if settings.stop_at_eos:
             alive = alive & ~torch.isin(token, eos)
-        if t + 1 == settings.max_new_tokens or not policy.goes_on(bool(alive.any())):
+        if t + 1 == settings.max_new_tokens or (_may_end(policy, settings, t) and not policy.goes_on(bool(alive.any()))):
             break
         embeds = policy.embed_soft(SoftTokens(top.indices, *weights, token), was_alive) if weights else policy.embed(token)
         hidden = decoder.step(embeds, was_alive)
-    ids, masks, indices, supports, hards, *fed = (torch.stack(column, dim=1) for column in zip(*columns, strict=True))
+    length = len(columns)
+    if policy.device.type == "cuda" and not policy.sharded and settings.stop_at_eos and length > settings.min_new_tokens:
+        length = int(torch.stack([column[1] for column in columns]).any(dim=1).sum())
+    ids, masks, indices, supports, hards, *fed = (torch.stack(column, dim=1) for column in zip(*columns[:length], strict=True))
     temperature = settings.sampling_temperature
     weights_fed = fed[0] if fed else None
     return Rollout(prompt, ids, masks, indices, supports, noise[:, : ids.shape[1]], hards, weights_fed, temperature)

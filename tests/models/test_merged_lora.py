@@ -52,3 +52,25 @@ def test_where_peft_stays_in_charge(model_folder):
     assert products(dropping, ids) == 0
     with dropping.dropout(0, 1, torch.arange(4)):
         assert products(dropping, ids) == layers
+
+
+def test_rounded_adapters_are_the_adapters_to_16_bits(model_folder):
+    """A hidden state moves by no more than rounding in bf16 does; copies keep their place and follow the adapters."""
+    _, policy = make_policy(model_folder, precision="bf16", perturb=0.3)
+    layer = layers_of(policy)[0]
+    x = torch.randn(3, 2, layer.in_features).bfloat16()
+    with torch.no_grad():
+        expected, base = layer(x), layer.get_base_layer()(x)
+        with policy.merged():
+            found, places = layer(x), [own.data_ptr() for own in layer.forward._pair]
+        assert (expected - base).norm() > 0.05 * base.norm()  # the adapter is felt
+        assert (found - expected).norm() < 0.01 * expected.norm()
+        assert torch.equal(layer(x), expected)  # and PEFT's are back
+        layer.lora_B["default"].weight.mul_(2)
+        with policy.merged(in_place=False):
+            again = layer(x)
+        assert [own.data_ptr() for own in layer.forward._pair] == places
+        assert (again - layer(x)).norm() < 0.01 * again.norm()
+        assert (again - found).norm() > 0.05 * found.norm()
+        with policy.merged(), policy.reference():
+            assert torch.equal(layer(x), base)

@@ -26,7 +26,8 @@ def test_reference_is_the_untouched_base(model_folder):
     expected = untouched.model.model(input_ids=batch.ids, attention_mask=batch.mask.long(), position_ids=positions_of(batch.mask))
     with torch.no_grad(), policy.reference():
         found = hidden_of(policy, batch)
-    torch.testing.assert_close(found[batch.mask], expected.last_hidden_state.double()[batch.mask])
+    # The untouched model's norms compute in fp32.
+    torch.testing.assert_close(found[batch.mask], expected.last_hidden_state.double()[batch.mask], rtol=1e-4, atol=2e-6)
     with torch.no_grad():
         assert not torch.allclose(hidden_of(policy, batch)[batch.mask], found[batch.mask])
 
