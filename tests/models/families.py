@@ -61,6 +61,8 @@ class Wide(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         options = dict(kwargs or {})
+        if func in (Tensor.matmul, Tensor.__matmul__) and args[0].dtype != args[1].dtype:  # positions and frequencies
+            return func(args[0].double(), args[1].double())
         if args and isinstance(args[0], Tensor) and args[0].dtype == torch.float64:
             if func is Tensor.float:
                 return args[0]
