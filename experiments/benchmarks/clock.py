@@ -15,9 +15,10 @@ def wait(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def seconds(work: Callable[[], Any], device: str, *, rounds: int) -> list[float]:
-    """Of each call after one that warms up."""
-    work()
+def seconds(work: Callable[[], Any], device: str, *, rounds: int, warm: bool = True) -> list[float]:
+    """Of each call, after one that warms up unless ``warm`` is False."""
+    if warm:
+        work()
     found = []
     for _ in range(rounds):
         wait(device)

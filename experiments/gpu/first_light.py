@@ -42,12 +42,12 @@ UPDATES = ("adjoint", "reinforce", "rloo", "soft", "ppo", "recompute")
 PARTS: dict[str, tuple[Callable[[Setting], dict[str, Any]], int]] = {
     "machine": (parts.machine, 60),
     "decoding": (parts.decoding, 120),
-    "precision": (parts.precision, 90),
     **{f"update {case}": (partial(parts.update, case), 90) for case in UPDATES[:-1]},
-    "run": (parts.whole_run, 150),
-    "TRL": (parts.trl, 90),
-    "tests": (parts.tests, 120),
+    "precision": (parts.precision, 90),
     "update recompute": (partial(parts.update, "recompute"), 180),
+    "TRL": (parts.trl, 120),
+    "run": (parts.whole_run, 150),
+    "tests": (parts.tests, 120),
 }
 
 

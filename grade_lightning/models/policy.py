@@ -31,6 +31,9 @@ from grade_lightning.models.sharding import share_out
 from grade_lightning.models.supported import backbone
 
 
+FEW_TOKENS = 4096  # of a batch: at 4 billion weights an H200 then computes about as long as it waits to be told what
+
+
 def positions_of(mask: Tensor) -> Tensor:
     """Explicit position ids of a padded batch: real tokens count from 0, whatever padding precedes them.  [B, L] -> [B, L]."""
     return (mask.long().cumsum(dim=-1) - 1).clamp_min(0)
@@ -86,7 +89,6 @@ class Policy(nn.Module):
         self._layers = CheckpointedLayer.install(self.lm) if checkpointing else []
         if checkpointing and not self._layers:
             raise ValueError(f"{base.name} has no layers that transformers can checkpoint: set hardware.activation_checkpointing=false")
-        self.one_pass = False
         self.sharded = False  # each process holds a part of the frozen layers: see :meth:`shard`
         suit_few_tokens(self.lm)  # once and here: nothing that is entered and left again may leave weights laid out differently
         self.eval()
@@ -224,8 +226,7 @@ class Policy(nn.Module):
         """Last hidden states of prompts and of the completions after them.
 
         Two passes, the second over the prompts' keys and values: a gradient with respect to ``embeds`` alone then never visits
-        the prompts.  One pass with activation checkpointing, which cannot extend a cache twice, and where weights are shared out: they
-        come back for a backward pass that enters a layer by its output, and keys and values are no output.
+        the prompts.  One pass where :meth:`_reads_at_once` says so.
 
         Args:
             prompt_ids: [B, P].
@@ -237,12 +238,23 @@ class Policy(nn.Module):
             [B, P, d] and [B, T, d].
         """
         whole = torch.cat([prompt_mask, mask], dim=1)
-        if self.checkpointing or self.sharded or self.one_pass:
+        if self._reads_at_once(whole.numel()):
             hidden = self.hidden(torch.cat([self.embed(prompt_ids), embeds], dim=1), whole)
             return hidden[:, : prompt_ids.shape[1]], hidden[:, prompt_ids.shape[1] :]
         cache = DynamicCache()
         before = self.hidden(self.embed(prompt_ids), prompt_mask, cache=cache)
         return before, self.hidden(embeds, whole, cache=cache) if embeds.shape[1] else embeds
+
+    def _reads_at_once(self, tokens: int) -> bool:
+        """Whether :meth:`states` reads prompts and completions in one pass.
+
+        It must with activation checkpointing, which cannot extend a cache twice, and where weights are shared out: they come back for a
+        backward pass that enters a layer by its output, and keys and values are no output.  The policy does so, too, on a device that
+        few tokens cannot fill: it waits for its operations to be started, and there are half as many, in the backward pass above all.
+        The reference's pass over prompts has no gradient and keeps nothing.
+        """
+        starved = self.device.type != "cpu" and tokens <= FEW_TOKENS and not self._is_reference
+        return self.checkpointing or self.sharded or starved
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., d] hidden states -> [..., V] logits, in fp32 (fp64 stays fp64)."""
