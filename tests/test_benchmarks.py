@@ -5,6 +5,7 @@ import torch
 
 from experiments.benchmarks.floors import floor, weights
 from experiments.benchmarks.recompute import recompute_backward
+from experiments.benchmarks.run import settled
 from experiments.benchmarks.setting import QWEN3_4B, Setting
 from experiments.benchmarks.turns import Worker, ratio, take_turns
 from grade_lightning.rollout.noise import training_noise
@@ -33,7 +34,23 @@ def rounds(*seconds: float) -> list[dict[str, float]]:
 def test_ratios_are_taken_round_by_round():
     """Both cases are three times slower in the second round and the first loses another 10 in the third: the ratio stays 2."""
     found = ratio(rounds(2.0, 6.0, 14.0), rounds(1.0, 3.0, 2.0))
-    assert found == {"median": 2.0, "smallest": 2.0, "largest": 7.0}
+    assert found == {"median": 2.0, "smallest": 2.0, "largest": 7.0, "outliers": 0, "rounds": 3}
+
+
+def test_outliers_are_counted_and_not_kept():
+    found = ratio(rounds(2.0, 2.1, 1.9, 2.0, 9.0), rounds(1.0, 1.0, 1.0, 1.0, 1.0))
+    assert found == {"median": 2.0, "smallest": 1.9, "largest": 2.1, "outliers": 1, "rounds": 5}
+
+
+def test_what_spreads_too_far_needs_more_rounds():
+    names = "GRADE-STE", "REINFORCE"
+    quiet = dict(zip(names, (rounds(1.2, 1.3, 1.4, 1.3), rounds(1.0, 1.0, 1.0, 1.0)), strict=True))
+    loud = dict(zip(names, (rounds(0.8, 1.3, 1.9, 1.3), rounds(1.0, 1.0, 1.0, 1.0)), strict=True))
+    for measured in (*quiet.values(), *loud.values()):
+        for one in measured:
+            one["memory"] = 1.0
+    assert settled(quiet)
+    assert not settled(loud)
 
 
 SMALL = {"rows": 4, "new_tokens": 8, "vocab_size": 2048, "hidden_size": 32, "layers": 1, "mlp_size": 64}
@@ -45,6 +62,7 @@ def test_cases_in_processes_take_turns():
     assert list(measured) == ["ours"]
     assert all(one["seconds"] > 0 and one["memory"] > 0 and one["hops"] >= 1 for one in measured["ours"])
     assert len(measured["ours"]) == 2
+    assert len(take_turns({"ours": ("adjoint", SMALL)}, 1, settled=lambda found: False)["ours"]) == 2
     with pytest.raises(RuntimeError, match="KeyError: 'nothing'"):
         Worker("nothing", SMALL)
 

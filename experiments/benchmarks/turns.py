@@ -11,7 +11,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -85,13 +85,16 @@ def _worker(case: str, setting: dict[str, Any]) -> Iterator[Worker]:
 
 
 def take_turns(
-    cases: dict[str, tuple[str, dict[str, Any]]], rounds: int, *, optional: Collection[str] = ()
-) -> dict[str, list[dict[str, Any]]]:
+    cases: dict[str, tuple[str, dict[str, Any]]], rounds: int, *, optional: Collection[str] = (),
+    settled: Callable[[dict[str, list[dict[str, Any]]]], bool] = lambda found: True,
+) -> dict[str, list[dict[str, Any]]]:  # fmt: skip
     """What each round measured, by case; an update of each case is one round.
 
     Args:
         cases: name -> case and setting.
+        rounds: at least so many, and at most twice as many.
         optional: names of cases that may fail, which is then said and they are left out.
+        settled: whether what was found needs no further round.
     """
     found: dict[str, list[dict[str, Any]]] = {}
     with ExitStack() as running, tqdm(total=len(cases) * (rounds + 1), desc="updates") as bar:
@@ -105,18 +108,24 @@ def take_turns(
                     raise
                 tqdm.write(f"{name} is left out: {error}")
             bar.update()
-        for _ in range(rounds):
-            for name in list(workers):
-                bar.set_postfix_str(name)
-                try:
-                    found.setdefault(name, []).append(workers[name].update())
-                except RuntimeError as error:
-                    if name not in optional:
-                        raise
-                    tqdm.write(f"{name} is left out: {error}")
-                    del workers[name], found[name]
-                bar.update()
+        for made in range(2 * rounds):
+            if made >= rounds and settled(found):
+                break
+            _round(workers, found, optional, bar)
     return found
+
+
+def _round(workers: dict[str, Worker], found: dict[str, list[dict[str, Any]]], optional: Collection[str], bar: tqdm[Any]) -> None:
+    for name in list(workers):
+        bar.set_postfix_str(name)
+        try:
+            found.setdefault(name, []).append(workers[name].update())
+        except RuntimeError as error:
+            if name not in optional:
+                raise
+            tqdm.write(f"{name} is left out: {error}")
+            del workers[name], found[name]
+        bar.update()
 
 
 def summary(measured: list[dict[str, Any]]) -> dict[str, Any]:
@@ -129,6 +138,15 @@ def summary(measured: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def ratio(above: list[dict[str, Any]], below: list[dict[str, Any]], key: str = "seconds") -> dict[str, float]:
-    """Median over rounds of the quotient of two cases that took turns, its smallest and its largest value."""
-    quotients = [a[key] / b[key] for a, b in zip(above, below, strict=True)]
-    return {"median": statistics.median(quotients), "smallest": min(quotients), "largest": max(quotients)}
+    """Quotients of two cases that took turns: their median over rounds, and the smallest and largest that are no outliers.
+
+    Outliers are those beyond Tukey's fences, more than 1.5 interquartile ranges outside the quartiles; they are counted.
+    """
+    quotients = sorted(a[key] / b[key] for a, b in zip(above, below, strict=True))
+    kept = quotients
+    if len(quotients) > 3:
+        low, _, high = statistics.quantiles(quotients, n=4, method="inclusive")
+        fence = 1.5 * (high - low)
+        kept = [quotient for quotient in quotients if low - fence <= quotient <= high + fence]
+    return {"median": statistics.median(quotients), "smallest": kept[0], "largest": kept[-1], "outliers": len(quotients) - len(kept),
+            "rounds": len(quotients)}  # fmt: skip

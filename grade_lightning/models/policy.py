@@ -30,7 +30,6 @@ from grade_lightning.models.norms import FusedNorm
 from grade_lightning.models.sharding import share_out
 from grade_lightning.models.supported import backbone
 
-
 FEW_TOKENS = 4096  # of a batch: at 4 billion weights an H200 then computes about as long as it waits to be told what
 
 
