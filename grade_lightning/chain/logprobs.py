@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from grade_lightning.chain.chunks import token_chunks
-from grade_lightning.estimators import exact_kl
+from grade_lightning.estimators.kl import kl_of
 from grade_lightning.models.policy import Policy
 from grade_lightning.rollout.types import Rollout
 
@@ -110,7 +110,7 @@ def _statistics(
     matched = torch.log_softmax(candidates, dim=-1)
     finite = matched.masked_fill(~tokens.support, 0.0)
     entropy = -(finite.exp() * finite * tokens.support).sum(dim=-1)
-    log_p = torch.log_softmax(logits, dim=-1).gather(-1, ids).squeeze(-1)
-    log_q = torch.log_softmax(reference_logits, dim=-1).gather(-1, ids).squeeze(-1)
-    chosen = matched.gather(-1, tokens.hard.unsqueeze(-1)).squeeze(-1) if logprobs == "matched" else log_p
-    return chosen, entropy, exact_kl(logits, reference_logits, torch.ones_like(tokens.ids, dtype=torch.bool)), log_p - log_q
+    log_p, log_q = torch.log_softmax(logits, dim=-1), torch.log_softmax(reference_logits, dim=-1)
+    own_p, own_q = (each.gather(-1, ids).squeeze(-1) for each in (log_p, log_q))
+    chosen = matched.gather(-1, tokens.hard.unsqueeze(-1)).squeeze(-1) if logprobs == "matched" else own_p
+    return chosen, entropy, kl_of(log_p, log_q), own_p - own_q
