@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -87,3 +88,29 @@ class MergedLora:
     def _drops(self) -> bool:
         dropout = self.layer.lora_dropout["default"]
         return isinstance(dropout, KeyedDropout) and dropout.active
+
+
+def _lora_layers(peft_model: nn.Module) -> list[LoraLayer]:
+    return [module for module in peft_model.modules() if isinstance(module, LoraLayer)]
+
+
+def adapted_weights(peft_model: nn.Module) -> list[Tensor]:
+    """The frozen weights that have adapters."""
+    return [layer.get_base_layer().weight for layer in _lora_layers(peft_model)]  # type: ignore[misc]
+
+
+@contextmanager
+def added(peft_model: PeftModel) -> Iterator[None]:
+    """Adapters added into the weights, which afterwards are the very same again, where and as they lay."""
+    layers, weights = _lora_layers(peft_model), adapted_weights(peft_model)
+    frozen = [weight.data for weight in weights]
+    try:
+        with torch.no_grad():
+            for layer, weight in zip(layers, weights, strict=True):
+                delta: Tensor = layer.get_delta_weight("default")  # type: ignore[attr-defined]
+                weight.data = torch.add(weight.data, delta, out=torch.empty_like(weight.data))  # laid out as before
+        with peft_model.disable_adapter():
+            yield
+    finally:
+        for weight, data in zip(weights, frozen, strict=True):
+            weight.data = data

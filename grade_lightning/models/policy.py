@@ -10,7 +10,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
-from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import Cache, DynamicCache
@@ -25,7 +24,7 @@ from grade_lightning.models.dropout import KeyedDropout
 from grade_lightning.models.ends import OutputHead, embedding_scale
 from grade_lightning.models.layout import suit_few_tokens
 from grade_lightning.models.lora_targets import lora_targets
-from grade_lightning.models.merged_lora import MergedLora
+from grade_lightning.models.merged_lora import MergedLora, adapted_weights, added
 from grade_lightning.models.norms import FusedNorm
 from grade_lightning.models.sharding import share_out
 from grade_lightning.models.supported import backbone
@@ -117,29 +116,16 @@ class Policy(nn.Module):
         Args:
             in_place: False = weights keep their addresses, as a captured graph needs: only 16-bit adapters change.
         """
-        layers = [module for module in self.lm.modules() if isinstance(module, LoraLayer)]
-        weights: list[Tensor] = [layer.get_base_layer().weight for layer in layers]  # type: ignore[operator,misc]
         if self._is_reference or self.drops or self.sharded:
             yield
-            return
-        if any(weight.element_size() < 4 for weight in weights):
+        elif any(weight.element_size() < 4 for weight in adapted_weights(self.peft)):
             with MergedLora.rounded(self.peft):
                 yield
-            return
-        if not in_place:
-            yield
-            return
-        frozen = [weight.data for weight in weights]
-        try:
-            with torch.no_grad():
-                for layer, weight in zip(layers, weights, strict=True):
-                    delta: Tensor = layer.get_delta_weight("default")  # type: ignore[operator]
-                    weight.data = torch.add(weight.data, delta, out=torch.empty_like(weight.data))  # laid out as before
-            with self.peft.disable_adapter():
+        elif in_place:
+            with added(self.peft):
                 yield
-        finally:
-            for weight, data in zip(weights, frozen, strict=True):
-                weight.data = data
+        else:
+            yield
 
     def shard(self) -> None:
         """Let each process keep its part of the frozen layers alone; does nothing in one process, nor the second time.

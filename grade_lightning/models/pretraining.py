@@ -23,8 +23,8 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from grade_lightning.data.corpus import Reviews, fingerprint
 from grade_lightning.data.prompts import clean_html
 from grade_lightning.models.cache import make_once
-from grade_lightning.progress import StepProgressBar
 from grade_lightning.settings.model import PretrainSettings
+from grade_lightning.step_bar import StepProgressBar
 
 log = logging.getLogger(__name__)
 

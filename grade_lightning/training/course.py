@@ -12,8 +12,8 @@ from lightning.pytorch.callbacks import Callback, Checkpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
 
 from grade_lightning.data.module import PromptDataModule
-from grade_lightning.progress import StepProgressBar
 from grade_lightning.records.folder import RunFolder, evaluation_keys
+from grade_lightning.step_bar import StepProgressBar
 from grade_lightning.tracking.columns import Columns
 from grade_lightning.training.interrupt import Interrupt
 from grade_lightning.training.lines import Remaining, ValidationLines

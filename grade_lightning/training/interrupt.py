@@ -9,8 +9,6 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
-from grade_lightning.distributed import is_of_a_broken_connection
-
 
 class Interrupted(BaseException):
     """The user stopped the command; the message says how it goes on.
@@ -69,8 +67,11 @@ class Interrupt:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        if self.several and isinstance(error, RuntimeError) and is_of_a_broken_connection(error):
-            raise self._lost() from error
+        if self.several and isinstance(error, RuntimeError):
+            from grade_lightning.distributed import is_of_a_broken_connection  # torch, for which --help does not wait
+
+            if is_of_a_broken_connection(error):
+                raise self._lost() from error
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self._number = number
