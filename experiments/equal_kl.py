@@ -16,7 +16,8 @@ from grade_lightning.reporting.table import Table
 
 KLS = (0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8)
 ENDS = (
-    ("reward_mean", "Test reward", ".3f"), ("kl_mean", "KL, nats/token", ".2f"), ("judge_mean", "Judge", ".3f"),
+    ("reward_mean", "Test reward", ".3f"), ("kl_mean", "KL, nats/token", ".2f"), ("completion_reward_mean", "Completion alone", ".3f"),
+    ("judge_mean", "Judge", ".3f"),
     ("perplexity", "Perplexity under reference", ".0f"), ("distinct_2", "Distinct-2", ".3f"),
     ("repeated_4_mean", "Repeated 4-grams", ".3f"),
 )  # fmt: skip
@@ -115,13 +116,15 @@ def ends(records: Sequence[Record]) -> Table:
         method, beta, _ = method_weight_seed(record)
         groups[method, beta].append(record)
 
+    known = [column for column in ENDS if all(column[0] in record.results["test"] for record in records)]
+
     def row(name: str, beta: str, tests: list[dict[str, Any]]) -> dict[str, Any]:
         each = " ".join(f"{test['reward_mean']:.3f}" for test in tests)
-        return {"method": name, "beta": beta, "seeds": each, **{key: float(np.mean([t[key] for t in tests])) for key, _, _ in ENDS}}
+        return {"method": name, "beta": beta, "seeds": each, **{key: float(np.mean([t[key] for t in tests])) for key, _, _ in known}}
 
     rows = [{**row("initial policy", "", [records[0].results["initial"]]), "seeds": ""}]
     rows += [row(*key, [record.results["test"] for record in group]) for key, group in sorted(groups.items())]
-    columns = [("method", "Method", ""), ("beta", "beta", ""), ("seeds", "Test reward, by seed", ""), *ENDS]
+    columns = [("method", "Method", ""), ("beta", "beta", ""), ("seeds", "Test reward, by seed", ""), *known]
     return Table("Ends", columns, rows, ["Means over seeds of the last weights on the same 500 test prompts."])
 
 

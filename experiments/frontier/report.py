@@ -148,6 +148,11 @@ def write(records: Path, curve: Sequence[dict[str, Any]], out: Path) -> None:
         "effective": effective(found, ("plain", "ste")).markdown(),
         "speed": speed(found).markdown(),
     }
+    for part in ("slow", "completion"):
+        runs = read_table(records, part=part)
+        if runs:
+            tables = (ends(runs), at_equal_kl(runs, "plain", "rloo", KLS, root=True, between=True), speed(runs))
+            made[part] = "\n".join(f"{table.markdown()}\n" for table in tables)
     for name, text in made.items():
         write_atomically(out / f"{name}.md", text)
     figure = Figure(figsize=(10, 4), layout="constrained")

@@ -65,8 +65,11 @@ EDGES = ("rloo", "plain", "ste", "reinforce", "grade")
 # Rates above are the best for 60 steps.  A third of the rate for three times the steps, for the two that are compared most.
 SLOW = {name: (*(o for o in METHODS[name] if "optimizer.lr" not in o), "optimizer.lr=1e-3", "max_steps=180") for name in ("rloo", "plain")}
 SLOW_WEIGHTS = {"rloo": ("0.2", "0.05"), "plain": ("0.05", "0.02")}
+# Another reward: the same head on the completion alone, which cannot lean on the prompt.
+COMPLETION = {name: (*METHODS[name], "reward.scope=completion") for name in ("rloo", "plain")}
+COMPLETION_WEIGHTS = {"rloo": ("0.1", "0.02"), "plain": ("0.05", "0.02")}
 MORE_SEEDS = (4, 5)  # of the two
-PARTS = ("rates", "length", "frontier", "best_of_n", "slow")
+PARTS = ("rates", "length", "frontier", "best_of_n", "slow", "completion")
 
 
 def rates() -> list[Cell]:
@@ -84,6 +87,10 @@ def frontier() -> list[Cell]:
 
 def slow() -> list[Cell]:
     return by_weight(RECORDS, "slow", SLOW, SLOW_WEIGHTS, SEEDS, ("evaluation.validate_every=30",))
+
+
+def completion() -> list[Cell]:
+    return by_weight(RECORDS, "completion", COMPLETION, COMPLETION_WEIGHTS, SEEDS, ("evaluation.validate_every=10",))
 
 
 def length(queue: Queue) -> None:
@@ -127,6 +134,8 @@ def main() -> int:
         queue.run_all(frontier(), chosen.jobs)
     if "slow" in chosen.parts:
         queue.run_all(slow(), chosen.jobs)
+    if "completion" in chosen.parts:
+        queue.run_all(completion(), chosen.jobs)
     if "best_of_n" in chosen.parts:
         best_of_n(queue)
     return 0
