@@ -37,7 +37,8 @@ from grade_lightning.training.environment import environment
 
 HERE = Path(__file__).parent
 HOPS = 2
-LARGE = (("adjoint", 16), ("adjoint", 8))  # case and rows at once; policy gradients compute parts of this size again, which aborts on such a device
+# Case and rows at once.  Policy gradients compute parts of this size again, which aborts on a device made in Python.
+LARGE = (("adjoint", 16), ("adjoint", 8))
 CASES = ("adjoint", "reinforce", "rloo", "ppo")
 SIZES = {
     "5M": {},

@@ -60,7 +60,7 @@ def relax_in_parallel(policy: Policy, rollout: Rollout, relax: Relaxation) -> Pa
     """
     prompt, leaf = rollout.prompt, _fed_embeddings(policy, rollout)
     # The state after the last completion token predicts nothing.
-    before, states = policy.states(prompt.ids, prompt.mask, leaf[:, :-1], rollout.mask[:, :-1])
+    before, states = policy.states(prompt.ids, prompt.mask, leaf[:, :-1], rollout.mask[:, :-1], group=prompt.group)
     states = predicting(before, states, rollout.mask.shape[1])
     hidden = states.detach().requires_grad_()
     candidates = rollout.on_support(candidate_logits(policy, hidden, rollout.indices))

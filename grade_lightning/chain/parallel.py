@@ -30,10 +30,18 @@ def _split(hidden: Tensor, rollout: Rollout) -> tuple[Tensor, Tensor]:
     return hidden[:, :width], hidden[:, width:]
 
 
+def _read(policy: Policy, rollout: Rollout) -> tuple[Tensor, Tensor]:
+    """States [B, P, d] at prompts and [B, T, d] at hard tokens, in one pass, or on a CPU in two where completions share prompts."""
+    prompt = rollout.prompt
+    if prompt.group > 1 and policy.device.type == "cpu" and not policy.drops:
+        return policy.states(prompt.ids, prompt.mask, policy.embed(rollout.completion_ids), rollout.mask, group=prompt.group)
+    embeds = policy.embed(torch.cat([prompt.ids, rollout.completion_ids], dim=1))
+    return _split(policy.hidden(embeds, rollout.whole_mask), rollout)
+
+
 def hard_hidden(policy: Policy, rollout: Rollout) -> Float[Tensor, "B T d"]:
-    """The policy's states [B, T, d] that predict the completion's hard tokens, from one parallel pass."""
-    embeds = policy.embed(torch.cat([rollout.prompt.ids, rollout.completion_ids], dim=1))
-    return predicting(*_split(policy.hidden(embeds, rollout.whole_mask), rollout), rollout.mask.shape[1])
+    """The policy's states [B, T, d] that predict the completion's hard tokens, all at once."""
+    return predicting(*_read(policy, rollout), rollout.mask.shape[1])
 
 
 def completions_of(policy: Policy, rollout: Rollout, weights: Tensor | None = None) -> Completions:
@@ -66,11 +74,10 @@ class Frozen(NamedTuple):
 def read_frozen(policy: Policy, reward: Reward, rollout: Rollout) -> Frozen:
     """Read the hard tokens in one frozen pass, which serves reference and reward where the reward allows it."""
     with policy.reference():
-        embeds = policy.embed(torch.cat([rollout.prompt.ids, rollout.completion_ids], dim=1))
-        hidden = policy.hidden(embeds, rollout.whole_mask)
-        completions = completions_of(policy, rollout).with_states(hidden)
+        before, states = _read(policy, rollout)
+        completions = completions_of(policy, rollout).with_states(torch.cat([before, states], dim=1))
         found = scored(reward, completions)
-    return Frozen(completions, found, predicting(*_split(hidden, rollout), rollout.mask.shape[1]))
+    return Frozen(completions, found, predicting(before, states, rollout.mask.shape[1]))
 
 
 def read_relaxed(policy: Policy, reward: Reward, rollout: Rollout, weights: Float[Tensor, "B T k"]) -> Frozen:
@@ -84,7 +91,7 @@ def read_relaxed(policy: Policy, reward: Reward, rollout: Rollout, weights: Floa
         weights: of the recorded candidates.
     """
     prompt, mask = rollout.prompt, rollout.mask
-    before, states = policy.states(prompt.ids, prompt.mask, policy.embed_soft(rollout.soft(weights), mask), mask)
+    before, states = policy.states(prompt.ids, prompt.mask, policy.embed_soft(rollout.soft(weights), mask), mask, group=prompt.group)
     shared = torch.cat([before, states], dim=1) if reward.reads_states else None
     completions = completions_of(policy, rollout, weights).with_states(shared)
     return Frozen(completions, scored(reward, completions), predicting(before, states, mask.shape[1]))

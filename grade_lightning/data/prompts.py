@@ -78,6 +78,7 @@ class PromptBatch:
         step: policy step that this batch belongs to; 0 in evaluation.
         texts: B texts, see :class:`Prompt`; all empty if they are not given.
         columns: B mappings from column to value, see :class:`Prompt`; all empty if they are not given.
+        group: so many rows in a row have the same prompt, which is then read once where that pays.
     """
 
     ids: Tensor
@@ -88,6 +89,7 @@ class PromptBatch:
     step: int = 0
     texts: tuple[str, ...] = ()
     columns: tuple[Mapping[str, Any], ...] = ()
+    group: int = 1
 
     def __post_init__(self) -> None:
         size = len(self)
@@ -99,9 +101,11 @@ class PromptBatch:
         return self.ids.shape[0]
 
     def __getitem__(self, rows: slice) -> PromptBatch:
+        start, stop, step = rows.indices(len(self))
+        whole = step == 1 and start % self.group == 0 == stop % self.group
         return PromptBatch(
             self.ids[rows], self.mask[rows], self.keys[rows], self.labels[rows], self.rows[rows], self.step, self.texts[rows],
-            self.columns[rows],
+            self.columns[rows], self.group if whole else 1,
         )  # fmt: skip
 
     def repeat(self, times: int) -> PromptBatch:
@@ -111,8 +115,9 @@ class PromptBatch:
         ids, mask, labels = (x.repeat_interleave(times, dim=0) for x in (self.ids, self.mask, self.labels))
         rows = (self.rows[:, None] * times + torch.arange(times)).flatten()
         return PromptBatch(
-            ids, mask, _each(self.keys, times), labels, rows, self.step, _each(self.texts, times), _each(self.columns, times)
-        )
+            ids, mask, _each(self.keys, times), labels, rows, self.step, _each(self.texts, times), _each(self.columns, times),
+            self.group * times,
+        )  # fmt: skip
 
     def to(self, device: torch.device | str) -> PromptBatch:
         """The batch with its tensors on another device; ``rows`` stay on the CPU, where they are read one by one."""

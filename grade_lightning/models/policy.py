@@ -207,36 +207,36 @@ class Policy(nn.Module):
         adds = self.lm.config._attn_implementation == "eager" or mask.is_cuda  # type: ignore[union-attr]
         return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, torch.finfo(dtype).min) if adds else mask
 
-    def states(self, prompt_ids: Tensor, prompt_mask: Tensor, embeds: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def states(self, prompt_ids: Tensor, prompt_mask: Tensor, embeds: Tensor, mask: Tensor, *, group: int = 1) -> tuple[Tensor, Tensor]:
         """Last hidden states of prompts and of the completions after them.
 
         Two passes, the second over the prompts' keys and values: a gradient with respect to ``embeds`` alone then never visits
         the prompts.  One pass where :meth:`_reads_at_once` says so.
 
         Args:
-            prompt_ids: [B, P].
-            prompt_mask: [B, P], True = real token.
-            embeds: [B, T, d] of the completions; T may be 0.
-            mask: [B, T].
+            prompt_ids, prompt_mask: [B, P], True = real token.
+            embeds, mask: [B, T, d] of the completions and [B, T]; T may be 0.
+            group: so many rows in a row have the same prompt, which is read once.
 
-        Returns:
-            [B, P, d] and [B, T, d].
+        Returns [B, P, d] and [B, T, d].
         """
         whole = torch.cat([prompt_mask, mask], dim=1)
         if self._reads_at_once(whole.numel()):
             hidden = self.hidden(torch.cat([self.embed(prompt_ids), embeds], dim=1), whole)
             return hidden[:, : prompt_ids.shape[1]], hidden[:, prompt_ids.shape[1] :]
-        cache = DynamicCache()
-        before = self.hidden(self.embed(prompt_ids), prompt_mask, cache=cache)
+        cache, group = DynamicCache(), 1 if self.drops else group  # each row has a dropout of its own
+        before = self.hidden(self.embed(prompt_ids[::group]), prompt_mask[::group], cache=cache)
+        if group > 1:
+            cache.batch_repeat_interleave(group)
+            before = before.repeat_interleave(group, dim=0)
         return before, self.hidden(embeds, whole, cache=cache) if embeds.shape[1] else embeds
 
     def _reads_at_once(self, tokens: int) -> bool:
         """Whether :meth:`states` reads prompts and completions in one pass.
 
         It must with activation checkpointing, which cannot extend a cache twice, and where weights are shared out: they come back for a
-        backward pass that enters a layer by its output, and keys and values are no output.  The policy does so, too, on a device that
-        few tokens cannot fill: it waits for its operations to be started, and there are half as many, in the backward pass above all.
-        The reference's pass over prompts has no gradient and keeps nothing.
+        backward pass that enters a layer by its output, which keys and values are not.  The policy does so, too, on a device that few
+        tokens cannot fill: it waits for operations to be started, of which there are half as many then.
         """
         starved = self.device.type != "cpu" and tokens <= FEW_TOKENS and not self._is_reference
         return self.checkpointing or self.sharded or starved

@@ -54,6 +54,11 @@ class _RoomyLayer(DynamicLayer):
         self.keys, self.values = keys[:, :, :length], values[:, :, :length]
         return self.keys, self.values
 
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Each row ``repeats`` times in a row."""
+        super().batch_repeat_interleave(repeats)
+        self.room = self.keys, self.values  # type: ignore[assignment]  # full: the next token makes more
+
 
 class GrowingDecoder:
     """A decoder that appends keys and values.
@@ -61,14 +66,20 @@ class GrowingDecoder:
     Args:
         policy: as :func:`grade_lightning.rollout.sampling.sample` has it.
         mask: [B, P] of the prompts.
+        group: so many rows in a row have the same prompt, which is read once.
     """
 
-    def __init__(self, policy: Policy, mask: Tensor):
+    def __init__(self, policy: Policy, mask: Tensor, group: int = 1):
         self.policy, self.mask, self.cache = policy, mask, Cache(layer_class_to_replicate=_RoomyLayer)
+        self.group = 1 if policy.drops else group
 
     def start(self, embeds: Tensor) -> Tensor:
         """Read the prompts [B, P, d].  -> [B, d]."""
-        return self.policy.hidden(embeds, self.mask, cache=self.cache)[:, -1]
+        last = self.policy.hidden(embeds[:: self.group], self.mask[:: self.group], cache=self.cache)[:, -1]
+        if self.group == 1:
+            return last
+        self.cache.batch_repeat_interleave(self.group)
+        return last.repeat_interleave(self.group, dim=0)
 
     def step(self, embeds: Tensor, alive: Tensor) -> Tensor:
         """Read a token of each row [B, d]; ``alive`` [B] says which of them are real.  -> [B, d]."""
@@ -235,10 +246,10 @@ def graphed(policy: Policy, settings: RolloutSettings) -> bool:
     return _graphs[policy].possible
 
 
-def decoder_of(policy: Policy, embeds: Tensor, mask: Tensor, settings: RolloutSettings) -> Decoder:
-    """The decoder that the settings ask for, for prompts [B, P, d] with mask [B, P]."""
+def decoder_of(policy: Policy, embeds: Tensor, mask: Tensor, settings: RolloutSettings, group: int = 1) -> Decoder:
+    """The decoder that the settings ask for, for prompts [B, P, d] with mask [B, P], ``group`` rows in a row having the same."""
     if settings.context == "last_token":
-        return LastTokenDecoder(policy, mask)
+        return LastTokenDecoder(policy, mask, group)
     length = mask.shape[1] + settings.max_new_tokens
     found = _graphs[policy].get(policy, embeds, mask, length) if graphed(policy, settings) else None
     if found is not None:
@@ -247,4 +258,4 @@ def decoder_of(policy: Policy, embeds: Tensor, mask: Tensor, settings: RolloutSe
         if not StaticDecoder.fits(policy):
             raise ValueError(f"{policy.name} has layers with a sliding window or masks of their own: set rollout.cache=growing")
         return StaticDecoder(policy, len(mask), length).prompts(mask)
-    return GrowingDecoder(policy, mask)
+    return GrowingDecoder(policy, mask, group)

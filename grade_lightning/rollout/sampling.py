@@ -67,7 +67,7 @@ def _may_end(policy: Policy, settings: RolloutSettings, t: int) -> bool:
 def _sample(policy: Policy, prompt: PromptBatch, noise: Tensor, settings: RolloutSettings, soft: Relaxation | None) -> Rollout:
     noise = noise.to(policy.device)
     embeds = policy.embed(prompt.ids)
-    decoder = decoder_of(policy, embeds, prompt.mask, settings)
+    decoder = decoder_of(policy, embeds, prompt.mask, settings, prompt.group)
     hidden = decoder.start(embeds)
     alive = torch.ones(len(prompt), dtype=torch.bool, device=policy.device)
     eos = torch.tensor(policy.eos_ids, device=policy.device)
