@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from grade_lightning.chain.chunks import token_chunks
-from grade_lightning.estimators.kl import kl_of
 from grade_lightning.models.policy import Policy
 from grade_lightning.rollout.types import Rollout
 
@@ -100,17 +99,42 @@ class _Tokens(NamedTuple):
         return _Tokens(self.ids[rows], self.indices[rows], self.support[rows], self.hard[rows], self.temperature)
 
 
+class _Read(torch.autograd.Function):
+    """logits [N, V], the reference's [N, V], indices [N, k], ids [N, 1] -> logits at the indices [N, k], KL [N], and the log-probabilities
+    of the ids under both, [N] and [N].
+
+    Differentiable in the policy's logits l: with log-probabilities log p and log q, dKL/dl = p (log p - log q - KL) and
+    d log p_i / dl = e_i - p.  Autograd makes three times as many passes over [N, V].
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, reference_logits: Tensor, indices: Tensor, ids: Tensor) -> tuple[Tensor, ...]:
+        log_p, log_q = torch.log_softmax(logits, dim=-1), torch.log_softmax(reference_logits, dim=-1)
+        own_p, own_q = (each.gather(-1, ids).squeeze(-1) for each in (log_p, log_q))
+        p, ratio = log_p.exp(), torch.sub(log_p, log_q, out=log_q)
+        kl = torch.linalg.vecdot(p, ratio)
+        ctx.save_for_backward(p, ratio, kl, indices, ids)
+        ctx.mark_non_differentiable(own_q)
+        return logits.gather(-1, indices), kl, own_p, own_q
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        p, ratio, kl, indices, ids = ctx.saved_tensors
+        of_candidates, of_kl, of_logprob = gradients[0], *(gradient.unsqueeze(-1) for gradient in gradients[1:3])
+        found = (ratio - kl.unsqueeze(-1)).mul_(of_kl).sub_(of_logprob).mul_(p)
+        return found.scatter_add_(-1, ids, of_logprob).scatter_add_(-1, indices, of_candidates), None, None, None
+
+
 def _statistics(
     policy: Policy, own: Float[Tensor, "N d"], other: Float[Tensor, "N d"], tokens: _Tokens, logprobs: str
 ) -> tuple[Float[Tensor, " N"], ...]:
     logits, ids = policy.logits(own), tokens.ids.unsqueeze(-1)
     with torch.no_grad():
         reference_logits = policy.logits(other)
-    candidates = (logits.gather(-1, tokens.indices) / tokens.temperature).masked_fill(~tokens.support, float("-inf"))
+    at_indices, kl, own_p, own_q = _Read.apply(logits, reference_logits, tokens.indices, ids)  # type: ignore[no-untyped-call]
+    candidates = (at_indices / tokens.temperature).masked_fill(~tokens.support, float("-inf"))
     matched = torch.log_softmax(candidates, dim=-1)
     finite = matched.masked_fill(~tokens.support, 0.0)
     entropy = -(finite.exp() * finite * tokens.support).sum(dim=-1)
-    log_p, log_q = torch.log_softmax(logits, dim=-1), torch.log_softmax(reference_logits, dim=-1)
-    own_p, own_q = (each.gather(-1, ids).squeeze(-1) for each in (log_p, log_q))
     chosen = matched.gather(-1, tokens.hard.unsqueeze(-1)).squeeze(-1) if logprobs == "matched" else own_p
-    return chosen, entropy, kl_of(log_p, log_q), own_p - own_q
+    return chosen, entropy, kl, own_p - own_q

@@ -32,22 +32,11 @@ def exact_kl(
         raise ValueError(f"logits differ in shape: {tuple(policy_logits.shape)} and {tuple(reference_logits.shape)}")
     if mask.shape != policy_logits.shape[:-1]:
         raise ValueError(f"mask has shape {tuple(mask.shape)}, expected {tuple(policy_logits.shape[:-1])}")
-    per_token = kl_of(torch.log_softmax(policy_logits, dim=-1), torch.log_softmax(reference_logits, dim=-1))
+    log_p = torch.log_softmax(policy_logits, dim=-1)
+    log_q = torch.log_softmax(reference_logits, dim=-1)
+    per_token = torch.linalg.vecdot(log_p.exp(), log_p - log_q)
     # torch.where, not a product: a padded position may hold NaN.
     return torch.where(mask, per_token, torch.zeros_like(per_token))
-
-
-def kl_of(log_p: Float[Tensor, "*batch V"], log_q: Float[Tensor, "*batch V"]) -> Float[Tensor, "*batch"]:
-    """The same from log-probabilities that are known already.
-
-    Args:
-        log_p: [..., V] of the policy.
-        log_q: [..., V] of the reference.
-
-    Returns:
-        [...] nats.
-    """
-    return torch.linalg.vecdot(log_p.exp(), log_p - log_q)
 
 
 SAMPLED_KL = ("k1", "k2", "k3")
