@@ -47,7 +47,7 @@ format: $(STAMP) ## let ruff format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP) ## ratios of this machine (about 10 minutes): BENCH=gpu for CUDA, MODEL=FOLDER instead of random weights
+bench: $(STAMP) ## ratios of this machine (about 7 minutes): BENCH=gpu for CUDA, MODEL=FOLDER instead of random weights
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m experiments.benchmarks.run --device $(BENCH) $(if $(MODEL),--model '$(MODEL)') $(ARGS)
 
