@@ -11,7 +11,7 @@ import numpy as np
 
 from experiments.queue import Cell
 from grade_lightning.records.study_table import Record
-from grade_lightning.reporting.significance import few_interval, mean_interval
+from grade_lightning.reporting.significance import Interval, few_interval, mean_interval
 from grade_lightning.reporting.table import Table
 
 KLS = (0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8)
@@ -109,6 +109,26 @@ def compare(
     return rows
 
 
+def over_all(
+    first: Mapping[int, Sequence[Point]], second: Mapping[int, Sequence[Point]], kls: Sequence[float], *, root: bool = False,
+    between: bool = False,
+) -> tuple[int, Interval] | None:  # fmt: skip
+    """Mean over the KLs that a seed's runs of both reach, and over seeds: one number instead of one for each KL, whose errors go together.
+
+    Arguments are those of :func:`compare`.
+
+    Returns:
+        Number of seeds, and the mean of their differences with Student's interval; None with fewer than two.
+    """
+    found = []
+    for seed in sorted(first.keys() & second.keys()):
+        pairs = [(at(first[seed][between:], kl, root=root), at(second[seed][between:], kl, root=root)) for kl in kls]
+        differences = [a.mean() - b.mean() for a, b in pairs if a is not None and b is not None]
+        if differences:
+            found.append(float(np.mean(differences)))
+    return (len(found), few_interval(found)) if len(found) > 1 else None
+
+
 def ends(records: Sequence[Record]) -> Table:
     """Means over seeds of each method and weight; the initial policy first."""
     groups: dict[tuple[str, str], list[Record]] = defaultdict(list)
@@ -147,4 +167,7 @@ def at_equal_kl(
         f"{'only seeds with a run on each side count' if between else 'the initial policy stands at 0'}. "
         "95% intervals: Student's over seeds, bootstrap over the 500 prompts (the mean over seeds of each).",
     ]
+    whole = over_all(known[0], known[1], kls, root=root, between=between)
+    if whole is not None:
+        notes.append(f"Mean over the KLs that each of {whole[0]} seeds reaches: {whole[1]}.")
     return Table("At equal KL", columns, compare(known[0], known[1], kls, root=root, between=between), notes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from experiments.equal_kl import at, compare
+from experiments.equal_kl import at, compare, over_all
 from experiments.rewards.report import write
 from experiments.rewards.study import HERE, RECORDS
 
@@ -33,6 +33,16 @@ def test_comparison_takes_the_seeds_that_reach():
     assert half["over_seeds"].mean == pytest.approx(0.215 / 2)
     assert half["over_prompts"].mean == pytest.approx(0.215 / 2)
     assert not compare(first, second, (2.0,))
+
+
+def test_one_number_over_all_kls():
+    """Seed 1 reaches both KLs with differences of 0.1 and 0.2, seed 2 one of them with 0.2, seed 3 none."""
+    first = {1: curve((0.5, 0.8), (1, 1.0)), 2: curve((0.5, 0.9), (0.7, 1.0)), 3: curve((2, 0.9))}
+    second = {1: curve((0.5, 0.7), (1, 0.8)), 2: curve((0.5, 0.7), (1, 0.8)), 3: curve((0.5, 0.7))}
+    seeds, found = over_all(first, second, (0.5, 1.0), between=False)
+    assert seeds == 2
+    assert found.mean == pytest.approx((0.15 + 0.2) / 2)
+    assert over_all({1: first[1]}, second, (0.5,)) is None
 
 
 def test_committed_tables_are_made_from_the_committed_records(tmp_path):
