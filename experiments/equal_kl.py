@@ -113,14 +113,14 @@ def over_all(
     first: Mapping[int, Sequence[Point]], second: Mapping[int, Sequence[Point]], kls: Sequence[float], *, root: bool = False,
     between: bool = False,
 ) -> tuple[int, Interval] | None:  # fmt: skip
-    """Mean over the KLs that a seed's runs of both reach, and over seeds: one number instead of one for each KL, whose errors go together.
+    """Mean over those of :func:`compare`'s KLs that a seed's runs of both reach, and over seeds: one number for what moves together.
 
     Arguments are those of :func:`compare`.
 
     Returns:
         Number of seeds, and the mean of their differences with Student's interval; None with fewer than two.
     """
-    found = []
+    found, kls = [], [row["kl"] for row in compare(first, second, kls, root=root, between=between)]
     for seed in sorted(first.keys() & second.keys()):
         pairs = [(at(first[seed][between:], kl, root=root), at(second[seed][between:], kl, root=root)) for kl in kls]
         differences = [a.mean() - b.mean() for a, b in pairs if a is not None and b is not None]
@@ -169,5 +169,5 @@ def at_equal_kl(
     ]
     whole = over_all(known[0], known[1], kls, root=root, between=between)
     if whole is not None:
-        notes.append(f"Mean over the KLs that each of {whole[0]} seeds reaches: {whole[1]}.")
+        notes.append(f"Mean over those of these KLs that a seed reaches, and over {whole[0]} seeds: {whole[1]}.")
     return Table("At equal KL", columns, compare(known[0], known[1], kls, root=root, between=between), notes)

@@ -82,9 +82,8 @@ def recompute_update(setting: Setting, policy: Any, reward: Any, batch: Any) -> 
 
 def plain_layers(policy: Policy) -> None:
     """Put the adapters of PEFT and the norms of transformers back, as any other program has them."""
-    for layer in policy.lm.modules():
-        if isinstance(layer.forward, MergedLora | FusedNorm):
-            layer.forward = layer.forward.apart
+    MergedLora.remove(policy.peft)
+    FusedNorm.remove(policy.lm)
 
 
 def method_of(case: str, setting: Setting, policy: Any, reward: Any) -> Method:
@@ -103,7 +102,7 @@ def make(case: str, setting: Setting) -> Update:
     recomputes = case.startswith("recompute")
     base, policy, reward = load(dataclasses.replace(setting, checkpointing=recomputes or setting.checkpointing))
     batch = prompts_of(case, setting, base)
-    if case == "recompute":  # "recompute_merged" has the linear layers of ours
+    if case == "recompute":  # "recompute_merged" has the linear layers and the norms of ours
         plain_layers(policy)
     if recomputes:
         return recompute_update(setting, policy, reward, batch)

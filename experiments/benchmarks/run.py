@@ -69,7 +69,7 @@ RATIOS: dict[str, tuple[str, str, str, str, float]] = {
 GOAL_4B = {"seconds": 1.5, "peak": 24e9}
 
 
-def compare(*groups: Group) -> dict[str, dict[str, float]]:
+def compare(*groups: Group) -> dict[str, dict[str, Any]]:
     """The ratios whose two cases took turns with each other."""
     found = {}
     for name, (above, below, key, _, _) in RATIOS.items():
@@ -101,7 +101,7 @@ def markdown(result: dict[str, Any]) -> str:
             continue
         met = found["median"] >= goal if sign == ">=" else found["median"] <= goal
         spread = f"{found['smallest']:.2f} - {found['largest']:.2f}"
-        rounds = f"{found['rounds']}, {found['outliers']}"
+        rounds = f"{len(found['quotients'])}, {found['outliers']}"
         lines.append(f"| {name} | {found['median']:.2f} | {spread} | {rounds} | {sign} {goal:g} | {'met' if met else 'missed'} |")
     lines += ["", "| case | seconds | fastest - slowest | peak memory, MiB | terms |", "| --- | --- | --- | --- | --- |"]
     for name, m in result["medians"].items():
@@ -183,7 +183,7 @@ def main() -> None:
     rounds, fewer = chosen.rounds, (chosen.rounds + 1) // 2
     plan = [(decisive, small, rounds)]
     if not chosen.quick:
-        plan += [(cases, small, fewer) for cases in (GROWTH, *({name: case} for name, case in ALONE.items()))]
+        plan += [(GROWTH, small, rounds), *(({name: case}, small, fewer) for name, case in ALONE.items())]
     if gpu:
         plan.append((FOUR_B, {**common, **QWEN3_4B}, fewer))
     groups: list[Group] = []

@@ -137,16 +137,20 @@ def summary(measured: list[dict[str, Any]]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def ratio(above: list[dict[str, Any]], below: list[dict[str, Any]], key: str = "seconds") -> dict[str, float]:
+FENCED = 7  # rounds from which on fences mean something
+
+
+def ratio(above: list[dict[str, Any]], below: list[dict[str, Any]], key: str = "seconds") -> dict[str, Any]:
     """Quotients of two cases that took turns: their median over rounds, and the smallest and largest that are no outliers.
 
-    Outliers are those beyond Tukey's fences, more than 1.5 interquartile ranges outside the quartiles; they are counted.
+    Outliers are those beyond Tukey's fences, more than 1.5 interquartile ranges outside the quartiles, of at least seven rounds; they are
+    counted, and all quotients are kept in the order in which they were made.
     """
-    quotients = sorted(a[key] / b[key] for a, b in zip(above, below, strict=True))
-    kept = quotients
-    if len(quotients) > 3:
+    made = [a[key] / b[key] for a, b in zip(above, below, strict=True)]
+    kept = quotients = sorted(made)
+    if len(quotients) >= FENCED:
         low, _, high = statistics.quantiles(quotients, n=4, method="inclusive")
         fence = 1.5 * (high - low)
         kept = [quotient for quotient in quotients if low - fence <= quotient <= high + fence]
     return {"median": statistics.median(quotients), "smallest": kept[0], "largest": kept[-1], "outliers": len(quotients) - len(kept),
-            "rounds": len(quotients)}  # fmt: skip
+            "quotients": made}  # fmt: skip

@@ -116,6 +116,8 @@ def markdown(record: dict[str, Any]) -> str:
         if part.get("error"):
             text = part["error"].strip().splitlines()[-1][:200].replace("|", "/")
         lines.append(f"| {name} | {part['status']} | {part['seconds']:.0f} | {text} |")
+    if "note" in record:
+        lines += ["", record["note"]]
     lines += ["", *(f"- {name}: {value:.3g}" for name, value in record["concluded"].items())]
     return "\n".join(lines) + "\n"
 
@@ -162,13 +164,14 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=8.0, help="for all parts together")
     parser.add_argument("--out", type=Path, default=HERE, help="where the record goes")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="all by default")
-    parser.add_argument("--part", choices=PARTS, help="one part in this process, printed: what the others are started with")
+    parser.add_argument("--part", choices=PARTS, help="one part in this process, printed, once it reads a line: how parts are started")
     chosen = parser.parse_args()
     if chosen.part:
         from grade_lightning.training.process import prepare_process
 
         prepare_process()
-        sys.stdin.readline()
+        if not sys.stdin.readline():  # who started this part is gone
+            return 1
         print(MARK + json.dumps(PARTS[chosen.part][0](SIZES[chosen.size])), flush=True)
         return 0
     if SIZES[chosen.size].device == "cuda":

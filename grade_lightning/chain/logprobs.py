@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from grade_lightning.chain.chunks import token_chunks
@@ -118,6 +119,7 @@ class _Read(torch.autograd.Function):
         return logits.gather(-1, indices), kl, own_p, own_q
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
         p, ratio, kl, indices, ids = ctx.saved_tensors
         of_candidates, of_kl, of_logprob = gradients[0], *(gradient.unsqueeze(-1) for gradient in gradients[1:3])

@@ -31,7 +31,8 @@ def _split(hidden: Tensor, rollout: Rollout) -> tuple[Tensor, Tensor]:
 
 
 def _read(policy: Policy, rollout: Rollout) -> tuple[Tensor, Tensor]:
-    """States [B, P, d] at prompts and [B, T, d] at hard tokens, in one pass, or on a CPU in two where completions share prompts."""
+    """States [B, P, d] at prompts and [B, T, d] at hard tokens: in one pass, but as :meth:`Policy.states` does it where completions share
+    prompts and a processor has to compute less then."""
     prompt = rollout.prompt
     if prompt.group > 1 and policy.device.type == "cpu" and not policy.drops:
         return policy.states(prompt.ids, prompt.mask, policy.embed(rollout.completion_ids), rollout.mask, group=prompt.group)

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 GATHERED_ELEMENTS = 1 << 27  # of [N, k, d] at once, where rows must be gathered: 256 MiB in bf16
 
@@ -49,6 +50,7 @@ class _Bags(torch.autograd.Function):
         return _sum(indices, table, weights)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         table, indices = ctx.saved_tensors
         return _products(gradients[0], table, indices), None, None
@@ -63,6 +65,7 @@ class _Dots(torch.autograd.Function):
         return _products(states.to(table.dtype), table, indices)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         table, indices = ctx.saved_tensors
         return _sum(indices, table, gradients[0].to(table.dtype)), None, None

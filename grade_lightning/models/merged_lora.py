@@ -49,14 +49,16 @@ class MergedLora:
         The rounded copies keep their addresses from one time to the next, for captured graphs.
         """
         layers = [module.forward for module in peft_model.modules() if isinstance(module.forward, MergedLora)]
+        before = [layer.rounds for layer in layers]
         for layer in layers:
             layer._round()
         try:
             yield
         finally:
-            for layer in layers:
-                layer.rounds = False
+            for layer, rounded in zip(layers, before, strict=True):
+                layer.rounds = rounded
 
+    @torch.inference_mode(False)  # whose own tensors nothing else may write into
     @torch.no_grad()
     def _round(self) -> None:
         weight: Tensor = self.layer.get_base_layer().weight  # type: ignore[assignment]
@@ -75,7 +77,7 @@ class MergedLora:
         pays = x.numel() // x.shape[-1] >= x.shape[-1]
         if layer.disable_adapters and not layer.merged:
             return base(x, *args, **kwargs)  # past PEFT's checks of its arguments, which take longer than a small product
-        if self.rounds and not layer.disable_adapters:
+        if self.rounds and not layer.disable_adapters and not layer.merged:
             found: Tensor = base(x, *args, **kwargs)
             first, second = self._pair
             inner = x.flatten(0, -2) @ first.T
@@ -92,6 +94,11 @@ class MergedLora:
 
 def _lora_layers(peft_model: nn.Module) -> list[LoraLayer]:
     return [module for module in peft_model.modules() if isinstance(module, LoraLayer)]
+
+
+def rounded_copies(peft_model: nn.Module) -> list[Tensor]:
+    """What :meth:`MergedLora.rounded` has made, whose places a captured graph knows."""
+    return [own for layer in _lora_layers(peft_model) if isinstance(layer.forward, MergedLora) for own in layer.forward._pair]  # type: ignore[attr-defined]
 
 
 def adapted_weights(peft_model: nn.Module) -> list[Tensor]:

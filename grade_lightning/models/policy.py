@@ -118,10 +118,10 @@ class Policy(nn.Module):
         """
         if self._is_reference or self.drops or self.sharded:
             yield
-        elif any(weight.element_size() < 4 for weight in adapted_weights(self.peft)):
+        elif any(weight.dtype in (torch.bfloat16, torch.float16) for weight in adapted_weights(self.peft)):
             with MergedLora.rounded(self.peft):
                 yield
-        elif in_place:
+        elif in_place and all(weight.element_size() >= 4 for weight in adapted_weights(self.peft)):
             with added(self.peft):
                 yield
         else:

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import Cache, StaticCache
 from transformers.cache_utils import DynamicLayer, StaticLayer
 
+from grade_lightning.models.merged_lora import rounded_copies
 from grade_lightning.models.policy import Policy, positions_of
 from grade_lightning.rollout.types import RolloutSettings
 
@@ -213,7 +214,7 @@ class _Graphs:
         if not self.possible:
             return None
         # A graph reads the addresses it was captured with, and a trainer moves its module to the CPU and back between its loops.
-        places = tuple(tensor.data_ptr() for tensor in chain(policy.parameters(), policy.buffers()))
+        places = tuple(tensor.data_ptr() for tensor in chain(policy.parameters(), policy.buffers(), rounded_copies(policy.peft)))
         if places != self.places:
             self.decoders.clear()
             self.places = places

@@ -57,11 +57,16 @@ def sample(policy: Policy, prompt: PromptBatch, noise: Tensor, settings: Rollout
         return _sample(policy, prompt, noise, settings, soft)
 
 
+def _ventures(policy: Policy) -> bool:
+    """Whether tokens are drawn without looking if a row still wants them: on CUDA each look waits for the device."""
+    return policy.device.type == "cuda" and not policy.sharded
+
+
 def _may_end(policy: Policy, settings: RolloutSettings, t: int) -> bool:
-    """Whether to look after token ``t`` if a row is still alive: on CUDA each look waits for the device, so several tokens are ventured."""
+    """Whether to look after token ``t`` if a row is still alive."""
     if not settings.stop_at_eos or t < settings.min_new_tokens:
         return False
-    return policy.device.type != "cuda" or (t + 1) % VENTURED == 0
+    return not _ventures(policy) or (t + 1) % VENTURED == 0
 
 
 def _sample(policy: Policy, prompt: PromptBatch, noise: Tensor, settings: RolloutSettings, soft: Relaxation | None) -> Rollout:
@@ -91,7 +96,7 @@ def _sample(policy: Policy, prompt: PromptBatch, noise: Tensor, settings: Rollou
         embeds = policy.embed_soft(SoftTokens(top.indices, *weights, token), was_alive) if weights else policy.embed(token)
         hidden = decoder.step(embeds, was_alive)
     length = len(columns)
-    if policy.device.type == "cuda" and not policy.sharded and settings.stop_at_eos and length > settings.min_new_tokens:
+    if _ventures(policy) and settings.stop_at_eos and length > settings.min_new_tokens:
         length = int(torch.stack([column[1] for column in columns]).any(dim=1).sum())
     ids, masks, indices, supports, hards, *fed = (torch.stack(column, dim=1) for column in zip(*columns[:length], strict=True))
     temperature = settings.sampling_temperature

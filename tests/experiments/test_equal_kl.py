@@ -36,12 +36,12 @@ def test_comparison_takes_the_seeds_that_reach():
 
 
 def test_one_number_over_all_kls():
-    """Seed 1 reaches both KLs with differences of 0.1 and 0.2, seed 2 one of them with 0.2, seed 3 none."""
+    """Seed 1 differs by 0.1 and 0.12, seed 2 by 0.2 and 0.23; a KL that one seed alone reaches does not count."""
     first = {1: curve((0.5, 0.8), (1, 1.0)), 2: curve((0.5, 0.9), (0.7, 1.0)), 3: curve((2, 0.9))}
     second = {1: curve((0.5, 0.7), (1, 0.8)), 2: curve((0.5, 0.7), (1, 0.8)), 3: curve((0.5, 0.7))}
-    seeds, found = over_all(first, second, (0.5, 1.0), between=False)
+    seeds, found = over_all(first, second, (0.5, 0.6, 1.0))
     assert seeds == 2
-    assert found.mean == pytest.approx((0.15 + 0.2) / 2)
+    assert found.mean == pytest.approx(((0.1 + 0.12) / 2 + (0.2 + 0.23) / 2) / 2)
     assert over_all({1: first[1]}, second, (0.5,)) is None
 
 

@@ -74,3 +74,16 @@ def test_rounded_adapters_are_the_adapters_to_16_bits(model_folder):
         assert (again - found).norm() > 0.05 * found.norm()
         with policy.merged(), policy.reference():
             assert torch.equal(layer(x), base)
+
+
+def test_rounded_adapters_know_no_inference_mode(model_folder):
+    """Made in it, they can be written outside of it; leaving an inner one leaves an outer one as it is."""
+    _, policy = make_policy(model_folder, precision="bf16", perturb=0.3)
+    layer = layers_of(policy)[0].forward
+    with torch.inference_mode(), policy.merged():
+        pass
+    with policy.merged():
+        with torch.inference_mode(), policy.merged():
+            assert layer.rounds
+        assert layer.rounds
+    assert not layer.rounds

@@ -47,6 +47,38 @@ def test_other_norms_stay_as_they_are():
     assert not isinstance(gemma.forward, FusedNorm)
 
 
+class GatedRMSNorm(LlamaRMSNorm):
+    def forward(self, hidden_states, gate):
+        return super().forward(hidden_states) * gate
+
+
+class OutsideRMSNorm(LlamaRMSNorm):
+    """eps outside of the root: the same wherever eps is nothing beside the rows."""
+
+    def forward(self, x):
+        return self.weight * x / (x.square().mean(-1, keepdim=True).sqrt() + self.variance_epsilon)
+
+
+@pytest.mark.parametrize("kind", [GatedRMSNorm, OutsideRMSNorm])
+def test_what_only_looks_alike_stays_as_it_is(kind):
+    module = kind(16, eps=1e-5)
+    FusedNorm.install(module)
+    assert not isinstance(module.forward, FusedNorm)
+
+
+def test_other_types_than_the_weights_are_the_modules_own():
+    norm = LlamaRMSNorm(16)
+    expected = norm(torch.ones(2, 16, dtype=torch.bfloat16))
+    FusedNorm.install(norm)
+    assert isinstance(norm.forward, FusedNorm)
+    found = norm(torch.ones(2, 16, dtype=torch.bfloat16))
+    assert found.dtype == expected.dtype
+    assert torch.equal(found, expected)
+    assert torch.equal(norm(hidden_states=torch.ones(2, 16)), norm(torch.ones(2, 16)))
+    FusedNorm.remove(norm)
+    assert not isinstance(norm.forward, FusedNorm)
+
+
 def test_a_policy_has_them_all(model_folder):
     _, policy = make_policy(model_folder)
     norms = [module for module in policy.lm.modules() if type(module).__name__.endswith("RMSNorm")]
