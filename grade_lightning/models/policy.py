@@ -109,9 +109,8 @@ class Policy(nn.Module):
     def merged(self, *, in_place: bool = True) -> Iterator[None]:
         """Adapters added into the weights for passes without gradients: a third of the matrix products of small models are LoRA's.
 
-        Afterwards the very same frozen weights are back, where and as they lay.  In 16 bits, where adding would round the adapters
-        away, they stay apart and are themselves rounded.  Does nothing for the reference or under dropout, which are other models, nor
-        where no process holds the weights.
+        Afterwards the very same frozen weights are back.  In 16 bits, where adding would round the adapters away, they stay apart and are
+        themselves rounded.  Does nothing for the reference or under dropout, which are other models, nor where no process has the weights.
 
         Args:
             in_place: False = weights keep their addresses, as a captured graph needs: only 16-bit adapters change.
@@ -214,8 +213,10 @@ class Policy(nn.Module):
         the prompts.  One pass where :meth:`_reads_at_once` says so.
 
         Args:
-            prompt_ids, prompt_mask: [B, P], True = real token.
-            embeds, mask: [B, T, d] of the completions and [B, T]; T may be 0.
+            prompt_ids: [B, P].
+            prompt_mask: [B, P], True = real token.
+            embeds: [B, T, d] of the completions; T may be 0.
+            mask: [B, T].
             group: so many rows in a row have the same prompt, which is read once.
 
         Returns [B, P, d] and [B, T, d].
@@ -235,9 +236,8 @@ class Policy(nn.Module):
         """Whether :meth:`states` reads prompts and completions in one pass.
 
         It must with activation checkpointing, which cannot extend a cache twice, and where weights are shared out: they come back for a
-        backward pass that enters a layer by its output, which keys and values are not.  The policy does so, too, on a device that few
-        tokens cannot fill: it waits for operations to be started, of which there are half as many then.
-        """
+        backward pass that enters a layer by its output, no key or value.  The policy does, too, on a device that few tokens cannot fill,
+        which waits for operations to be started: they are half as many then."""
         starved = self.device.type != "cpu" and tokens <= FEW_TOKENS and not self._is_reference
         return self.checkpointing or self.sharded or starved
 
