@@ -25,7 +25,7 @@ CHATTER = re.compile(
     r"|Retrying \(Retry\("  # of urllib3; what comes of it is said once
 )
 FORMAT = "[%(asctime)s][%(name)s][%(levelname)s] %(message)s"
-_LIGHTNING = ("lightning.pytorch", "lightning.fabric")  # loggers with handlers of their own
+_LIGHTNING = ("lightning", "lightning.pytorch", "lightning.fabric")  # loggers with handlers of their own
 _FOREIGN = ("lightning", "lightning_fabric", "pytorch_lightning", "lightning_utilities", "urllib3")
 
 

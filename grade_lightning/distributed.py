@@ -10,6 +10,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 
+def leave() -> None:
+    """End the connections of this process to the others, whose threads would abort an interpreter that is torn down around them."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def world() -> tuple[int, int]:
     """(rank, number of processes)."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)

@@ -277,7 +277,13 @@ def main(arguments: Sequence[str] | None = None) -> float | tuple[float, float] 
             print(f"error: {error}", file=sys.stderr)
             raise SystemExit(2) from None
         wait_briefly()
-        return _command()
+        import lightning  # noqa: F401  makes its handlers before Hydra makes the root's, and only now: --help does not wait for it
+
+        from grade_lightning.distributed import leave
+
+        found = _command()
+        leave()
+        return found
     except KeyboardInterrupt:
         print("\ninterrupted before the run began or after it had ended", file=sys.stderr)
         raise SystemExit(130) from None
