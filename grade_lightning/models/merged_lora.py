@@ -30,16 +30,14 @@ class MergedLora:
     @classmethod
     def install(cls, peft_model: nn.Module) -> None:
         """Let every LoRA layer of a model with the one adapter ``default`` compute this way."""
-        for module in peft_model.modules():
-            if isinstance(module, LoraLayer):
-                module.forward = cls(module)  # type: ignore[method-assign,assignment]
+        for layer in _lora_layers(peft_model):
+            layer.forward = cls(layer)  # type: ignore[attr-defined]
 
     @staticmethod
     def remove(peft_model: nn.Module) -> None:
         """Give every LoRA layer PEFT's own forward back."""
-        for module in peft_model.modules():
-            if isinstance(module, LoraLayer) and isinstance(module.forward, MergedLora):
-                module.forward = module.forward.apart  # type: ignore[method-assign]
+        for merged in _merged(peft_model):
+            merged.layer.forward = merged.apart  # type: ignore[attr-defined]
 
     @staticmethod
     @contextmanager
@@ -48,7 +46,7 @@ class MergedLora:
 
         The rounded copies keep their addresses from one time to the next, for captured graphs.
         """
-        layers = [module.forward for module in peft_model.modules() if isinstance(module.forward, MergedLora)]
+        layers = _merged(peft_model)
         before = [layer.rounds for layer in layers]
         for layer in layers:
             layer._round()
@@ -77,7 +75,7 @@ class MergedLora:
         pays = x.numel() // x.shape[-1] >= x.shape[-1]
         if layer.disable_adapters and not layer.merged:
             return base(x, *args, **kwargs)  # past PEFT's checks of its arguments, which take longer than a small product
-        if self.rounds and not layer.disable_adapters and not layer.merged:
+        if self.rounds and not layer.merged:
             found: Tensor = base(x, *args, **kwargs)
             first, second = self._pair
             inner = x.flatten(0, -2) @ first.T
@@ -96,9 +94,14 @@ def _lora_layers(peft_model: nn.Module) -> list[LoraLayer]:
     return [module for module in peft_model.modules() if isinstance(module, LoraLayer)]
 
 
+def _merged(peft_model: nn.Module) -> list[MergedLora]:
+    forwards = [layer.forward for layer in _lora_layers(peft_model)]  # type: ignore[attr-defined]
+    return [forward for forward in forwards if isinstance(forward, MergedLora)]
+
+
 def rounded_copies(peft_model: nn.Module) -> list[Tensor]:
     """What :meth:`MergedLora.rounded` has made, whose places a captured graph knows."""
-    return [own for layer in _lora_layers(peft_model) if isinstance(layer.forward, MergedLora) for own in layer.forward._pair]  # type: ignore[attr-defined]
+    return [own for merged in _merged(peft_model) for own in merged._pair]
 
 
 def adapted_weights(peft_model: nn.Module) -> list[Tensor]:

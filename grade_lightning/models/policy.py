@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -115,15 +115,15 @@ class Policy(nn.Module):
         Args:
             in_place: False = weights keep their addresses, as a captured graph needs: only 16-bit adapters change.
         """
+        weights = adapted_weights(self.peft)
+        way: Callable[[PeftModel], AbstractContextManager[Any]] = nullcontext
         if self._is_reference or self.drops or self.sharded:
-            yield
-        elif any(weight.dtype in (torch.bfloat16, torch.float16) for weight in adapted_weights(self.peft)):
-            with MergedLora.rounded(self.peft):
-                yield
-        elif in_place and all(weight.element_size() >= 4 for weight in adapted_weights(self.peft)):
-            with added(self.peft):
-                yield
-        else:
+            pass
+        elif any(weight.dtype in (torch.bfloat16, torch.float16) for weight in weights):
+            way = MergedLora.rounded
+        elif in_place and all(weight.element_size() >= 4 for weight in weights):
+            way = added
+        with way(self.peft):
             yield
 
     def shard(self) -> None:

@@ -6,7 +6,6 @@ bytes of frozen layers that were whole at once.
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor
 
-from grade_lightning.distributed import gather_objects, sum_gradients, sum_over_processes
+from grade_lightning.distributed import gather_objects, leave, sum_gradients, sum_over_processes
 from grade_lightning.methods.base import Totals
 from grade_lightning.methods.grade import GradeGradient
 from grade_lightning.methods.group import GRPOGradient, RLOOGradient
@@ -89,7 +88,7 @@ def main(folder: str, out: str) -> None:
         numbers = {"held": torch.tensor(held), "whole": torch.tensor(max(whole, default=0)), "layer": torch.tensor(layer)}
         save_file({**found, **numbers}, out)
     dist.barrier()
-    os._exit(0)  # an interpreter that is torn down beside gloo's threads aborts now and then ("terminate called"); the work is done
+    leave()
 
 
 if __name__ == "__main__":
