@@ -62,14 +62,20 @@ WEIGHTS = {
 CORE = ("rloo", "plain", "ste")  # all seeds of these before the first of the others
 # The grid of imdb_small ends at 3e-3, and these were best there.
 EDGES = ("rloo", "plain", "ste", "reinforce", "grade")
-# Rates above are the best for 60 steps.  A third of the rate for three times the steps, for the two that are compared most.
-SLOW = {name: (*(o for o in METHODS[name] if "optimizer.lr" not in o), "optimizer.lr=1e-3", "max_steps=180") for name in ("rloo", "plain")}
-SLOW_WEIGHTS = {"rloo": ("0.2", "0.05"), "plain": ("0.05", "0.02")}
+# Rates above are the best for 60 steps.  A third of the rate for three times the steps, for those that are compared most.
+SLOW = {
+    name: (*(o for o in METHODS[name] if "optimizer.lr" not in o), "optimizer.lr=1e-3", "max_steps=180")
+    for name in ("rloo", "plain", "rloo_cv", "hybrid")
+}
+SLOW_WEIGHTS = {"rloo": ("0.2", "0.05"), "plain": ("0.05", "0.02"), "rloo_cv": ("0.2", "0.05"), "hybrid": ("0.2", "0.05")}
+# Longer completions for longer: does a lead last?
+LONG = {name: (*overrides, "max_steps=250", "max_new_tokens=64") for name, overrides in SLOW.items()}
+LONG_SEEDS = (1, 2)
 # Another reward: the same head on the completion alone, which cannot lean on the prompt.
 COMPLETION = {name: (*METHODS[name], "reward.scope=completion") for name in ("rloo", "plain")}
 COMPLETION_WEIGHTS = {"rloo": ("0.1", "0.02"), "plain": ("0.05", "0.02")}
 MORE_SEEDS = (4, 5)  # of the two
-PARTS = ("rates", "length", "frontier", "best_of_n", "slow", "completion")
+PARTS = ("rates", "length", "frontier", "best_of_n", "slow", "completion", "long")
 
 
 def rates() -> list[Cell]:
@@ -87,6 +93,10 @@ def frontier() -> list[Cell]:
 
 def slow() -> list[Cell]:
     return by_weight(RECORDS, "slow", SLOW, SLOW_WEIGHTS, SEEDS, ("evaluation.validate_every=30",))
+
+
+def long() -> list[Cell]:
+    return by_weight(RECORDS, "long", LONG, SLOW_WEIGHTS, LONG_SEEDS, ("evaluation.validate_every=50",))
 
 
 def completion() -> list[Cell]:
@@ -132,10 +142,9 @@ def main() -> int:
         length(queue)
     if "frontier" in chosen.parts:
         queue.run_all(frontier(), chosen.jobs)
-    if "slow" in chosen.parts:
-        queue.run_all(slow(), chosen.jobs)
-    if "completion" in chosen.parts:
-        queue.run_all(completion(), chosen.jobs)
+    for part, cells in {"slow": slow, "completion": completion, "long": long}.items():
+        if part in chosen.parts:
+            queue.run_all(cells(), chosen.jobs)
     if "best_of_n" in chosen.parts:
         best_of_n(queue)
     return 0
