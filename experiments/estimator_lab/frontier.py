@@ -1,0 +1,234 @@
+"""Reward against KL where the best there is can be computed: ``python -m experiments.estimator_lab.frontier``.
+
+Policies of four tokens of four symbols are trained from a reference to raise E[r] - beta KL(pi || reference), by Adam from 16 sequences a
+step.  The KL and its gradient are exact for all, so that only the reward's gradient differs:
+
+- ``exact``: the true gradient;
+- ``st_mean``: the expectation of plain straight-through: its bias without its noise;
+- ``rloo``, ``st``, ``rloo_cv``: four groups of four sequences, as on language models.
+
+The best frontier of all distributions over sequences is Gibbs': reference x exp(r / beta) / Z.  What is reported is the share of its rise
+at a KL that a method has after a number of steps, at the rate that is best for that method, that KL and that number.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from experiments.estimator_lab.sequence import Toy, make_toy, rewards_of
+from grade_lightning.estimators import decoupled_st_weights, rloo_advantages, token_credit
+from grade_lightning.records.leaves import add_leaves, read_leaves
+from grade_lightning.records.text import finite
+from grade_lightning.reporting.table import Table
+from grade_lightning.training.environment import environment
+
+RECORDS = Path(__file__).parent / "frontier.parquet"
+KINDS, POLICIES = ("smooth", "steep"), (0, 1, 2, 3)
+LENGTH, SIZE, GROUP, GROUPS = 4, 4, 4, 4
+RATES = (0.003, 0.01, 0.03, 0.1, 0.3)
+WEIGHTS = tuple(0.005 * 2**k for k in range(8))
+REPLICAS = 6  # of the noise; estimates without noise need one
+STEPS = (10, 20, 40, 80, 160, 320, 640)
+KLS = (0.25, 0.5, 1.0)
+
+Estimate = Callable[["Game", Tensor, Tensor], Tensor]  # flat weights [R, D] and log-probabilities [R, S] -> surrogate to differentiate
+
+
+def sequence_logprobs(toy: Toy, flat: Tensor, ids: Tensor) -> Tensor:
+    """log p of the tokens of the same sequences under many policies.  [R, D], [S, T] -> [R, S, T]."""
+    bias, lag = toy.split(flat)
+    tokens = torch.nn.functional.one_hot(ids, toy.shape[1]).to(flat.dtype)
+    found = []
+    for t in range(toy.shape[0]):
+        logits = bias[:, None, t]
+        for s in range(t):
+            logits = logits + torch.einsum("sv,rvw->rsw", tokens[:, s], lag[:, t - s - 1])
+        chosen = torch.log_softmax(logits, dim=-1).expand(-1, len(ids), -1)
+        found.append(chosen.gather(-1, ids[:, t].expand(len(flat), -1).unsqueeze(-1)).squeeze(-1))
+    return torch.stack(found, dim=-1)
+
+
+class Game:
+    """A reward, a reference, and every sequence with its reward.
+
+    Args:
+        kind: of the reward, see :func:`make_toy`. seed: of the reference.
+    """
+
+    def __init__(self, kind: str, seed: int):
+        self.toy = make_toy(kind, steps=LENGTH, size=SIZE, seed=seed)
+        self.ids = self.toy.sequences()
+        self.rewards = rewards_of(self.toy, self.ids)
+        self.start = self.toy.weights()
+        self.reference = sequence_logprobs(self.toy, self.start[None], self.ids).sum(dim=-1)[0]
+        self.generator = torch.Generator().manual_seed(1000 + seed)
+
+    def gibbs(self, kl: float) -> float:
+        """The highest expected reward of any distribution over sequences at most this far from the reference."""
+        low, high = 1e-4, 1e4  # beta by bisection of its logarithm: the KL falls as it rises
+        for _ in range(200):
+            beta = (low * high) ** 0.5
+            logp = torch.log_softmax(self.reference + self.rewards / beta, dim=-1)
+            low, high = (beta, high) if float((logp.exp() * (logp - self.reference)).sum()) > kl else (low, beta)
+        return float((logp.exp() * self.rewards).sum())
+
+    def draw(self, logp: Tensor) -> Tensor:
+        """Places of 16 sequences of each policy.  [R, S] -> [R, 16]."""
+        return torch.multinomial(logp.detach().exp(), GROUP * GROUPS, replacement=True, generator=self.generator)
+
+    def relaxed(self, flat: Tensor, ids: Tensor, tokens: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Log-probabilities and straight-through weights along hard sequences.  [R, D], [R, N, T] -> [R, N, T, V] twice."""
+        rows, count, steps = ids.shape
+        bias, lag = self.toy.split(flat)
+        fed, logprobs = [], []
+        for t in range(steps):
+            logits = bias[:, None, t].expand(rows, count, SIZE)
+            for s in range(t):
+                before = fed[s] if tokens is None else tokens[:, :, s]
+                logits = logits + torch.einsum("rnv,rvw->rnw", before, lag[:, t - s - 1])
+            logprobs.append(torch.log_softmax(logits, dim=-1))
+            fed.append(decoupled_st_weights(logits, torch.zeros_like(logits), 1.0, hard=ids[:, :, t]))
+        return torch.stack(logprobs, dim=2), torch.stack(fed, dim=2)
+
+
+def _exact(game: Game, flat: Tensor, logp: Tensor) -> Tensor:
+    return (logp.exp() * game.rewards).sum(dim=-1)
+
+
+def _st_mean(game: Game, flat: Tensor, logp: Tensor) -> Tensor:
+    _, fed = game.relaxed(flat, game.ids.expand(len(flat), -1, -1))
+    return (logp.detach().exp() * game.toy.reward(fed)).sum(dim=-1)
+
+
+def _rloo(game: Game, flat: Tensor, logp: Tensor) -> Tensor:
+    drawn = game.draw(logp)
+    return (_advantages(game, drawn) * logp.gather(1, drawn)).mean(dim=-1)
+
+
+def _st(game: Game, flat: Tensor, logp: Tensor) -> Tensor:
+    _, fed = game.relaxed(flat, game.ids[game.draw(logp)])
+    return game.toy.reward(fed).mean(dim=-1)
+
+
+def _rloo_cv(game: Game, flat: Tensor, logp: Tensor) -> Tensor:
+    drawn = game.draw(logp)
+    ids = game.ids[drawn]
+    hard = torch.nn.functional.one_hot(ids, SIZE).to(flat.dtype)
+    logprobs, _ = game.relaxed(flat, ids, hard)
+    seen = hard.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(game.toy.reward(seen).sum(), seen)
+    effects, expected = token_credit(logprobs.flatten(0, 1), gradient.flatten(0, 1), ids.flatten(0, 1))
+    own = logprobs.gather(-1, ids.unsqueeze(-1)).squeeze(-1).flatten(0, 1)
+    terms = (_advantages(game, drawn).flatten().unsqueeze(-1) - effects.detach()) * own + expected
+    return terms.sum(dim=-1).view(drawn.shape).mean(dim=-1)
+
+
+def _advantages(game: Game, drawn: Tensor) -> Tensor:
+    return rloo_advantages(game.rewards[drawn].view(-1, GROUP)).view(drawn.shape)
+
+
+ESTIMATES: dict[str, Estimate] = {"exact": _exact, "st_mean": _st_mean, "rloo": _rloo, "st": _st, "rloo_cv": _rloo_cv}
+NOISELESS = ("exact", "st_mean")
+NAMES = {
+    "exact": "exact gradient", "st_mean": "straight-through, no noise", "rloo": "RLOO", "st": "straight-through",
+    "rloo_cv": "RLOO, first-order control variate",
+}  # fmt: skip
+
+
+def train(game: Game, estimate: Estimate, replicas: int) -> Tensor:
+    """KL and reward of every rate, weight and replica after each number of steps -> [steps, rates, weights, replicas, 2]."""
+    rows = len(WEIGHTS) * replicas
+    policies = [game.start.expand(rows, -1).clone().requires_grad_() for _ in RATES]
+    optimizer = torch.optim.Adam([{"params": [policy], "lr": rate} for policy, rate in zip(policies, RATES, strict=True)])
+    beta = torch.tensor(WEIGHTS, dtype=game.start.dtype).repeat_interleave(replicas).repeat(len(RATES))
+    kept = []
+    for step in range(1, max(STEPS) + 1):
+        flat = torch.cat(policies)
+        logp = sequence_logprobs(game.toy, flat, game.ids).sum(dim=-1)
+        kl = (logp.exp() * (logp - game.reference)).sum(dim=-1)
+        optimizer.zero_grad()
+        (beta * kl - estimate(game, flat, logp)).sum().backward()
+        optimizer.step()
+        if step in STEPS:
+            with torch.no_grad():
+                logp = sequence_logprobs(game.toy, torch.cat(policies), game.ids).sum(dim=-1)
+                found = torch.stack([(logp.exp() * (logp - game.reference)).sum(-1), (logp.exp() * game.rewards).sum(-1)], dim=-1)
+            kept.append(found.view(len(RATES), len(WEIGHTS), replicas, 2))
+    return torch.stack(kept)
+
+
+def share_at(game: Game, ends: np.ndarray, kl: float) -> float:
+    """Share of the best rise at a KL, of runs [weights, 2] of one rate and replica, linear in its root; nan where none went so far."""
+    first = float((game.reference.exp() * game.rewards).sum())
+    ordered = np.vstack([[0.0, first], ends[np.argsort(ends[:, 0])]])
+    if kl > ordered[-1, 0]:
+        return float("nan")
+    return (float(np.interp(kl**0.5, ordered[:, 0] ** 0.5, ordered[:, 1])) - first) / (game.gibbs(kl) - first)
+
+
+def best(game: Game, ends: np.ndarray, kl: float) -> tuple[float, float]:
+    """The best rate's share (mean over replicas that all went so far), and that rate.  [rates, weights, replicas, 2]."""
+    shares = [np.mean([share_at(game, runs[:, replica], kl) for replica in range(runs.shape[1])]) for runs in ends]
+    if np.isnan(shares).all():
+        return float("nan"), float("nan")
+    place = int(np.nanargmax(shares))
+    return float(shares[place]), RATES[place]
+
+
+def measure() -> dict[str, Any]:
+    """Shares by reward, estimate, KL and number of steps, one for each policy; and the rates."""
+    found: dict[str, Any] = {}
+    for kind in KINDS:
+        for name, estimate in ESTIMATES.items():
+            for seed in POLICIES:
+                game = Game(kind, seed)
+                kept = train(game, estimate, 1 if name in NOISELESS else REPLICAS).numpy()
+                for kl in KLS:
+                    for place, steps in enumerate(STEPS):
+                        share, rate = best(game, kept[place], kl)
+                        entry = found.setdefault(kind, {}).setdefault(name, {}).setdefault(f"{kl:g}", {})
+                        entry.setdefault(str(steps), {"shares": [], "rates": []})["shares"].append(share)
+                        entry[str(steps)]["rates"].append(rate)
+                print(f"{kind}, {name}, policy {seed}", file=sys.stderr, flush=True)
+    return found
+
+
+def table(found: dict[str, Any], kl: float) -> Table:
+    """Mean share over policies by number of steps, at one KL."""
+    rows = []
+    for kind in KINDS:
+        for name in ESTIMATES:
+            by_steps = found[kind][name][f"{kl:g}"]
+            shares = {steps: [s for s in entry["shares"] if s is not None and s == s] for steps, entry in by_steps.items()}
+            rows.append(
+                {
+                    "reward": kind,
+                    "method": NAMES[name],
+                    **{s: float(np.mean(x)) if len(x) == len(POLICIES) else None for s, x in shares.items()},
+                }
+            )
+    columns = [("reward", "Reward", ""), ("method", "Gradient of the reward", ""), *((str(s), f"{s} steps", ".3f") for s in STEPS)]
+    return Table("Share", columns, rows, [f"Share of the best possible rise at a KL of {kl:g} nats a sequence; mean over four policies."])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.parse_args()
+    if "frontier" not in read_leaves(RECORDS):
+        add_leaves(RECORDS, "frontier", finite({**measure(), "environment": environment()}))
+    found = read_leaves(RECORDS)["frontier"]
+    for kl in KLS:
+        print(table(found, kl).markdown())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
