@@ -14,6 +14,7 @@ at a KL that a method has after a number of steps, at the rate that is best for 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -88,7 +89,8 @@ class Game:
         """Log-probabilities and straight-through weights along hard sequences.  [R, D], [R, N, T] -> [R, N, T, V] twice."""
         rows, count, steps = ids.shape
         bias, lag = self.toy.split(flat)
-        fed, logprobs = [], []
+        fed: list[Tensor] = []
+        logprobs: list[Tensor] = []
         for t in range(steps):
             logits = bias[:, None, t].expand(rows, count, SIZE)
             for s in range(t):
@@ -207,7 +209,7 @@ def table(found: dict[str, Any], kl: float) -> Table:
     for kind in KINDS:
         for name in ESTIMATES:
             by_steps = found[kind][name][f"{kl:g}"]
-            shares = {steps: [s for s in entry["shares"] if s is not None and s == s] for steps, entry in by_steps.items()}
+            shares = {steps: [s for s in entry["shares"] if s is not None and math.isfinite(s)] for steps, entry in by_steps.items()}
             rows.append(
                 {
                     "reward": kind,

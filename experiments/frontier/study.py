@@ -38,6 +38,7 @@ METHODS = {
     "ppo": at_best("ppo"),
     "reinforce": at_best("reinforce"),
     "grade": at_best("grade"),
+    "annealed": ("method=annealed", CONSTANT, "temperature.value=1.0", RATE),
     "hybrid": ("method=hybrid", CONSTANT, "temperature.value=1.0", RATE),
     "rloo_cv": ("method=rloo_cv", RATE),
     "grad2reward": ("method=grad2reward", RATE),
@@ -51,6 +52,7 @@ WEIGHTS = {
     "ste": ("0.02", "0.05", "0.01", "0.2"),
     "calibrated": ("0.1", "0.03"),
     "grpo": ("0.1", "0.02", "0.5"),
+    "annealed": ("0.2", "0.05"),
     "rloo_cv": ("0.1", "0.02"),
     "hybrid": ("0.1", "0.02"),
     "grad2reward": ("0.02", "0.1"),
@@ -65,11 +67,15 @@ EDGES = ("rloo", "plain", "ste", "reinforce", "grade")
 # Rates above are the best for 60 steps.  A third of the rate for three times the steps, for those that are compared most.
 SLOW = {
     name: (*(o for o in METHODS[name] if "optimizer.lr" not in o), "optimizer.lr=1e-3", "max_steps=180")
-    for name in ("rloo", "plain", "rloo_cv", "hybrid")
+    for name in ("rloo", "plain", "annealed", "rloo_cv", "hybrid")
 }
-SLOW_WEIGHTS = {"rloo": ("0.2", "0.05"), "plain": ("0.05", "0.02"), "rloo_cv": ("0.2", "0.05"), "hybrid": ("0.2", "0.05")}
+SLOW_WEIGHTS = {
+    "rloo": ("0.2", "0.05", "0.5", "0.02"), "plain": ("0.05", "0.02", "0.2", "0.01"),
+    "annealed": ("0.2", "0.05", "0.5", "0.02"), "rloo_cv": ("0.2", "0.05"), "hybrid": ("0.2", "0.05"),
+}  # fmt: skip
 # Longer completions for longer: does a lead last?
 LONG = {name: (*overrides, "max_steps=250", "max_new_tokens=64") for name, overrides in SLOW.items()}
+LONG_WEIGHTS = {name: weights[:2] for name, weights in SLOW_WEIGHTS.items()}
 LONG_SEEDS = (1, 2)
 # Another reward: the same head on the completion alone, which cannot lean on the prompt.
 COMPLETION = {name: (*METHODS[name], "reward.scope=completion") for name in ("rloo", "plain")}
@@ -92,11 +98,12 @@ def frontier() -> list[Cell]:
 
 
 def slow() -> list[Cell]:
-    return by_weight(RECORDS, "slow", SLOW, SLOW_WEIGHTS, SEEDS, ("evaluation.validate_every=30",))
+    every, pair = ("evaluation.validate_every=30",), {name: SLOW_WEIGHTS[name][:2] for name in ("rloo", "plain", "annealed")}
+    return by_weight(RECORDS, "slow", SLOW, SLOW_WEIGHTS, SEEDS, every) + by_weight(RECORDS, "slow", SLOW, pair, MORE_SEEDS, every)
 
 
 def long() -> list[Cell]:
-    return by_weight(RECORDS, "long", LONG, SLOW_WEIGHTS, LONG_SEEDS, ("evaluation.validate_every=50",))
+    return by_weight(RECORDS, "long", LONG, LONG_WEIGHTS, LONG_SEEDS, ("evaluation.validate_every=50",))
 
 
 def completion() -> list[Cell]:

@@ -1,14 +1,15 @@
 """Methods: plain torch objects that estimate the gradient of the same objective.
 
-``GRADE``, ``GRPO``, ``Hybrid``, ``PPO``, ``REINFORCE``, ``Residual``, ``RLOO`` and ``TokenCredit`` are LightningModules: each is the one
-module of :mod:`grade_lightning.training` around a plain method (``GradeGradient`` and its siblings).  They are imported when they are
-first asked for, so that the plain methods do not load Lightning.
+``Annealed``, ``GRADE``, ``GRPO``, ``Hybrid``, ``PPO``, ``REINFORCE``, ``Residual``, ``RLOO`` and ``TokenCredit`` are LightningModules:
+each is the one module of :mod:`grade_lightning.training` around a plain method (``GradeGradient`` and its siblings).  They are imported
+when they are first asked for, so that the plain methods do not load Lightning.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from grade_lightning.methods.annealed import AnnealedGradient
 from grade_lightning.methods.base import Context, Method, Totals
 from grade_lightning.methods.credit import CreditGradient
 from grade_lightning.methods.grade import GradeGradient
@@ -19,14 +20,14 @@ from grade_lightning.methods.reinforce import ReinforceGradient
 from grade_lightning.methods.residual import ResidualGradient
 
 if TYPE_CHECKING:
-    from grade_lightning.training.bound import GRADE, GRPO, PPO, REINFORCE, RLOO, Hybrid, Residual, TokenCredit
+    from grade_lightning.training.bound import GRADE, GRPO, PPO, REINFORCE, RLOO, Annealed, Hybrid, Residual, TokenCredit
 
-_BOUND = ("GRADE", "GRPO", "PPO", "REINFORCE", "RLOO", "Hybrid", "Residual", "TokenCredit")
+_BOUND = ("GRADE", "GRPO", "PPO", "REINFORCE", "RLOO", "Annealed", "Hybrid", "Residual", "TokenCredit")
 
 __all__ = [
-    "GRADE", "GRPO", "PPO", "REINFORCE", "RLOO", "Context", "CreditGradient", "GRPOGradient", "GradeGradient", "Hybrid",
-    "HybridGradient", "Method", "PPOGradient", "RLOOGradient", "ReinforceGradient", "Residual", "ResidualGradient", "TokenCredit",
-    "Totals",
+    "GRADE", "GRPO", "PPO", "REINFORCE", "RLOO", "Annealed", "AnnealedGradient", "Context", "CreditGradient", "GRPOGradient",
+    "GradeGradient", "Hybrid", "HybridGradient", "Method", "PPOGradient", "RLOOGradient", "ReinforceGradient", "Residual",
+    "ResidualGradient", "TokenCredit", "Totals",
 ]  # fmt: skip
 
 

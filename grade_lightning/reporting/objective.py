@@ -49,8 +49,8 @@ def _effective(run: Run, beta: float, place: str) -> str:
 def _of_relaxed(run: Run, beta: float) -> str:
     """The same of methods with relaxed tokens."""
     gain = run.config.get("method.reward_gain", "none")
-    if run.method == "residual":
-        return "in between"  # in part as short as the surrogate's straight-through gradient
+    if run.method in ("residual", "annealed"):
+        return "in between"  # in part as short as a straight-through gradient
     if run.method == "hybrid":  # as long as RLOO's along it; earlier versions, which measured no parts, weighed the KL too
         return "about the same" if len(run.column("train/reward_grad_norm")) else "not measured"
     if gain == "calibrated":  # as far as it was trusted

@@ -184,6 +184,22 @@ class HybridSettings(RelaxedSettings):
 
 
 @settings
+class AnnealedSettings(GradeSettings):
+    """Straight-through and RLOO gradients of the same rollouts, the share of the first falling with the steps."""
+
+    grouped: ClassVar[bool] = True
+
+    half: Float = key("policy steps after which both have the same share", default=100.0, gt=0)
+    completions_per_prompt: Int = key("effective_batch_size / this many prompts in one policy step", default=4, ge=2)  # type: ignore[misc]  # a fact of the class where it cannot be chosen
+
+    @model_validator(mode="after")
+    def _hard(self) -> AnnealedSettings:
+        if not self.straight_through:
+            raise ValueError("straight_through=false feeds mixtures, which RLOO cannot credit: both parts share hard rollouts")
+        return self
+
+
+@settings
 class ResidualSettings(RelaxedSettings):
     """Straight-through for a surrogate of the reward, and RLOO for what the surrogate leaves, from the same rollouts."""
 
@@ -231,6 +247,7 @@ METHODS: dict[str, type] = {
     "grade_lightning.methods.GRPO": GRPOSettings,
     "grade_lightning.methods.PPO": PPOSettings,
     "grade_lightning.methods.Hybrid": HybridSettings,
+    "grade_lightning.methods.Annealed": AnnealedSettings,
     "grade_lightning.methods.Residual": ResidualSettings,
     "grade_lightning.methods.TokenCredit": CreditSettings,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from grade_lightning.methods.annealed import AnnealedGradient
 from grade_lightning.methods.credit import CreditGradient
 from grade_lightning.methods.grade import GradeGradient
 from grade_lightning.methods.group import GRPOGradient, RLOOGradient
@@ -46,6 +47,12 @@ class Hybrid(BoundModule):
     """RLOO and straight-through combined: :class:`grade_lightning.methods.HybridGradient`."""
 
     Gradient = HybridGradient
+
+
+class Annealed(BoundModule):
+    """From straight-through to RLOO: :class:`grade_lightning.methods.AnnealedGradient`."""
+
+    Gradient = AnnealedGradient
 
 
 class Residual(BoundModule):

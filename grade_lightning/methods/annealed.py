@@ -1,0 +1,69 @@
+"""Straight-through at the start, RLOO in the end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from grade_lightning.methods.base import Context, Method, Totals
+from grade_lightning.methods.grade import GradeGradient
+from grade_lightning.methods.gradients import Apart, give_gradient, take_gradient
+from grade_lightning.methods.group import RLOOGradient
+from grade_lightning.methods.meter import Meter
+from grade_lightning.rollout.types import Rollout
+from grade_lightning.settings.methods import AnnealedSettings
+
+
+class AnnealedGradient(Method):
+    """w_n straight-through + (1 - w_n) RLOO of the same hard rollouts, w_n = half / (half + n) after n policy steps.
+
+    Straight-through has little noise and a bias that stays; RLOO has no bias and much noise.  Early in training noise is what holds a
+    policy back, late it is bias.  As with the rates of Robbins and Monro's stochastic approximation, a share of 1 / n goes to 0 and has
+    no finite sum.  Both parts have the KL's whole gradient; ``reward_gain`` makes straight-through's reward as long as RLOO's, so that
+    the weight of the KL means the same from the first step to the last.
+
+    Args:
+        context, settings, **values: see :class:`Method` and :class:`grade_lightning.settings.methods.AnnealedSettings`.
+    """
+
+    Settings = AnnealedSettings
+
+    def __init__(self, context: Context, settings: AnnealedSettings | None = None, **values: Any):
+        super().__init__(context, settings, **values)
+        self.pathwise = GradeGradient(context, self.settings)
+        self.rloo = RLOOGradient(context, completions_per_prompt=self.settings.completions_per_prompt)
+
+    def share(self, step: int) -> float:
+        """Straight-through's, in policy step ``step``, counted from 1."""
+        half = self.settings.half
+        return float(half / (half + step - 1))
+
+    def schedule_values(self, step: int) -> dict[str, float]:
+        return {**self.pathwise.schedule_values(step), "st_share": self.share(step)}
+
+    def observe(self, measured: dict[str, float]) -> None:
+        self.pathwise.observe(measured)
+
+    def accumulate(self, rollouts: list[Rollout], totals: Totals, meter: Meter, step: int) -> None:
+        weights, share, unused = list(self.policy.trainable().values()), self.share(step), Meter(self.policy.device)
+        before = take_gradient(weights)
+        found = self._of(self.pathwise, rollouts, totals, meter, step, share)
+        if share < 1:
+            rloo = self._of(self.rloo, rollouts, totals, unused, step, 1 - share)
+            found = tuple(a + b for a, b in zip(found, rloo, strict=True))
+            meter.update(advantage_std=unused.compute()["advantage_std"])
+        whole, *parts = found
+        give_gradient(weights, before + whole)
+        if self.apart is not None:
+            self.apart.set(*parts)
+
+    def _of(  # noqa: PLR0917
+        self, part: Method, rollouts: list[Rollout], totals: Totals, meter: Meter, step: int, share: float
+    ) -> tuple[Tensor, ...]:  # fmt: skip
+        """A part's share of the whole gradient [D]; where they are wanted apart, of the reward's and the KL's too."""
+        weights = list(self.policy.trainable().values())
+        part.apart = None if self.apart is None else Apart(weights)
+        part.accumulate(rollouts, totals, meter, step)
+        whole = share * take_gradient(weights)
+        return (whole,) if part.apart is None else (whole, share * part.apart.reward, share * part.apart.kl)

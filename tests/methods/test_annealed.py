@@ -1,0 +1,65 @@
+"""From straight-through to RLOO."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from grade_lightning.methods import AnnealedGradient, RLOOGradient
+from grade_lightning.methods.gradients import Apart
+from tests.conftest import make_batch
+from tests.methods.harness import gradient, make_grade, make_module
+from tests.methods.suite import MethodSuite
+
+
+def make(policy, **options):
+    own = {name: options.pop(name) for name in ("half", "reward_gain") if name in options}
+    settings = {"temperature": lambda step: 1.0, "completions_per_prompt": 2, "tol": 1e-12, **own}
+    return make_module(AnnealedGradient, policy, settings, **options)
+
+
+def at(batch, step):
+    """The batch of that policy step."""
+    return dataclasses.replace(batch, step=step)
+
+
+class TestAnnealed(MethodSuite):
+    task_batch, task_threshold = 16, 0.9
+
+    def make(self, policy, **options):
+        return make(policy, **options)
+
+
+def test_share_falls_from_one_to_half_to_nothing(policy64):
+    method = make(policy64, half=10).method
+    assert [method.share(step) for step in (1, 11, 31)] == [1.0, 0.5, 0.25]
+    assert method.share(10**9) < 1e-7
+    assert method.schedule_values(11) == {"tau": 1.0, "st_share": 0.5}
+
+
+@pytest.mark.parametrize(("step", "share"), [(1, 1.0), (11, 0.5), (31, 0.25)])
+def test_gradient_is_that_mixture_of_its_parents(policy64, step, share):
+    """With the gain on straight-through's reward alone, and the whole KL in both."""
+    batch = make_batch(policy64)
+    found = gradient(make(policy64, half=10, reward_gain=3.0, kl_coef=0.3), at(batch, step))
+    rloo = gradient(make_module(RLOOGradient, policy64, {"completions_per_prompt": 2}, kl_coef=0.3), at(batch, step))
+    reward, whole = (gradient(make_grade(policy64, kl_coef=beta), at(batch, step).repeat(2)) for beta in (0.0, 0.3))
+    expected = share * (3 * reward + (whole - reward)) + (1 - share) * rloo
+    assert (found - expected).norm() < 1e-6 * expected.norm()  # Qwen3's norms round to fp32, each part by itself
+    assert share == 1 or (expected - rloo).norm() > 0.1 * expected.norm()
+
+
+def test_parts_of_the_gradient_add_up(policy64):
+    """Reward and KL apart: their sum is the whole, and without a KL there is none."""
+    for beta in (0.3, 0.0):
+        module = make(policy64, half=10, kl_coef=beta)
+        apart = module.method.apart = Apart(policy64.trainable().values())
+        whole = gradient(module, at(make_batch(policy64), 11))
+        assert (apart.reward + apart.kl - whole).norm() < 1e-9 * whole.norm()
+        assert bool(apart.kl.norm() > 0) == (beta > 0)
+
+
+def test_soft_tokens_cannot_be_shared(policy64):
+    with pytest.raises(ValueError, match="mixtures"):
+        make_module(AnnealedGradient, policy64, {"temperature": lambda step: 1.0, "straight_through": False})
