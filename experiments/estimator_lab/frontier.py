@@ -5,7 +5,10 @@ step.  The KL and its gradient are exact for all, so that only the reward's grad
 
 - ``exact``: the true gradient;
 - ``st_mean``: the expectation of plain straight-through: its bias without its noise;
-- ``rloo``, ``st``, ``rloo_cv``: four groups of four sequences, as on language models.
+- ``rloo``, ``st``, ``rloo_cv``: four groups of four sequences, as on language models;
+- ``annealed``: straight-through with a share of half / (half + n) after n steps, RLOO with the rest;
+- ``leave_one_out``: RLOO with the first-order effects of all tokens as a control variate, their slopes being the other sequences' mean, so
+  that it has no bias at all.
 
 The best frontier of all distributions over sequences is Gibbs': reference x exp(r / beta) / Z.  What is reported is the share of its rise
 at a KL that a method has after a number of steps, at the rate that is best for that method, that KL and that number.
@@ -36,6 +39,7 @@ KINDS, POLICIES = ("smooth", "steep"), (0, 1, 2, 3)
 LENGTH, SIZE, GROUP, GROUPS = 4, 4, 4, 4
 RATES = (0.003, 0.01, 0.03, 0.1, 0.3)
 WEIGHTS = tuple(0.005 * 2**k for k in range(8))
+HALF = 100  # steps after which straight-through and RLOO have the same share
 REPLICAS = 6  # of the noise; estimates without noise need one
 STEPS = (10, 20, 40, 80, 160, 320, 640)
 KLS = (0.25, 0.5, 1.0)
@@ -71,6 +75,7 @@ class Game:
         self.start = self.toy.weights()
         self.reference = sequence_logprobs(self.toy, self.start[None], self.ids).sum(dim=-1)[0]
         self.generator = torch.Generator().manual_seed(1000 + seed)
+        self.step = 0  # steps done
 
     def gibbs(self, kl: float) -> float:
         """The highest expected reward of any distribution over sequences at most this far from the reference."""
@@ -122,26 +127,55 @@ def _st(game: Game, flat: Tensor, logp: Tensor) -> Tensor:
 
 def _rloo_cv(game: Game, flat: Tensor, logp: Tensor) -> Tensor:
     drawn = game.draw(logp)
+    logprobs, own, slopes = _with_slopes(game, flat, drawn)
+    effects, expected = _effects(logprobs, slopes, game.ids[drawn])
+    return ((_advantages(game, drawn).unsqueeze(-1) - effects) * own + expected).sum(dim=-1).mean(dim=-1)
+
+
+def _leave_one_out(game: Game, flat: Tensor, logp: Tensor) -> Tensor:
+    drawn = game.draw(logp)
+    logprobs, own, slopes = _with_slopes(game, flat, drawn)
+    others = (slopes.sum(dim=1, keepdim=True) - slopes) / (drawn.shape[1] - 1)
+    effects, expected = _effects(logprobs, others, game.ids[drawn])
+    left = (game.rewards[drawn] - effects.sum(dim=-1)).view(-1, GROUP)
+    return (rloo_advantages(left).view(drawn.shape) * own.sum(dim=-1) + expected.sum(dim=-1)).mean(dim=-1)
+
+
+def _annealed(game: Game, flat: Tensor, logp: Tensor) -> Tensor:
+    share = HALF / (HALF + game.step)
+    return share * _st(game, flat, logp) + (1 - share) * _rloo(game, flat, logp)
+
+
+def _with_slopes(game: Game, flat: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probabilities [R, N, T, V] along drawn sequences, those of their tokens [R, N, T], and the reward's slopes there [R, N, T, V]."""
     ids = game.ids[drawn]
     hard = torch.nn.functional.one_hot(ids, SIZE).to(flat.dtype)
     logprobs, _ = game.relaxed(flat, ids, hard)
     seen = hard.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(game.toy.reward(seen).sum(), seen)
-    effects, expected = token_credit(logprobs.flatten(0, 1), gradient.flatten(0, 1), ids.flatten(0, 1))
-    own = logprobs.gather(-1, ids.unsqueeze(-1)).squeeze(-1).flatten(0, 1)
-    terms = (_advantages(game, drawn).flatten().unsqueeze(-1) - effects.detach()) * own + expected
-    return terms.sum(dim=-1).view(drawn.shape).mean(dim=-1)
+    (slopes,) = torch.autograd.grad(game.toy.reward(seen).sum(), seen)
+    return logprobs, logprobs.gather(-1, ids.unsqueeze(-1)).squeeze(-1), slopes
+
+
+def _effects(logprobs: Tensor, slopes: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Effects of drawn tokens beyond their expectation, constants, and that expectation.  -> [R, N, T] twice."""
+    found = token_credit(logprobs.flatten(0, 1), slopes.flatten(0, 1), ids.flatten(0, 1))
+    effects, expected = (one.view(ids.shape) for one in found)
+    return effects.detach(), expected
 
 
 def _advantages(game: Game, drawn: Tensor) -> Tensor:
     return rloo_advantages(game.rewards[drawn].view(-1, GROUP)).view(drawn.shape)
 
 
-ESTIMATES: dict[str, Estimate] = {"exact": _exact, "st_mean": _st_mean, "rloo": _rloo, "st": _st, "rloo_cv": _rloo_cv}
+ESTIMATES: dict[str, Estimate] = {
+    "exact": _exact, "st_mean": _st_mean, "rloo": _rloo, "st": _st, "annealed": _annealed, "leave_one_out": _leave_one_out,
+    "rloo_cv": _rloo_cv,
+}  # fmt: skip
 NOISELESS = ("exact", "st_mean")
 NAMES = {
     "exact": "exact gradient", "st_mean": "straight-through, no noise", "rloo": "RLOO", "st": "straight-through",
-    "rloo_cv": "RLOO, first-order control variate",
+    "annealed": "straight-through to RLOO", "leave_one_out": "RLOO, control variate of the others' slopes",
+    "rloo_cv": "RLOO, control variate of its own slopes",
 }  # fmt: skip
 
 
@@ -153,6 +187,7 @@ def train(game: Game, estimate: Estimate, replicas: int) -> Tensor:
     beta = torch.tensor(WEIGHTS, dtype=game.start.dtype).repeat_interleave(replicas).repeat(len(RATES))
     kept = []
     for step in range(1, max(STEPS) + 1):
+        game.step = step - 1
         flat = torch.cat(policies)
         logp = sequence_logprobs(game.toy, flat, game.ids).sum(dim=-1)
         kl = (logp.exp() * (logp - game.reference)).sum(dim=-1)
