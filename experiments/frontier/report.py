@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.equal_kl import at_equal_kl, ends, method_weight_seed
+from experiments.frontier.against import against, between, curves, targets
 from grade_lightning.records.files import write_atomically
 from grade_lightning.records.leaves import read_leaves
 from grade_lightning.records.study_table import Record, read_table
@@ -31,7 +32,12 @@ ELSEWHERE = {
     "plain": ("gradient_quality", "curves", "decoupled_st-seed"), "ste": ("gradient_quality", "curves", "grade_ste-tau2-seed"),
 }  # fmt: skip
 METHOD = {"plain": "decoupled_st", "ste": "grade_ste", "calibrated": "decoupled_st"}  # of the package, by what the study calls it
-NAMES = {"rloo": "RLOO", "plain": "plain straight-through", "ste": "GRADE-STE, tau 2", "calibrated": "calibrated straight-through"}
+NAMES = {
+    "rloo": "RLOO", "plain": "plain straight-through", "ste": "GRADE-STE, tau 2", "calibrated": "calibrated straight-through",
+    "annealed": "straight-through to RLOO", "hybrid": "hybrid", "grpo": "GRPO", "ppo": "PPO", "reinforce": "REINFORCE", "grade": "GRADE",
+    "rloo_cv": "RLOO, control variate", "entrgi": "EntRGi", "grad2reward": "Grad2Reward",
+}  # fmt: skip
+RATES = {"frontier": "3e-3, 60 steps", "slow": "1e-3, 180 steps"}  # of the methods that are compared most
 
 
 def everything(records: Path) -> list[Record]:
@@ -118,45 +124,48 @@ def _lengths(axes: Axes) -> None:
     axes.legend(frameon=False, fontsize=7)
 
 
-def _frontiers(axes: Axes, records: Sequence[Record], curve: Sequence[dict[str, Any]]) -> None:
-    """Mean test reward against mean test KL of each method's weights, every run as a point."""
-    found = {m: seeds for m, seeds in _by_method(records).items() if m in ("rloo", "plain", "ste")}
+def _frontiers(axes: Axes, records: Sequence[Record], curve: Sequence[dict[str, Any]], title: str) -> None:
+    """Test reward against test KL: every run a point, and where three seeds enclose a KL their mean and range."""
+    found = {m: seeds for m, seeds in curves(records).items() if m in ("rloo", "plain", "ste", "annealed")}
     for (method, seeds), look in zip(found.items(), looks([METHOD.get(m, m) for m in found]), strict=True):
-        groups: dict[float, list[tuple[float, float]]] = defaultdict(list)
-        for rows in seeds.values():
-            for beta, kl, reward in rows:
-                groups[beta].append((kl, reward))
-        means = sorted(tuple(np.mean(group, axis=0)) for group in groups.values())
-        axes.plot(*zip(*means, strict=True), **look.line(label=f"{NAMES[method]} (mean of each beta)"))
-        every = [point for group in groups.values() for point in group]
-        axes.plot(*zip(*every, strict=True), color=look.colour, ls="", marker=look.marker, markersize=3, alpha=0.5)
+        every = [(kl, values["reward_mean"]) for runs in seeds.values() for kl, values in runs]
+        axes.plot(*zip(*every, strict=True), color=look.colour, ls="", marker=look.marker, markersize=3, alpha=0.6)
+        grid = np.linspace(min(kl for kl, _ in every), max(kl for kl, _ in every), 60)
+        rows = [(kl, [between(runs, "reward_mean", kl) for runs in seeds.values() if runs[0][0] <= kl <= runs[-1][0]]) for kl in grid]
+        band = [(kl, np.mean(values), min(values), max(values)) for kl, values in rows if len(values) > 2]
+        if band:
+            kls, mean, low, high = (list(column) for column in zip(*band, strict=True))
+            axes.plot(kls, mean, **look.line(label=f"{NAMES[method]}, mean of seeds and range"))
+            axes.fill_between(kls, low, high, color=look.colour, alpha=0.15, lw=0)
     if curve:
         axes.plot([row["kl_mean"] for row in curve], [row["reward_mean"] for row in curve], color="0.5", ls=":", label="best of n, n to 64")
-    axes.set(xlabel="KL to the reference, nats per token", ylabel="test reward", title="Reward against KL, every run a point")
-    axes.legend(frameon=False, fontsize=7)
+    axes.set(xlabel="KL to the reference, nats per token", ylabel="test reward", title=title, xlim=(0, 2.0), ylim=(0.45, 1.01))
+    axes.legend(frameon=False, fontsize=7, loc="lower right")
 
 
 def write(records: Path, curve: Sequence[dict[str, Any]], out: Path) -> None:
     """Tables and the figure."""
-    found = everything(records)
-    pairs = [("plain", "rloo"), ("ste", "rloo")]
+    found = {"frontier": everything(records), **{part: read_table(records, part=part) for part in ("slow", "completion", "long")}}
     made = {
-        "ends": ends(found).markdown(),
-        "equal_kl": "\n".join(
-            f"{NAMES[a]} and {NAMES[b]}\n\n{at_equal_kl(found, a, b, KLS, root=True, between=True).markdown()}" for a, b in pairs
-        ),
-        "effective": effective(found, ("plain", "ste")).markdown(),
-        "speed": speed(found).markdown(),
-    }
-    for part in ("slow", "completion"):
-        runs = read_table(records, part=part)
-        if runs:
-            tables = (ends(runs), at_equal_kl(runs, "plain", "rloo", KLS, root=True, between=True), speed(runs))
-            made[part] = "\n".join(f"{table.markdown()}\n" for table in tables)
+        "ends": ends(found["frontier"]).markdown(), "effective": effective(found["frontier"], ("plain", "ste")).markdown(),
+        "equal_kl": _pair(found["frontier"]), "against": against(found["frontier"], names=NAMES).markdown(),
+        "speed": speed(found["frontier"]).markdown(),
+        "targets": targets({RATES[part]: found[part] for part in RATES}, ("rloo", "plain", "annealed", "ste"), NAMES).markdown(),
+    }  # fmt: skip
+    for part in ("slow", "completion", "long"):
+        if found[part]:
+            tables = [ends(found[part]).markdown(), _pair(found[part]), against(found[part], names=NAMES).markdown()]
+            made[part] = "\n\n".join([*tables, speed(found[part]).markdown()])
     for name, text in made.items():
         write_atomically(out / f"{name}.md", text)
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure = Figure(figsize=(15, 4.2), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
     _lengths(left)
-    _frontiers(right, found, curve)
-    write_atomically(out / "frontier.png", lambda partial: figure.savefig(partial, format="png", dpi=130))
+    for axes, part in ((middle, "frontier"), (right, "slow")):
+        _frontiers(axes, found[part], curve, f"Rate {RATES[part]}")
+    write_atomically(out / "frontier.png", lambda partial: figure.savefig(partial, format="png", dpi=110))
+
+
+def _pair(records: Sequence[Record]) -> str:
+    """Plain straight-through and RLOO, KL by KL."""
+    return f"{NAMES['plain']} and {NAMES['rloo']}\n\n{at_equal_kl(records, 'plain', 'rloo', KLS, root=True, between=True).markdown()}"

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from experiments.equal_kl import by_weight
+from experiments.frontier import linear
 from experiments.frontier.length import measure
 from experiments.imdb_small.study import COMMON, at_best
 from experiments.queue import OUTPUTS, Cell, Queue, study_arguments
@@ -81,7 +82,7 @@ LONG_SEEDS = (1, 2)
 COMPLETION = {name: (*METHODS[name], "reward.scope=completion") for name in ("rloo", "plain")}
 COMPLETION_WEIGHTS = {"rloo": ("0.1", "0.02"), "plain": ("0.05", "0.02")}
 MORE_SEEDS = (4, 5)  # of the two
-PARTS = ("rates", "length", "frontier", "best_of_n", "slow", "completion", "long")
+PARTS = ("rates", "length", "frontier", "best_of_n", "slow", "completion", "long", "linear")
 
 
 def rates() -> list[Cell]:
@@ -115,6 +116,20 @@ def length(queue: Queue) -> None:
     if "length" not in read_leaves(MEASURED):
         found = measure(["experiment=imdb_small", "max_new_tokens=32", *queue.paths])
         add_leaves(MEASURED, "length", finite({**found, "environment": environment()}))
+
+
+def explained(queue: Queue) -> None:
+    """What first-order effects explain of the reward within prompts: at the start, and where two of the slow runs ended."""
+    for name in ("", "rloo-beta0.2-seed4", "rloo-beta0.05-seed4"):
+        adapter = queue.work / "slow" / name / "checkpoints" / "last" / "adapter_model.safetensors" if name else None
+        leaf = f"linear/{name or 'initial'}"
+        if leaf in read_leaves(MEASURED):
+            continue
+        if adapter is not None and not adapter.exists():
+            print(f"{leaf} was not measured: make the run first (--parts slow, and the same --work)", flush=True)
+            continue
+        found = linear.measure(["experiment=imdb_small", "max_new_tokens=32", *queue.paths], adapter)
+        add_leaves(MEASURED, leaf, finite({**found, "environment": environment()}))
 
 
 def best_of_n(queue: Queue) -> None:
@@ -152,6 +167,8 @@ def main() -> int:
     for part, cells in {"slow": slow, "completion": completion, "long": long}.items():
         if part in chosen.parts:
             queue.run_all(cells(), chosen.jobs)
+    if "linear" in chosen.parts:
+        explained(queue)
     if "best_of_n" in chosen.parts:
         best_of_n(queue)
     return 0

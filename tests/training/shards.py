@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from grade_lightning.distributed import gather_objects, leave, sum_gradients, sum_over_processes
+from grade_lightning.methods.annealed import AnnealedGradient
 from grade_lightning.methods.base import Totals
 from grade_lightning.methods.grade import GradeGradient
 from grade_lightning.methods.group import GRPOGradient, RLOOGradient
@@ -39,6 +40,7 @@ METHODS = {
     "reinforce": lambda policy: make_module(ReinforceGradient, policy, {}),
     "rloo": lambda policy: make_module(RLOOGradient, policy, IN_PAIRS),
     "grpo": lambda policy: make_module(GRPOGradient, policy, IN_PAIRS),
+    "annealed": lambda policy: make_module(AnnealedGradient, policy, {**IN_PAIRS, **ADJOINT, "half": 0.01}),
     "hybrid": lambda policy: make_module(HybridGradient, policy, {**IN_PAIRS, **ADJOINT}),
 }
 PROMPTS = [TEXTS[i % 4] + " Again." * (i // 4) for i in range(8)]
@@ -48,7 +50,7 @@ def gradient_of(policy: Policy, name: str) -> Tensor:
     """Of every update that a method makes of one batch, its own weights' included, all processes together.  -> [updates * D]."""
     module = METHODS[name](policy)
     weights = [weight for group in module.configure_optimizers().param_groups for weight in group["params"]]
-    batch, found = make_batch(policy, PROMPTS), []
+    batch, found = make_batch(policy, PROMPTS, step=2), []
     rollouts = rollouts_of(module, batch)
     totals = Totals(*(round(sum_over_processes(sum(count))) for count in ([len(r) for r in rollouts], [r.tokens for r in rollouts])))
 

@@ -105,7 +105,7 @@ def test_killed_and_run_again_equals_uninterrupted(method, tmp_path, monkeypatch
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["grade_ste", "calibrated", "calibrated_apart", "hybrid", "ppo", "residual", "rloo"])
+@pytest.mark.parametrize("method", ["grade_ste", "calibrated", "calibrated_apart", "hybrid", "ppo", "residual", "rloo", "annealed"])
 def test_two_processes_are_one(method, tmp_path):
     """torchrun with two gloo processes against one process: the same updates up to the order of summation."""
     options = ["max_steps=3", "evaluation.validate_every=1", "effective_batch_size=8", "max_new_tokens=12"]
