@@ -119,3 +119,24 @@ def draw(found: dict[str, Any], out: Path) -> None:
         temperatures(found["temperature"], out)
         lengths(found["length"], out)
         hybrids(found["hybrid"], out)
+
+
+def shares(rows: list[dict[str, Any]], steps: tuple[int, ...], out: Path) -> None:
+    """Share of the best frontier's rise against the number of steps, a panel for each reward."""
+    with matplotlib.rc_context(STYLE):
+        kinds = list(dict.fromkeys(row["reward"] for row in rows))
+        figure, axes = panels(len(kinds), 4.2)
+        lines = {
+            "exact gradient": Look(INK, ":", ""), "straight-through, no noise": Look(BLUE, ":", ""), "RLOO": LOOKS["RLOO, G=4"],
+            "straight-through": LOOKS["straight-through"], "straight-through to RLOO": looks(["annealed"])[0],
+            "RLOO, control variate of the others' slopes": looks(["grpo"])[0],
+        }  # fmt: skip
+        for panel, kind in zip(axes, kinds, strict=True):
+            for row in rows:
+                if row["reward"] == kind and row["method"] in lines:
+                    known = [(count, row[str(count)]) for count in steps if row[str(count)] is not None]
+                    panel.plot(*zip(*known, strict=True), label=row["method"], **lines[row["method"]].marked(points=len(steps)))
+            panel.set(title=f"{kind} reward", xscale="log", xlabel="steps of 16 sequences")
+        axes[0].set_ylabel("share of the best possible rise")
+        legend(figure, axes[0])
+        _save(figure, out, "frontier")

@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from experiments.estimator_lab.figures import shares
 from experiments.estimator_lab.sequence import Toy, make_toy, rewards_of
 from grade_lightning.estimators import decoupled_st_weights, rloo_advantages, token_credit
 from grade_lightning.records.leaves import add_leaves, read_leaves
@@ -244,14 +245,9 @@ def table(found: dict[str, Any], kl: float) -> Table:
     for kind in KINDS:
         for name in ESTIMATES:
             by_steps = found[kind][name][f"{kl:g}"]
-            shares = {steps: [s for s in entry["shares"] if s is not None and math.isfinite(s)] for steps, entry in by_steps.items()}
-            rows.append(
-                {
-                    "reward": kind,
-                    "method": NAMES[name],
-                    **{s: float(np.mean(x)) if len(x) == len(POLICIES) else None for s, x in shares.items()},
-                }
-            )
+            known = {steps: [s for s in entry["shares"] if s is not None and math.isfinite(s)] for steps, entry in by_steps.items()}
+            means = {steps: float(np.mean(x)) if len(x) == len(POLICIES) else None for steps, x in known.items()}
+            rows.append({"reward": kind, "method": NAMES[name], **means})
     columns = [("reward", "Reward", ""), ("method", "Gradient of the reward", ""), *((str(s), f"{s} steps", ".3f") for s in STEPS)]
     return Table("Share", columns, rows, [f"Share of the best possible rise at a KL of {kl:g} nats a sequence; mean over four policies."])
 
@@ -264,6 +260,7 @@ def main() -> int:
     found = read_leaves(RECORDS)["frontier"]
     for kl in KLS:
         print(table(found, kl).markdown())
+    shares(table(found, 0.5).rows, STEPS, RECORDS.parent)
     return 0
 
 
