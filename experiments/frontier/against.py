@@ -25,20 +25,36 @@ TARGETS = ((0.8, 0.3), (0.85, 0.4), (0.9, 0.5), (0.9, 0.7), (0.95, 1.0), (0.97, 
 Curves = dict[str, dict[int, list[tuple[float, dict[str, float]]]]]  # by method and seed: KL, and what is compared
 
 
-def curves(records: Sequence[Record]) -> Curves:
-    """Where the runs of each method and seed ended, the smallest KL first."""
+def curves(records: Sequence[Record], step: int | None = None) -> Curves:
+    """Where the runs of each method and seed ended (test), or were after a step (validation); the smallest KL first."""
     found: Curves = defaultdict(lambda: defaultdict(list))
     for record in records:
         method, _, seed = method_weight_seed(record)
-        test = record.results["test"]
-        values = {key: math.log(test[key]) if logarithm else float(test[key]) for key, logarithm, _, _ in QUANTITIES}
-        found[method][seed].append((float(test["kl_mean"]), values))
+        rows = [record.results["test"]] if step is None else [row for row in record.results["validation"] if row["step"] == step]
+        for row in rows:
+            chosen = QUANTITIES if step is None else QUANTITIES[:1]
+            values = {key: math.log(row[key]) if logarithm else float(row[key]) for key, logarithm, _, _ in chosen}
+            found[method][seed].append((float(row["kl_mean"]), values))
     return {method: {seed: sorted(runs, key=lambda run: run[0]) for seed, runs in seeds.items()} for method, seeds in found.items()}
 
 
 def between(runs: Sequence[tuple[float, Mapping[str, float]]], key: str, kl: float) -> float:
     """A quantity at a KL that runs enclose, linear in its root between the neighbouring ones."""
     return float(np.interp(kl**0.5, [reached**0.5 for reached, _ in runs], [values[key] for _, values in runs]))
+
+
+def differences(found: Curves, method: str, reference: str) -> tuple[set[float], dict[str, list[float]]]:
+    """The KLs that are compared, and of each quantity the mean difference over those that a seed's runs of both enclose, seed by seed."""
+    used: set[float] = set()
+    (_, compared), *_ = next(iter(found[method].values()))
+    seeds: dict[str, list[float]] = {key: [] for key in compared}
+    for seed in sorted(found[method].keys() & found[reference].keys()):
+        pair = found[method][seed], found[reference][seed]
+        common = [kl for kl in KLS if all(runs[0][0] <= kl <= runs[-1][0] for runs in pair)]
+        used.update(common)
+        for key, values in seeds.items() if common else ():
+            values.append(float(np.mean([between(pair[0], key, kl) - between(pair[1], key, kl) for kl in common])))
+    return used, seeds
 
 
 def against(records: Sequence[Record], reference: str = "rloo", names: Mapping[str, str] | None = None) -> Table:
@@ -51,15 +67,7 @@ def against(records: Sequence[Record], reference: str = "rloo", names: Mapping[s
     """
     found, rows = curves(records), []
     for method in sorted(found.keys() - {reference}):
-        used: set[float] = set()
-        seeds: dict[str, list[float]] = defaultdict(list)
-        for seed in sorted(found[method].keys() & found[reference].keys()):
-            pair = found[method][seed], found[reference][seed]
-            common = [kl for kl in KLS if all(runs[0][0] <= kl <= runs[-1][0] for runs in pair)]
-            used.update(common)
-            for key, _, _, _ in QUANTITIES if common else ():
-                differences = [between(pair[0], key, kl) - between(pair[1], key, kl) for kl in common]
-                seeds[key].append(float(np.mean(differences)))
+        used, seeds = differences(found, method, reference)
         row: dict[str, Any] = {"method": (names or {}).get(method, method), "seeds": len(seeds["reward_mean"])}
         row["kls"] = f"{min(used):.1f} to {max(used):.1f}" if used else "none in common"
         rows.append({**row, **{key: _said(seeds[key], logarithm, form) for key, logarithm, _, form in QUANTITIES}})
@@ -70,6 +78,29 @@ def against(records: Sequence[Record], reference: str = "rloo", names: Mapping[s
         "weights, mean over every tenth of a nat that runs of both enclose, then over seeds; Student's 95% interval over seeds."
     )
     return Table("Against", columns, rows, [note])
+
+
+def by_steps(records: Sequence[Record], steps: Sequence[int], reference: str = "rloo", names: Mapping[str, str] | None = None) -> Table:
+    """Validation rewards beyond the reference's at equal KL, after the same number of steps.
+
+    Args:
+        records: runs that were validated after these steps.
+        steps: from the first policy step.
+        reference: the method they are compared with.
+        names: of methods, for readers.
+    """
+    found = {step: curves(records, step) for step in steps}
+    rows = []
+    for method in sorted({method for one in found.values() for method in one} - {reference}):
+        row: dict[str, Any] = {"method": (names or {}).get(method, method)}
+        for step, one in found.items():
+            used, seeds = differences(one, method, reference) if method in one and reference in one else (set(), {"reward_mean": []})
+            row[str(step)] = f"{_said(seeds['reward_mean'], False, '.3f')} at {min(used):.1f} to {max(used):.1f}" if used else ""
+        rows.append(row)
+    columns = [("method", "Method", ""), *((str(step), f"after {step} steps", "") for step in steps)]
+    return Table(
+        "By steps", columns, rows, ["The same on 256 validation prompts while training: difference at the KLs that runs enclose then."]
+    )
 
 
 def _said(values: Sequence[float], logarithm: bool, form: str) -> str:

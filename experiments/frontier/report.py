@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.equal_kl import at_equal_kl, ends, method_weight_seed
-from experiments.frontier.against import against, between, curves, targets
+from experiments.frontier.against import against, between, by_steps, curves, targets
 from grade_lightning.records.files import write_atomically
 from grade_lightning.records.leaves import read_leaves
 from grade_lightning.records.study_table import Record, read_table
@@ -37,6 +37,7 @@ NAMES = {
     "annealed": "straight-through to RLOO", "hybrid": "hybrid", "grpo": "GRPO", "ppo": "PPO", "reinforce": "REINFORCE", "grade": "GRADE",
     "rloo_cv": "RLOO, control variate", "entrgi": "EntRGi", "grad2reward": "Grad2Reward",
 }  # fmt: skip
+STEPS = {"slow": (30, 60, 90, 120, 150, 180), "completion": (10, 20, 40, 60), "long": (50, 100, 150, 200, 250)}
 RATES = {"frontier": "3e-3, 60 steps", "slow": "1e-3, 180 steps"}  # of the methods that are compared most
 
 
@@ -149,12 +150,14 @@ def write(records: Path, curve: Sequence[dict[str, Any]], out: Path) -> None:
     made = {
         "ends": ends(found["frontier"]).markdown(), "effective": effective(found["frontier"], ("plain", "ste")).markdown(),
         "equal_kl": _pair(found["frontier"]), "against": against(found["frontier"], names=NAMES).markdown(),
+        "by_steps": by_steps(found["frontier"], (10, 20, 30, 40, 60), names=NAMES).markdown(),
         "speed": speed(found["frontier"]).markdown(),
         "targets": targets({RATES[part]: found[part] for part in RATES}, ("rloo", "plain", "annealed", "ste"), NAMES).markdown(),
     }  # fmt: skip
     for part in ("slow", "completion", "long"):
         if found[part]:
             tables = [ends(found[part]).markdown(), _pair(found[part]), against(found[part], names=NAMES).markdown()]
+            tables.append(by_steps(found[part], STEPS[part], names=NAMES).markdown())
             made[part] = "\n\n".join([*tables, speed(found[part]).markdown()])
     for name, text in made.items():
         write_atomically(out / f"{name}.md", text)

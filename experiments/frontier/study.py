@@ -74,6 +74,8 @@ SLOW_WEIGHTS = {
     "rloo": ("0.2", "0.05", "0.5", "0.02"), "plain": ("0.05", "0.02", "0.2", "0.01"),
     "annealed": ("0.2", "0.05", "0.5", "0.02"), "rloo_cv": ("0.2", "0.05"), "hybrid": ("0.2", "0.05"),
 }  # fmt: skip
+# Is a third low enough?  A tenth, one seed.
+LOWER = {name: tuple("optimizer.lr=3e-4" if "optimizer.lr" in o else o for o in SLOW[name]) for name in ("rloo", "annealed", "plain")}
 # Longer completions for longer: does a lead last?
 LONG = {name: (*overrides, "max_steps=250", "max_new_tokens=64") for name, overrides in SLOW.items()}
 LONG_WEIGHTS = {name: weights[:2] for name, weights in SLOW_WEIGHTS.items()}
@@ -82,7 +84,7 @@ LONG_SEEDS = (1, 2)
 COMPLETION = {name: (*METHODS[name], "reward.scope=completion") for name in ("rloo", "plain")}
 COMPLETION_WEIGHTS = {"rloo": ("0.1", "0.02"), "plain": ("0.05", "0.02")}
 MORE_SEEDS = (4, 5)  # of the two
-PARTS = ("rates", "length", "frontier", "best_of_n", "slow", "completion", "long", "linear")
+PARTS = ("rates", "length", "frontier", "best_of_n", "slow", "slow_rate", "completion", "long", "linear")
 
 
 def rates() -> list[Cell]:
@@ -101,6 +103,11 @@ def frontier() -> list[Cell]:
 def slow() -> list[Cell]:
     every, pair = ("evaluation.validate_every=30",), {name: SLOW_WEIGHTS[name][:2] for name in ("rloo", "plain", "annealed")}
     return by_weight(RECORDS, "slow", SLOW, SLOW_WEIGHTS, SEEDS, every) + by_weight(RECORDS, "slow", SLOW, pair, MORE_SEEDS, every)
+
+
+def slow_rate() -> list[Cell]:
+    weights = {name: SLOW_WEIGHTS[name][:2] for name in LOWER}
+    return by_weight(RECORDS, "slow_rate", LOWER, weights, SEEDS[:1], ("evaluation.validate_every=30",))
 
 
 def long() -> list[Cell]:
@@ -164,7 +171,7 @@ def main() -> int:
         length(queue)
     if "frontier" in chosen.parts:
         queue.run_all(frontier(), chosen.jobs)
-    for part, cells in {"slow": slow, "completion": completion, "long": long}.items():
+    for part, cells in {"slow": slow, "slow_rate": slow_rate, "completion": completion, "long": long}.items():
         if part in chosen.parts:
             queue.run_all(cells(), chosen.jobs)
     if "linear" in chosen.parts:

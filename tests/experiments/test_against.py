@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from experiments.frontier.against import against, targets
+from experiments.frontier.against import against, by_steps, targets
 
 
 def run(name: str, kl: float = 1.0, reward: float = 0.5, validation: Any = (), **more: float) -> Any:
@@ -51,3 +51,11 @@ def test_steps_to_a_reward_at_a_kl():
     assert (found["0.8 at 0.3"]["setting"], found["0.8 at 0.3"]["seeds"], found["0.8 at 0.3"]["steps"]) == ("low, beta 0.2", "3 of 3", 60)
     assert (found["0.9 at 0.5"]["setting"], found["0.9 at 0.5"]["seeds"], found["0.9 at 0.5"]["steps"]) == ("high, beta 0.1", "3 of 3", 10)
     assert (found["0.95 at 1"]["seeds"], found["0.95 at 1"]["steps"]) == ("none", None)
+
+
+def test_differences_while_training():
+    """After ten steps the method is 0.2 above at the KLs that both then enclose; after twenty its KLs have left the other's."""
+    records = [run(f"rloo-beta{kl}-seed1", validation=[(0, 0.5, 0), (10, r, kl), (20, r, kl)]) for kl, r in ((0.25, 0.6), (1.0, 0.6))]
+    records += [run(f"plain-beta{kl}-seed1", validation=[(0, 0.5, 0), (10, 0.8, kl), (20, 0.9, kl + 3)]) for kl in (0.36, 0.64)]
+    (row,) = by_steps(records, (10, 20)).rows
+    assert (row["10"], row["20"]) == ("+0.200 at 0.4 to 0.6", "")
