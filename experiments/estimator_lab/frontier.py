@@ -11,7 +11,8 @@ step.  The KL and its gradient are exact for all, so that only the reward's grad
   that it has no bias at all.
 
 The best frontier of all distributions over sequences is Gibbs': reference x exp(r / beta) / Z.  What is reported is the share of its rise
-at a KL that a method has after a number of steps, at the rate that is best for that method, that KL and that number.
+at a KL that a method has after a number of steps, at the one rate that is best over all policies for that method, KL and number.  Between
+the KLs of two runs a share is linear in the KL: drawing from either policy by chance has no less reward and no more KL than that.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import argparse
 import math
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +41,9 @@ RECORDS = Path(__file__).parent / "frontier.parquet"
 KINDS, POLICIES = ("smooth", "steep"), (0, 1, 2, 3)
 LENGTH, SIZE, GROUP, GROUPS = 4, 4, 4, 4
 RATES = (0.003, 0.01, 0.03, 0.1, 0.3)
-WEIGHTS = tuple(0.005 * 2**k for k in range(8))
+WEIGHTS = tuple(0.005 * 2 ** (k / 2) for k in range(15))
 HALF = 100  # steps after which straight-through and RLOO have the same share
-REPLICAS = 6  # of the noise; estimates without noise need one
+REPLICAS = 4  # of the noise; estimates without noise need one
 STEPS = (10, 20, 40, 80, 160, 320, 640)
 KLS = (0.25, 0.5, 1.0)
 
@@ -77,8 +79,9 @@ class Game:
         self.reference = sequence_logprobs(self.toy, self.start[None], self.ids).sum(dim=-1)[0]
         self.generator = torch.Generator().manual_seed(1000 + seed)
         self.step = 0  # steps done
+        self.gibbs = cache(self._gibbs)
 
-    def gibbs(self, kl: float) -> float:
+    def _gibbs(self, kl: float) -> float:
         """The highest expected reward of any distribution over sequences at most this far from the reference."""
         low, high = 1e-4, 1e4  # beta by bisection of its logarithm: the KL falls as it rises
         for _ in range(200):
@@ -116,13 +119,13 @@ def _st_mean(game: Game, flat: Tensor, logp: Tensor) -> Tensor:
     return (logp.detach().exp() * game.toy.reward(fed)).sum(dim=-1)
 
 
-def _rloo(game: Game, flat: Tensor, logp: Tensor) -> Tensor:
-    drawn = game.draw(logp)
+def _rloo(game: Game, flat: Tensor, logp: Tensor, drawn: Tensor | None = None) -> Tensor:
+    drawn = game.draw(logp) if drawn is None else drawn
     return (_advantages(game, drawn) * logp.gather(1, drawn)).mean(dim=-1)
 
 
-def _st(game: Game, flat: Tensor, logp: Tensor) -> Tensor:
-    _, fed = game.relaxed(flat, game.ids[game.draw(logp)])
+def _st(game: Game, flat: Tensor, logp: Tensor, drawn: Tensor | None = None) -> Tensor:
+    _, fed = game.relaxed(flat, game.ids[game.draw(logp) if drawn is None else drawn])
     return game.toy.reward(fed).mean(dim=-1)
 
 
@@ -143,8 +146,8 @@ def _leave_one_out(game: Game, flat: Tensor, logp: Tensor) -> Tensor:
 
 
 def _annealed(game: Game, flat: Tensor, logp: Tensor) -> Tensor:
-    share = HALF / (HALF + game.step)
-    return share * _st(game, flat, logp) + (1 - share) * _rloo(game, flat, logp)
+    share, drawn = HALF / (HALF + game.step), game.draw(logp)
+    return share * _st(game, flat, logp, drawn) + (1 - share) * _rloo(game, flat, logp, drawn)
 
 
 def _with_slopes(game: Game, flat: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -204,39 +207,48 @@ def train(game: Game, estimate: Estimate, replicas: int) -> Tensor:
 
 
 def share_at(game: Game, ends: np.ndarray, kl: float) -> float:
-    """Share of the best rise at a KL, of runs [weights, 2] of one rate and replica, linear in its root; nan where none went so far."""
+    """Share of the best rise at a KL, of runs [weights, 2] of one rate and replica, linear in it; nan where none went so far."""
     first = float((game.reference.exp() * game.rewards).sum())
     ordered = np.vstack([[0.0, first], ends[np.argsort(ends[:, 0])]])
     if kl > ordered[-1, 0]:
         return float("nan")
-    return (float(np.interp(kl**0.5, ordered[:, 0] ** 0.5, ordered[:, 1])) - first) / (game.gibbs(kl) - first)
+    return (float(np.interp(kl, ordered[:, 0], ordered[:, 1])) - first) / (game.gibbs(kl) - first)
 
 
-def best(game: Game, ends: np.ndarray, kl: float) -> tuple[float, float]:
-    """The best rate's share (mean over replicas that all went so far), and that rate.  [rates, weights, replicas, 2]."""
-    shares = [np.mean([share_at(game, runs[:, replica], kl) for replica in range(runs.shape[1])]) for runs in ends]
-    if np.isnan(shares).all():
-        return float("nan"), float("nan")
-    place = int(np.nanargmax(shares))
-    return float(shares[place]), RATES[place]
+def best(shares: np.ndarray) -> tuple[list[float], float]:
+    """Each policy's share (mean over replicas) at the rate with the highest mean over policies, and that rate.
+
+    Args:
+        shares: [rates, policies, replicas], nan where a run did not go so far; a rate at which one did not is left out.
+    """
+    means = shares.mean(axis=(1, 2))
+    if np.isnan(means).all():
+        return [float("nan")] * shares.shape[1], float("nan")
+    place = int(np.nanargmax(means))
+    return shares[place].mean(axis=1).tolist(), RATES[place]
 
 
 def measure() -> dict[str, Any]:
-    """Shares by reward, estimate, KL and number of steps, one for each policy; and the rates."""
+    """Shares by reward, estimate, KL and number of steps, one for each policy; and the rate."""
     found: dict[str, Any] = {}
     for kind in KINDS:
+        games = [Game(kind, seed) for seed in POLICIES]
         for name, estimate in ESTIMATES.items():
-            for seed in POLICIES:
-                game = Game(kind, seed)
-                kept = train(game, estimate, 1 if name in NOISELESS else REPLICAS).numpy()
-                for kl in KLS:
-                    for place, steps in enumerate(STEPS):
-                        share, rate = best(game, kept[place], kl)
-                        entry = found.setdefault(kind, {}).setdefault(name, {}).setdefault(f"{kl:g}", {})
-                        entry.setdefault(str(steps), {"shares": [], "rates": []})["shares"].append(share)
-                        entry[str(steps)]["rates"].append(rate)
-                print(f"{kind}, {name}, policy {seed}", file=sys.stderr, flush=True)
+            kept = []
+            for game in games:
+                kept.append(train(game, estimate, 1 if name in NOISELESS else REPLICAS).numpy())
+                print(f"{kind}, {name}: {len(kept)} of {len(games)} policies", file=sys.stderr, flush=True)
+            for kl in KLS:
+                for place, steps in enumerate(STEPS):
+                    shares = np.asarray([_shares(game, runs[place], kl) for game, runs in zip(games, kept, strict=True)])
+                    each, rate = best(shares.swapaxes(0, 1))
+                    found.setdefault(kind, {}).setdefault(name, {}).setdefault(f"{kl:g}", {})[str(steps)] = {"shares": each, "rate": rate}
     return found
+
+
+def _shares(game: Game, ends: np.ndarray, kl: float) -> list[list[float]]:
+    """[rates, replicas] from runs [rates, weights, replicas, 2]."""
+    return [[share_at(game, runs[:, replica], kl) for replica in range(runs.shape[1])] for runs in ends]
 
 
 def table(found: dict[str, Any], kl: float) -> Table:

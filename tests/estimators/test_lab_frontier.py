@@ -98,3 +98,16 @@ def test_training_approaches_the_best_and_never_passes_it(game, monkeypatch):
     for kl, reward in [*early.tolist(), *late.tolist()]:
         assert reward <= game.gibbs(kl) + 1e-9
     assert share_at(game, late.numpy(), 0.5) > max(0.9, share_at(game, early.numpy(), 0.5))
+
+
+def test_no_share_is_above_the_best_whatever_lies_between_the_runs(game):
+    """Two policies on the best frontier itself, far apart: between them a chord of it."""
+    ends = np.asarray([[kl, game.gibbs(kl)] for kl in (0.05, 2.5)])
+    assert all(share_at(game, ends, kl) <= 1 + 1e-9 for kl in (0.1, 0.3, 1.0, 2.0, 2.5))
+
+
+def test_one_rate_for_all_policies():
+    """The rate with the best mean, not each policy's own best; a rate at which one run did not go so far is out."""
+    shares = np.asarray([[[0.9, 0.9], [0.1, 0.1]], [[0.6, 0.6], [0.6, 0.8]], [[1.0, 1.0], [1.0, np.nan]]])
+    each, rate = frontier.best(shares)
+    assert (each, rate) == (pytest.approx([0.6, 0.7]), frontier.RATES[1])
