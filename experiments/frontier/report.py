@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.equal_kl import at_equal_kl, ends, method_weight_seed
-from experiments.frontier.against import against, between, by_steps, curves, targets
+from experiments.frontier.against import against, band, by_steps, curves, difference, targets
 from grade_lightning.records.files import write_atomically
 from grade_lightning.records.leaves import read_leaves
 from grade_lightning.records.study_table import Record, read_table
@@ -37,7 +37,14 @@ NAMES = {
     "annealed": "straight-through to RLOO", "hybrid": "hybrid", "grpo": "GRPO", "ppo": "PPO", "reinforce": "REINFORCE", "grade": "GRADE",
     "rloo_cv": "RLOO, control variate", "entrgi": "EntRGi", "grad2reward": "Grad2Reward",
 }  # fmt: skip
-STEPS = {"slow": (30, 60, 90, 120, 150, 180), "completion": (10, 20, 40, 60), "long": (50, 100, 150, 200, 250)}
+PARTS = ("slow", "slow_rate", "completion", "long")  # beside the frontier itself
+COMPARED = ("rloo", "plain", "annealed", "ste")
+STEPS = {
+    "slow": (30, 60, 90, 120, 150, 180),
+    "slow_rate": (30, 60, 90, 120, 150, 180),
+    "completion": (10, 20, 40, 60),
+    "long": (50, 100, 150, 200, 250),
+}
 RATES = {"frontier": "3e-3, 60 steps", "slow": "1e-3, 180 steps"}  # of the methods that are compared most
 
 
@@ -126,35 +133,50 @@ def _lengths(axes: Axes) -> None:
 
 
 def _frontiers(axes: Axes, records: Sequence[Record], curve: Sequence[dict[str, Any]], title: str) -> None:
-    """Test reward against test KL: every run a point, and where three seeds enclose a KL their mean and range."""
-    found = {m: seeds for m, seeds in curves(records).items() if m in ("rloo", "plain", "ste", "annealed")}
+    """Test reward against test KL: every run a point, each method's line in logits and logarithms with its band over seeds."""
+    found = {m: seeds for m, seeds in curves(records).items() if m in COMPARED}
     for (method, seeds), look in zip(found.items(), looks([METHOD.get(m, m) for m in found]), strict=True):
         every = [(kl, values["reward_mean"]) for runs in seeds.values() for kl, values in runs]
         axes.plot(*zip(*every, strict=True), color=look.colour, ls="", marker=look.marker, markersize=3, alpha=0.6)
-        grid = np.linspace(min(kl for kl, _ in every), max(kl for kl, _ in every), 60)
-        rows = [(kl, [between(runs, "reward_mean", kl) for runs in seeds.values() if runs[0][0] <= kl <= runs[-1][0]]) for kl in grid]
-        band = [(kl, np.mean(values), min(values), max(values)) for kl, values in rows if len(values) > 2]
-        if band:
-            kls, mean, low, high = (list(column) for column in zip(*band, strict=True))
-            axes.plot(kls, mean, **look.line(label=f"{NAMES[method]}, mean of seeds and range"))
-            axes.fill_between(kls, low, high, color=look.colour, alpha=0.15, lw=0)
+        grid = np.geomspace(min(kl for kl, _ in every), max(kl for kl, _ in every), 60)
+        low, middle, high = band(seeds, grid)
+        axes.plot(grid, middle, **look.line(label=f"{NAMES[method]}, {len(seeds)} seeds"))
+        axes.fill_between(grid, low, high, color=look.colour, alpha=0.15, lw=0)
     if curve:
         axes.plot([row["kl_mean"] for row in curve], [row["reward_mean"] for row in curve], color="0.5", ls=":", label="best of n, n to 64")
-    axes.set(xlabel="KL to the reference, nats per token", ylabel="test reward", title=title, xlim=(0, 2.0), ylim=(0.45, 1.01))
+    axes.set(xlabel="KL to the reference, nats per token", ylabel="test reward", title=title, xlim=(0, None))
     axes.legend(frameon=False, fontsize=7, loc="lower right")
+
+
+def _leads(axes: Axes, records: Sequence[Record], steps: Sequence[int]) -> None:
+    """Validation reward beyond RLOO's at equal KL, by steps, with Student's interval over seeds."""
+    found = {step: curves(records, step) for step in steps}
+    methods = ("plain", "annealed")
+    for shift, (method, look) in enumerate(zip(methods, looks([METHOD.get(m, m) for m in methods]), strict=True)):
+        compared = {step: difference(one, method, "rloo") for step, one in found.items()}
+        known = [(step + 3 * shift, *one.values["reward_mean"]) for step, one in compared.items() if one is not None]
+        said = [(place, interval) for place, _, interval in known if interval is not None]
+        if said:
+            ends = [[i.mean - i.low for _, i in said], [i.high - i.mean for _, i in said]]
+            places, means = [place for place, _ in said], [i.mean for _, i in said]
+            axes.errorbar(places, means, ends, color=look.colour, ls=look.dash, marker=look.marker, ms=5, capsize=3, label=NAMES[method])
+    axes.axhline(0, color="0.8", lw=0.8, zorder=0)
+    title = f"The lead while training, rate {RATES['slow']}"
+    axes.set(xlabel="policy steps", ylabel="reward beyond RLOO's at equal KL", title=title)
+    axes.legend(frameon=False, fontsize=7)
 
 
 def write(records: Path, curve: Sequence[dict[str, Any]], out: Path) -> None:
     """Tables and the figure."""
-    found = {"frontier": everything(records), **{part: read_table(records, part=part) for part in ("slow", "completion", "long")}}
+    found = {"frontier": everything(records), **{part: read_table(records, part=part) for part in PARTS}}
     made = {
         "ends": ends(found["frontier"]).markdown(), "effective": effective(found["frontier"], ("plain", "ste")).markdown(),
         "equal_kl": _pair(found["frontier"]), "against": against(found["frontier"], names=NAMES).markdown(),
-        "by_steps": by_steps(found["frontier"], (10, 20, 30, 40, 60), names=NAMES).markdown(),
+        "by_steps": by_steps(found["frontier"], (20, 40, 60), names=NAMES).markdown(),
         "speed": speed(found["frontier"]).markdown(),
-        "targets": targets({RATES[part]: found[part] for part in RATES}, ("rloo", "plain", "annealed", "ste"), NAMES).markdown(),
+        "targets": "\n\n".join(f"Rate {RATES[part]}\n\n{targets(_often(found[part]), COMPARED, NAMES).markdown()}" for part in RATES),
     }  # fmt: skip
-    for part in ("slow", "completion", "long"):
+    for part in PARTS:
         if found[part]:
             tables = [ends(found[part]).markdown(), _pair(found[part]), against(found[part], names=NAMES).markdown()]
             tables.append(by_steps(found[part], STEPS[part], names=NAMES).markdown())
@@ -164,9 +186,15 @@ def write(records: Path, curve: Sequence[dict[str, Any]], out: Path) -> None:
     figure = Figure(figsize=(15, 4.2), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     _lengths(left)
-    for axes, part in ((middle, "frontier"), (right, "slow")):
-        _frontiers(axes, found[part], curve, f"Rate {RATES[part]}")
+    _frontiers(middle, found["frontier"], curve, f"Reward against KL, rate {RATES['frontier']}")
+    _leads(right, found["slow"], STEPS["slow"])
     write_atomically(out / "frontier.png", lambda partial: figure.savefig(partial, format="png", dpi=110))
+
+
+def _often(records: Sequence[Record]) -> list[Record]:
+    """Runs that were validated as often as most of theirs."""
+    counts = [len(record.results["validation"]) for record in records]
+    return [record for record, count in zip(records, counts, strict=True) if count == max(counts)]
 
 
 def _pair(records: Sequence[Record]) -> str:

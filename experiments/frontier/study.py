@@ -53,7 +53,6 @@ WEIGHTS = {
     "ste": ("0.02", "0.05", "0.01", "0.2"),
     "calibrated": ("0.1", "0.03"),
     "grpo": ("0.1", "0.02", "0.5"),
-    "annealed": ("0.2", "0.05"),
     "rloo_cv": ("0.1", "0.02"),
     "hybrid": ("0.1", "0.02"),
     "grad2reward": ("0.02", "0.1"),
@@ -74,7 +73,7 @@ SLOW_WEIGHTS = {
     "rloo": ("0.2", "0.05", "0.5", "0.02"), "plain": ("0.05", "0.02", "0.2", "0.01"),
     "annealed": ("0.2", "0.05", "0.5", "0.02"), "rloo_cv": ("0.2", "0.05"), "hybrid": ("0.2", "0.05"),
 }  # fmt: skip
-# Is a third low enough?  A tenth, one seed.
+# Is a third low enough for these steps?  A tenth, one seed.
 LOWER = {name: tuple("optimizer.lr=3e-4" if "optimizer.lr" in o else o for o in SLOW[name]) for name in ("rloo", "annealed", "plain")}
 # Longer completions for longer: does a lead last?
 LONG = {name: (*overrides, "max_steps=250", "max_new_tokens=64") for name, overrides in SLOW.items()}
