@@ -8,7 +8,8 @@ Keys of the study:
   prompts     how many (default 64); draws: independent noise draws of each, at least 2 (default 2); rollouts: completions of each draw (4)
   relaxed_rollouts  completions of each draw of relaxed methods, whose gradients vary far less (default: rollouts)
   group       completions of a prompt that rloo and grpo compare, a divisor of rollouts (default: 4 at most)
-  step        policy step whose temperature is measured (default 1: the start of the schedule)
+  step        policy step whose temperature and shares are measured (default 1: the start of the schedule, where annealed is
+              straight-through alone)
   perturb     standard deviation of the initial lora_B (default 0.02): at 0 half of the gradient is 0
   part        reward or kl: the gradient of one of them alone, as a run with a KL has it (default all)
   sketch      numbers kept of each gradient (default 8192)

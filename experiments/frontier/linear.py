@@ -1,8 +1,9 @@
 """How much of a policy gradient's noise the reward's slopes know: how much of its variance first-order effects explain.
 
-RLOO stays unbiased when a function f of a completion is taken from its reward and E[f]'s gradient is added, and its noise falls by the
-share of the reward's variance between completions of one prompt that f explains.  The f of a straight-through gradient is the sum over
-tokens of what each adds to a linear reward, less what the policy's other choices there would have added on average,
+RLOO stays unbiased when a function f of a completion is taken from its reward and E[f]'s gradient is added.  Its noise then falls by about
+the share of the reward's variance between completions of one prompt that f explains, less where the gradient that is added is noisy too.
+The f of a straight-through gradient is the sum over tokens of what each adds to a linear reward, less what the policy's other choices there
+would have added on average,
 
     f(y) = sum_t (e(y_t) - sum_v pi(v | y_<t) e(v)) . s_t,
 
@@ -73,12 +74,14 @@ def _read(policy: Policy, reward: Reward, batch: PromptBatch, settings: RolloutS
         before, states = policy.states(batch.ids, batch.mask, fed, rollout.mask)
         scores = reward.score(completions_of(policy, rollout).with_states(torch.cat([before, states], dim=1)))
         (slopes,) = torch.autograd.grad(scores.sum(), fed)
-    mask = rollout.mask.unsqueeze(-1)
-    return scores.detach(), slopes * mask, (own - expected) * mask, rollout.mask
+    mask, left = rollout.mask, settings.max_new_tokens - rollout.mask.shape[1]  # sampling ends where all rows have
+    slopes, offsets = ((part * mask.unsqueeze(-1)) for part in (slopes, own - expected))
+    longer = [torch.nn.functional.pad(part, (0, 0, 0, left)) for part in (slopes, offsets)]
+    return scores.detach(), longer[0], longer[1], torch.nn.functional.pad(mask, (0, left))
 
 
 def explained(rewards: Tensor, slopes: Tensor, offsets: Tensor, mask: Tensor, group: int = GROUP) -> dict[str, dict[str, float]]:
-    """Share of the variance within groups that each f explains, with its best factor.
+    """Share of the variance within groups that each f explains at its best factor, fitted to these very data, and as it is.
 
     Args:
         rewards: [B], a prompt's completions in a row.
@@ -95,8 +98,9 @@ def explained(rewards: Tensor, slopes: Tensor, offsets: Tensor, mask: Tensor, gr
     for name, chosen in zip(SLOPES, used, strict=True):
         effect = _within((offsets * chosen).sum(dim=(1, 2)), group)
         product, square = float(effect @ target), float(effect @ effect)
-        found[name] = {"share": product**2 / (square * float(target @ target)), "factor": product / square}
-    return {**found, "reward": {"deviation": float(target.std())}}
+        whole = float(target @ target)
+        found[name] = {"share": product**2 / (square * whole), "factor": product / square, "as it is": (2 * product - square) / whole}
+    return {**found, "reward": {"deviation": float(target.square().sum() / (len(target) * (1 - 1 / group))) ** 0.5}}
 
 
 def _of_others(sums: Tensor, counts: Tensor, block: int) -> Tensor:

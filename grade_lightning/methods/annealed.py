@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from torch import Tensor
@@ -19,9 +20,9 @@ class AnnealedGradient(Method):
     """w_n straight-through + (1 - w_n) RLOO of the same hard rollouts, w_n = half / (half + n) after n policy steps.
 
     Straight-through has little noise and a bias that stays; RLOO has no bias and much noise.  Early in training noise is what holds a
-    policy back, late it is bias.  As with the rates of Robbins and Monro's stochastic approximation, a share of 1 / n goes to 0 and has
-    no finite sum.  Both parts have the KL's whole gradient; ``reward_gain`` makes straight-through's reward as long as RLOO's, so that
-    the weight of the KL means the same from the first step to the last.
+    policy back, late it is bias.  Both parts have a gradient of the KL: straight-through's goes through the tokens too, RLOO's through the
+    states alone.  ``reward_gain`` makes straight-through's reward gradient about as long as RLOO's where it is near 1 / c, c being cosine
+    times ratio of lengths: the weight of the KL then means about the same from the first step to the last.
 
     Args:
         context, settings, **values: see :class:`Method` and :class:`grade_lightning.settings.methods.AnnealedSettings`.
@@ -32,7 +33,9 @@ class AnnealedGradient(Method):
     def __init__(self, context: Context, settings: AnnealedSettings | None = None, **values: Any):
         super().__init__(context, settings, **values)
         self.pathwise = GradeGradient(context, self.settings)
-        self.rloo = RLOOGradient(context, completions_per_prompt=self.settings.completions_per_prompt)
+        # The shifted KL is only measured, and by relaxed methods alone.
+        plain = dataclasses.replace(context, protocol=dataclasses.replace(context.protocol, kl_alignment="correct"))
+        self.rloo = RLOOGradient(plain, completions_per_prompt=self.settings.completions_per_prompt)
 
     def share(self, step: int) -> float:
         """Straight-through's, in policy step ``step``, counted from 1."""
@@ -46,11 +49,17 @@ class AnnealedGradient(Method):
         self.pathwise.observe(measured)
 
     def accumulate(self, rollouts: list[Rollout], totals: Totals, meter: Meter, step: int) -> None:
+        self._accumulate(rollouts, totals, meter, step, plainly=False)
+
+    def accumulate_plainly(self, rollouts: list[Rollout], totals: Totals, meter: Meter, step: int) -> None:
+        self._accumulate(rollouts, totals, meter, step, plainly=True)
+
+    def _accumulate(self, rollouts: list[Rollout], totals: Totals, meter: Meter, step: int, *, plainly: bool) -> None:
         weights, share, unused = list(self.policy.trainable().values()), self.share(step), Meter(self.policy.device)
         before = take_gradient(weights)
-        found = self._of(self.pathwise, rollouts, totals, meter, step, share)
+        found = self._of(self.pathwise, rollouts, totals, meter, step, share, plainly)
         if share < 1:
-            rloo = self._of(self.rloo, rollouts, totals, unused, step, 1 - share)
+            rloo = self._of(self.rloo, rollouts, totals, unused, step, 1 - share, plainly)
             found = tuple(a + b for a, b in zip(found, rloo, strict=True))
             meter.update(advantage_std=unused.compute()["advantage_std"])
         whole, *parts = found
@@ -59,11 +68,11 @@ class AnnealedGradient(Method):
             self.apart.set(*parts)
 
     def _of(  # noqa: PLR0917
-        self, part: Method, rollouts: list[Rollout], totals: Totals, meter: Meter, step: int, share: float
+        self, part: Method, rollouts: list[Rollout], totals: Totals, meter: Meter, step: int, share: float, plainly: bool
     ) -> tuple[Tensor, ...]:  # fmt: skip
         """A part's share of the whole gradient [D]; where they are wanted apart, of the reward's and the KL's too."""
         weights = list(self.policy.trainable().values())
         part.apart = None if self.apart is None else Apart(weights)
-        part.accumulate(rollouts, totals, meter, step)
+        (part.accumulate_plainly if plainly else part.accumulate)(rollouts, totals, meter, step)
         whole = share * take_gradient(weights)
         return (whole,) if part.apart is None else (whole, share * part.apart.reward, share * part.apart.kl)

@@ -49,6 +49,8 @@ def _effective(run: Run, beta: float, place: str) -> str:
 def _of_relaxed(run: Run, beta: float) -> str:
     """The same of methods with relaxed tokens."""
     gain = run.config.get("method.reward_gain", "none")
+    if run.method == "annealed" and gain != "calibrated":
+        return f"{beta:g} / c at first, the same in the end" if gain == "none" else f"{beta:g} / ({gain} c) at first, the same in the end"
     if run.method in ("residual", "annealed"):
         return "in between"  # in part as short as a straight-through gradient
     if run.method == "hybrid":  # as long as RLOO's along it; earlier versions, which measured no parts, weighed the KL too

@@ -26,6 +26,7 @@ def test_linear_rewards_are_explained_whole():
     for name in SLOPES[:3:2]:
         assert found[name]["share"] == pytest.approx(1.0)
         assert found[name]["factor"] == pytest.approx(0.5)
+        assert found[name]["as it is"] == pytest.approx(0.0, abs=1e-9)  # twice as long as it should be: 2 x 2 - 4
     assert 0 < found[SLOPES[3]]["share"] < 0.9
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+import torch
 
 from grade_lightning.methods import AnnealedGradient, RLOOGradient
-from grade_lightning.methods.gradients import Apart
-from tests.conftest import make_batch
-from tests.methods.harness import gradient, make_grade, make_module
+from grade_lightning.methods.gradients import Apart, take_gradient
+from grade_lightning.methods.meter import Meter
+from tests.conftest import make_batch, make_policy
+from tests.methods.harness import gradient, make_grade, make_module, rollouts_of, totals_of
 from tests.methods.suite import MethodSuite
 
 
@@ -58,6 +60,33 @@ def test_parts_of_the_gradient_add_up(policy64):
         whole = gradient(module, at(make_batch(policy64), 11))
         assert (apart.reward + apart.kl - whole).norm() < 1e-9 * whole.norm()
         assert bool(apart.kl.norm() > 0) == (beta > 0)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_any_accumulation_once_both_parts_have_a_share(model_folder, dropout):
+    found = []
+    for parts in (1, 2):
+        _, policy = make_policy(model_folder, dropout=dropout)
+        found.append(gradient(make(policy, half=10, grad_accumulation=parts), at(make_batch(policy), 11)))
+    assert (found[0] - found[1]).norm() < 1e-6 * found[0].norm()
+
+
+def test_gradients_of_a_study_teach_nothing(policy64):
+    """A calibrated gain is not learned from single rollouts that are measured."""
+    module = make(policy64, half=10, reward_gain="calibrated")
+    before = {name: value.clone() for name, value in module.method.state_dict().items() if "calibration" in name}
+    rollouts = rollouts_of(module, at(make_batch(policy64), 11))
+    module.method.accumulate_plainly(rollouts, totals_of(rollouts), Meter(), 11)
+    assert float(take_gradient(policy64.trainable().values()).norm()) > 0
+    assert before
+    assert all(torch.equal(value, module.method.state_dict()[name]) for name, value in before.items())
+
+
+def test_the_shifted_kl_is_measured_beside(policy64):
+    module = make(policy64, half=10, kl_alignment="shifted")
+    meter, rollouts = Meter(), rollouts_of(module, at(make_batch(policy64), 11))
+    module.method.accumulate(rollouts, totals_of(rollouts), meter, 11)
+    assert {"kl", "kl_shifted", "advantage_std"} <= meter.compute().keys()
 
 
 def test_soft_tokens_cannot_be_shared(policy64):

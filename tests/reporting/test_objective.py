@@ -26,7 +26,7 @@ def run(method: str, scale: float | None = None, **config: str) -> Run:
         (run("grade_ste", method__tol="0.001", method__reward_gain="calibrated"), "0.1: not measured"),
         (run("grade_ste", method__tol="0.001", method__reward_gain="3.0"), "0.1: 0.1 / (3.0 c)"),
         (run("hybrid", method__tol="0.001"), "0.1: not measured"), (run("residual", method__tol="0.001"), "0.1: in between"),
-        (run("annealed", method__tol="0.001", method__reward_gain="3.0"), "0.1: in between"),
+        (run("annealed", method__tol="0.001", method__reward_gain="3.0"), "0.1: 0.1 / (3.0 c) at first, the same in the end"),
         (run("rloo", protocol__kl_in="none"), "0"), (run("ppo", protocol__kl_in="reward"), "0.1: the same"),
         (run("rloo", protocol__kl_reduction="sequence"), "0.1 a completion: the same"),
         (Run(Path("x"), {"method": "x"}, {}, [], {}, {}), ""),
