@@ -251,6 +251,22 @@ def _shares(game: Game, ends: np.ndarray, kl: float) -> list[list[float]]:
     return [[share_at(game, runs[:, replica], kl) for replica in range(runs.shape[1])] for runs in ends]
 
 
+def noise(rows: int = 4000) -> dict[str, Any]:
+    """Variance of each noisy estimate at the reference over that of RLOO, one for each policy, by reward."""
+    found: dict[str, Any] = {}
+    for kind in KINDS:
+        for game in (Game(kind, seed) for seed in POLICIES):
+            flat = game.start.expand(rows, -1).clone().requires_grad_()
+            variance = {}
+            for name in ("rloo", "st", "leave_one_out", "rloo_cv"):
+                logp = sequence_logprobs(game.toy, flat, game.ids).sum(dim=-1)
+                (gradient,) = torch.autograd.grad(ESTIMATES[name](game, flat, logp).sum(), flat)
+                variance[name] = float(gradient.var(dim=0).sum())
+            for name, value in variance.items():
+                found.setdefault(kind, {}).setdefault(name, []).append(value / variance["rloo"])
+    return found
+
+
 def table(found: dict[str, Any], kl: float) -> Table:
     """Mean share over policies by number of steps, at one KL."""
     rows = []
@@ -265,11 +281,15 @@ def table(found: dict[str, Any], kl: float) -> Table:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.parse_args()
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     if "frontier" not in read_leaves(RECORDS):
         add_leaves(RECORDS, "frontier", finite({**measure(), "environment": environment()}))
+    if "noise" not in read_leaves(RECORDS):
+        add_leaves(RECORDS, "noise", finite({**noise(), "environment": environment()}))
     found = read_leaves(RECORDS)["frontier"]
+    for kind, each in read_leaves(RECORDS)["noise"].items():
+        if kind in KINDS:
+            print(kind, {name: " ".join(f"{value:.2f}" for value in values) for name, values in each.items()})
     for kl in KLS:
         print(table(found, kl).markdown())
     shares(table(found, 0.5).rows, STEPS, RECORDS.parent)
