@@ -91,12 +91,12 @@ def difference(found: Curves, method: str, reference: str) -> Difference | None:
     Student's 95% intervals of the jackknife over seeds: lines are fitted anew without each seed in turn.
 
     Returns:
-        None where a method has fewer than :data:`LEAST` runs of common seeds, or their KLs do not overlap.
+        None where a method has fewer than :data:`LEAST` runs of common seeds or one weight alone, or their KLs do not overlap.
     """
     seeds = sorted(found.get(method, {}).keys() & found.get(reference, {}).keys())
     pair = [{seed: found[name][seed] for seed in seeds} for name in (method, reference)] if seeds else []
-    if not pair or any(sum(map(len, own.values())) < LEAST for own in pair):
-        return None
+    if not pair or any(sum(map(len, own.values())) < LEAST or sum(len(runs) - 1 for runs in own.values()) < 2 for own in pair):
+        return None  # seeds of one weight alone say nothing of a slope
     ends = [[kl for runs in own.values() for kl, _ in runs] for own in pair]
     low, high = max(map(min, ends)), min(map(max, ends))
     if low >= high:
