@@ -91,12 +91,12 @@ def difference(found: Curves, method: str, reference: str) -> Difference | None:
     Student's 95% intervals of the jackknife over seeds: lines are fitted anew without each seed in turn.
 
     Returns:
-        None where a method has fewer than :data:`LEAST` runs of common seeds or one weight alone, or their KLs do not overlap.
+        None where a method has fewer than :data:`LEAST` runs of common seeds or but one seed with several weights, or their KLs do not overlap.
     """
     seeds = sorted(found.get(method, {}).keys() & found.get(reference, {}).keys())
     pair = [{seed: found[name][seed] for seed in seeds} for name in (method, reference)] if seeds else []
-    if not pair or any(sum(map(len, own.values())) < LEAST or sum(len(runs) - 1 for runs in own.values()) < 2 for own in pair):
-        return None  # seeds of one weight alone say nothing of a slope
+    if not pair or any(sum(map(len, own.values())) < LEAST or not _sloped(own) for own in pair):
+        return None
     ends = [[kl for runs in own.values() for kl, _ in runs] for own in pair]
     low, high = max(map(min, ends)), min(map(max, ends))
     if low >= high:
@@ -109,6 +109,11 @@ def difference(found: Curves, method: str, reference: str) -> Difference | None:
             without = [_mean([{s: runs for s, runs in own.items() if s != seed} for own in pair], key, transform, kls) for seed in seeds]
             values[key] = (whole, jackknife(whole, without) if len(seeds) > 1 else None)
     return Difference(len(seeds), low, high, values)
+
+
+def _sloped(seeds: Mapping[int, Sequence[Any]]) -> bool:
+    """Whether at least two seeds (or the only one) have several weights: seeds of one weight say nothing of a slope."""
+    return sum(len(runs) > 1 for runs in seeds.values()) >= min(2, len(seeds))
 
 
 def _mean(pair: Sequence[Mapping[int, Any]], key: str, transform: str, kls: np.ndarray) -> float:
