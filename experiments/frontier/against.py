@@ -91,7 +91,8 @@ def difference(found: Curves, method: str, reference: str) -> Difference | None:
     Student's 95% intervals of the jackknife over seeds: lines are fitted anew without each seed in turn.
 
     Returns:
-        None where a method has fewer than :data:`LEAST` runs of common seeds or but one seed with several weights, or their KLs do not overlap.
+        None where a method has fewer than :data:`LEAST` runs of common seeds, or several weights of one seed alone; or where
+        their KLs do not overlap.
     """
     seeds = sorted(found.get(method, {}).keys() & found.get(reference, {}).keys())
     pair = [{seed: found[name][seed] for seed in seeds} for name in (method, reference)] if seeds else []
