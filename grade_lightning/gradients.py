@@ -69,16 +69,12 @@ def configuration(spec: str, study: Study) -> DictConfig:
 
 def _place(policy: Any, study: Study) -> None:
     """Load the checkpoint, or move the adapters off their zero start."""
-    import torch
+    from grade_lightning.study.units import perturb
 
     if study.checkpoint is not None:
         policy.load_adapter(study.adapter)
-        return
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, weight in policy.trainable().items():
-            if "lora_B" in name:
-                weight.copy_(study.perturb * torch.randn(weight.shape, generator=generator))
+    else:
+        perturb(policy, study.perturb)
 
 
 def _measure(study: Study) -> dict[str, Any]:

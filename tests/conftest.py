@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,14 @@ def shared_cache(tmp_path_factory) -> str:
     """``GRADE_CACHE`` of whole runs: their small LM and reward head are made once for all tests and all of pytest-xdist's workers."""
     base = tmp_path_factory.getbasetemp()
     return str((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache")
+
+
+@contextmanager
+def caching_in(folder: str) -> Iterator[None]:
+    """``GRADE_CACHE`` is a folder, for fixtures that outlive a test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADE_CACHE", folder)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -64,7 +64,7 @@ def jackknife(whole: float, without: Sequence[float]) -> Interval:
 def band(seeds: Mapping[int, Sequence[tuple[float, Mapping[str, float]]]], kls: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A method's reward at KLs by its line, and the ends of its interval."""
     fits = [line({s: runs for s, runs in seeds.items() if s != left}, "reward_mean", "logit") for left in (None, *seeds)]
-    whole, *without = [fit[0] + fit[1] * np.log(kls) for fit in fits]
+    whole, *without = [heights(fit, "none", kls) for fit in fits]
     sides = [jackknife(middle, column) for middle, *column in zip(whole, *without, strict=True)]
     low, middle, high = (1 / (1 + np.exp(-np.asarray([getattr(side, name) for side in sides]))) for name in ("low", "mean", "high"))
     return low, middle, high

@@ -32,6 +32,7 @@ from grade_lightning.rollout.noise import evaluation_noise, keyed_generator
 from grade_lightning.rollout.sampling import sample
 from grade_lightning.rollout.types import Rollout, RolloutSettings
 from grade_lightning.setup import inputs, objects
+from grade_lightning.study.units import perturb
 
 PROMPTS, CONTINUATIONS, BATCH = 384, 8, 512
 PERTURB = 0.02  # standard deviation of lora_B, as in the gradient study: at 0 half of the gradient is 0
@@ -50,7 +51,7 @@ def measure(overrides: list[str]) -> dict[str, Any]:
     data = made.data()
     data.setup()
     policy, reward, rollout_settings = made.policy, made.reward, settings.rollout
-    perturb(policy)
+    perturb(policy, PERTURB)
     batch = collate(data.prompts["policy"][:PROMPTS], policy.pad_id, rows=range(PROMPTS))
     with torch.no_grad():
         rollout = sample(
@@ -69,15 +70,6 @@ def measure(overrides: list[str]) -> dict[str, Any]:
         "prompts": PROMPTS, "continuations": CONTINUATIONS, "gradients": lengths(products, list(KINDS)), "swaps": summary(table),
         "by_position": {str(t): summary({name: column[table["t"] == t] for name, column in table.items()}) for t in POSITIONS},
     }  # fmt: skip
-
-
-@torch.no_grad()
-def perturb(policy: Policy) -> None:
-    """Give the adapters' B values of their own: at 0 half of a gradient is 0."""
-    generator = torch.Generator().manual_seed(0)
-    for name, weight in policy.trainable().items():
-        if "lora_B" in name:
-            weight.copy_(PERTURB * torch.randn(weight.shape, generator=generator))
 
 
 def _products(policy: Policy, rollout: Rollout, table: dict[str, np.ndarray], gradient: Tensor) -> np.ndarray:

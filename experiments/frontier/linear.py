@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from experiments.frontier.length import perturb
+from experiments.frontier.length import PERTURB
 from grade_lightning.chain.candidates import candidate_logits
 from grade_lightning.chain.parallel import completions_of, hard_hidden
 from grade_lightning.compose import composed, settings_of
@@ -30,6 +30,7 @@ from grade_lightning.rollout.noise import keyed_generator
 from grade_lightning.rollout.sampling import sample
 from grade_lightning.rollout.types import RolloutSettings
 from grade_lightning.setup import inputs, objects
+from grade_lightning.study.units import perturb
 
 PROMPTS, GROUP, BATCH = 96, 4, 32
 SLOPES = ("own", "of the prompt's others", "of all others, by position", "of all others, one for all positions")
@@ -47,7 +48,7 @@ def measure(overrides: list[str], adapter: Path | None = None) -> dict[str, dict
     data = made.data()
     data.setup()
     if adapter is None:
-        perturb(made.policy)
+        perturb(made.policy, PERTURB)
     else:
         made.policy.load_adapter(adapter)
     parts = []

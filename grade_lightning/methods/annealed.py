@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 from torch import Tensor
@@ -33,9 +32,7 @@ class AnnealedGradient(Method):
     def __init__(self, context: Context, settings: AnnealedSettings | None = None, **values: Any):
         super().__init__(context, settings, **values)
         self.pathwise = GradeGradient(context, self.settings)
-        # The shifted KL is only measured, and by relaxed methods alone.
-        plain = dataclasses.replace(context, protocol=dataclasses.replace(context.protocol, kl_alignment="correct"))
-        self.rloo = RLOOGradient(plain, completions_per_prompt=self.settings.completions_per_prompt)
+        self.rloo = RLOOGradient(context.for_policy_gradient(), completions_per_prompt=self.settings.completions_per_prompt)
 
     def share(self, step: int) -> float:
         """Straight-through's, in policy step ``step``, counted from 1."""

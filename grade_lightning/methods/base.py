@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -47,6 +47,10 @@ class Context:
     def kl_in_loss(self) -> float:
         """beta where the KL is part of the loss, else 0."""
         return self.kl_coef if self.protocol.kl_in == "loss" else 0.0
+
+    def for_policy_gradient(self) -> Context:
+        """The same for a policy gradient beside a relaxed one: it knows no shifted KL, which is measured and no part of a gradient."""
+        return replace(self, protocol=replace(self.protocol, kl_alignment="correct"))
 
     def check(self) -> None:
         """Raise ValueError where the parts do not fit each other."""

@@ -58,7 +58,9 @@ class Pair:
 
     def __init__(self, context: Context, biased: GradeGradient, completions_per_prompt: int):
         self.biased, self.weights = biased, list(context.policy.trainable().values())
-        self.unbiased = RLOOGradient(dataclasses.replace(context, kl_coef=0.0), completions_per_prompt=completions_per_prompt)
+        self.unbiased = RLOOGradient(
+            dataclasses.replace(context.for_policy_gradient(), kl_coef=0.0), completions_per_prompt=completions_per_prompt
+        )
 
     @property
     def sizes(self) -> list[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import math
 from typing import Any
@@ -61,11 +60,9 @@ class GradientCosine(Callback):
         """The running cosine; nan where noise leaves nothing to say."""
         context = method.context
         settings = context.rollout
-        # A policy gradient knows no shifted KL, which is measured beside the gradient and no part of it.
-        plain = dataclasses.replace(context, protocol=dataclasses.replace(context.protocol, kl_alignment="correct"))
         size = method.completions_per_prompt if method.completions_per_prompt > 1 else self.completions
         parents = (
-            UnitSampler(RLOOGradient(plain, completions_per_prompt=size), part="reward"),
+            UnitSampler(RLOOGradient(context.for_policy_gradient(), completions_per_prompt=size), part="reward"),
             UnitSampler(method, step=batch.step, part="reward"),  # the KL has its full length in both and would hide what is compared
         )
         found: list[list[torch.Tensor]] = [[], []]

@@ -12,6 +12,7 @@ from grade_lightning.data.prompts import PromptBatch
 from grade_lightning.methods.base import Method, Totals
 from grade_lightning.methods.gradients import Apart, take_gradients
 from grade_lightning.methods.meter import Meter
+from grade_lightning.models.policy import Policy
 from grade_lightning.rollout.sampling import sample
 from grade_lightning.rollout.types import Rollout
 
@@ -76,3 +77,17 @@ class UnitSampler:
         flat = torch.cat([grad.flatten() for grad in grads])
         seconds = time.perf_counter() - start
         return Unit(flat, spread, rollout.tokens, seconds, meter.compute()["reward"])
+
+
+@torch.no_grad()
+def perturb(policy: Policy, deviation: float) -> None:
+    """Give adapters at their start B values of their own, the same every time: where B is 0, half of a gradient is 0.
+
+    Args:
+        policy: whose adapters are changed.
+        deviation: standard deviation of B.
+    """
+    generator = torch.Generator().manual_seed(0)
+    for name, weight in policy.trainable().items():
+        if "lora_B" in name:
+            weight.copy_(deviation * torch.randn(weight.shape, generator=generator))

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.conftest import caching_in
 from tests.entry import run_small
 
 QUICK = ["data.policy_rows=64", "evaluation.samples=6"]
@@ -26,10 +27,8 @@ def strengthen(folder: Path, seed: int) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(shared_cache):
-    patch = pytest.MonkeyPatch()
-    patch.setenv("GRADE_CACHE", shared_cache)
-    yield
-    patch.undo()
+    with caching_in(shared_cache):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -102,3 +102,9 @@ def test_batch_must_be_halved_twice(model_folder):
     _, policy = make_policy(model_folder)
     with pytest.raises(ValueError, match="multiple of 8"):
         gradient(make(policy), make_batch(policy)[:3])
+
+
+def test_the_shifted_kl_is_no_part_of_what_is_weighed(policy64):
+    """It is measured by relaxed methods, of which the hybrid is one; its policy gradient knows none."""
+    plain, shifted = (gradient(make(policy64, kl_alignment=alignment), make_batch(policy64)) for alignment in ("correct", "shifted"))
+    assert torch.equal(plain, shifted)

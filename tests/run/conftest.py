@@ -3,15 +3,14 @@
 import pytest
 
 from grade_lightning.models.cache import cache_root
+from tests.conftest import caching_in
 from tests.entry import run_small
 
 
 @pytest.fixture(scope="package", autouse=True)
 def cache(shared_cache):
-    patch = pytest.MonkeyPatch()
-    patch.setenv("GRADE_CACHE", shared_cache)
-    yield
-    patch.undo()
+    with caching_in(shared_cache):
+        yield
 
 
 @pytest.fixture(scope="package")
