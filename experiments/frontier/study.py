@@ -52,7 +52,7 @@ WEIGHTS = {
     "plain": ("0.02", "0.2", "0.05", "0.01"),
     "ste": ("0.02", "0.05", "0.01", "0.2"),
     "calibrated": ("0.1", "0.03"),
-    "grpo": ("0.1", "0.02", "0.5"),
+    "grpo": ("0.1", "0.5", "2", "0.02"),
     "rloo_cv": ("0.1", "0.02"),
     "hybrid": ("0.1", "0.02"),
     "grad2reward": ("0.02", "0.1"),
@@ -67,11 +67,11 @@ EDGES = ("rloo", "plain", "ste", "reinforce", "grade")
 # Rates above are the best for 60 steps.  A third of the rate for three times the steps, for those that are compared most.
 SLOW = {
     name: (*(o for o in METHODS[name] if "optimizer.lr" not in o), "optimizer.lr=1e-3", "max_steps=180")
-    for name in ("rloo", "plain", "annealed", "rloo_cv", "hybrid")
+    for name in ("rloo", "plain", "annealed", "grpo", "rloo_cv", "hybrid")
 }
 SLOW_WEIGHTS = {
     "rloo": ("0.2", "0.05", "0.5", "0.02"), "plain": ("0.05", "0.02", "0.2", "0.01"),
-    "annealed": ("0.2", "0.05", "0.5", "0.02"), "rloo_cv": ("0.2", "0.05"), "hybrid": ("0.2", "0.05"),
+    "annealed": ("0.2", "0.05", "0.5", "0.02"), "grpo": ("0.5", "0.1", "2"), "rloo_cv": ("0.2", "0.05"), "hybrid": ("0.2", "0.05"),
 }  # fmt: skip
 # Is a third low enough for these steps?  A tenth, one seed.
 LOWER = {name: tuple("optimizer.lr=3e-4" if "optimizer.lr" in o else o for o in SLOW[name]) for name in ("rloo", "annealed", "plain")}
@@ -82,7 +82,8 @@ LONG_SEEDS = (1, 2)
 # Another reward: the same head on the completion alone, which cannot lean on the prompt.
 COMPLETION = {name: (*METHODS[name], "reward.scope=completion") for name in ("rloo", "plain")}
 COMPLETION_WEIGHTS = {"rloo": ("0.1", "0.02"), "plain": ("0.05", "0.02")}
-MORE_SEEDS = (4, 5)  # of the two
+MORE_SEEDS = (4, 5)  # of the best
+BEST = ("rloo", "plain", "annealed", "grpo")
 PARTS = ("rates", "length", "frontier", "best_of_n", "slow", "slow_rate", "completion", "long", "linear")
 
 
@@ -96,11 +97,11 @@ def frontier() -> list[Cell]:
     groups = ({name: WEIGHTS[name] for name in CORE}, {name: weights for name, weights in WEIGHTS.items() if name not in CORE})
     every = ("evaluation.validate_every=10",)
     cells = [cell for weights in groups for cell in by_weight(RECORDS, "frontier", METHODS, weights, SEEDS, every)]
-    return cells + by_weight(RECORDS, "frontier", METHODS, {name: WEIGHTS[name] for name in SLOW}, MORE_SEEDS, every)
+    return cells + by_weight(RECORDS, "frontier", METHODS, {name: WEIGHTS[name] for name in (*BEST, "ste") if name in WEIGHTS}, MORE_SEEDS, every)
 
 
 def slow() -> list[Cell]:
-    every, pair = ("evaluation.validate_every=30",), {name: SLOW_WEIGHTS[name][:2] for name in ("rloo", "plain", "annealed")}
+    every, pair = ("evaluation.validate_every=30",), {name: SLOW_WEIGHTS[name][:2] for name in BEST}
     return by_weight(RECORDS, "slow", SLOW, SLOW_WEIGHTS, SEEDS, every) + by_weight(RECORDS, "slow", SLOW, pair, MORE_SEEDS, every)
 
 
