@@ -37,7 +37,7 @@ def execute(cfg: DictConfig) -> dict[str, float]:
     except OSError as error:
         raise ValueError(f"out={out} cannot be written ({error}): name another folder") from error
     reviews = build(settings.data.source).load().unsupervised()
-    report = pretrain(reviews, settings.pretrain, out, accelerator=settings.hardware.accelerator)
+    report = pretrain(reviews, settings.pretrain, out, accelerator=settings.hardware.accelerator, precision=settings.hardware.precision)
     log.info(
         "perplexity %.2f on held-out reviews after %s tokens in %.0f s; use it with model=local model.path=%s",
         report["perplexity"], f"{report['tokens']:,}", report["seconds"], out,

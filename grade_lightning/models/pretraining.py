@@ -127,7 +127,8 @@ class PretrainModule(L.LightningModule):
         matrices = [weight for weight in self.parameters() if weight.dim() >= 2]
         vectors = [weight for weight in self.parameters() if weight.dim() < 2]
         groups = [{"params": matrices, "weight_decay": self.settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-        optimizer = torch.optim.AdamW(groups, lr=self.settings.lr, betas=(0.9, 0.95))
+        fused = True if self.device.type == "cuda" else None  # hundreds of small operations a step otherwise
+        optimizer = torch.optim.AdamW(groups, lr=self.settings.lr, betas=(0.9, 0.95), fused=fused)
         rise = max(1, round(self.settings.warmup * self.steps))
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: min((step + 1) / rise, (self.steps - step) / max(1, self.steps - rise))
@@ -135,8 +136,17 @@ class PretrainModule(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def pretrain(reviews: Reviews, settings: PretrainSettings, folder: Path, *, accelerator: str = "cpu") -> dict[str, float]:
+def pretrain(
+    reviews: Reviews, settings: PretrainSettings, folder: Path, *, accelerator: str = "cpu", precision: str = "fp32"
+) -> dict[str, float]:
     """Train tokenizer and model on the texts and save both in the Hugging Face layout.
+
+    Args:
+        reviews: texts, the first of which are held out.
+        settings: shape and recipe.
+        folder: where the model goes.
+        accelerator: ``cpu`` or ``cuda``.
+        precision: of products: ``fp32``, or ``bf16`` by autocast.  Weights are fp32 with either.
 
     Returns:
         ``perplexity`` and ``loss`` (nats per token) on held-out reviews, ``tokens`` seen, ``steps``, ``seconds``.
@@ -158,7 +168,7 @@ def pretrain(reviews: Reviews, settings: PretrainSettings, folder: Path, *, acce
     module = PretrainModule(build_model(settings), settings, len(plan))
     trainer = L.Trainer(
         accelerator=accelerator, devices=1, max_epochs=1, logger=False, enable_checkpointing=False, enable_model_summary=False,
-        num_sanity_val_steps=0, gradient_clip_val=1.0, limit_val_batches=1.0, enable_progress_bar=True,
+        precision="bf16-mixed" if precision == "bf16" else "32-true", num_sanity_val_steps=0, gradient_clip_val=1.0, limit_val_batches=1.0, enable_progress_bar=True,
         callbacks=[StepProgressBar("pretraining the base LM", len(plan))],
     )  # fmt: skip
     collate: Callable[[Sequence[np.ndarray]], Tensor] = _pad

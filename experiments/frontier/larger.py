@@ -1,0 +1,98 @@
+"""The frontiers of a larger base: ``python -m experiments.frontier.larger --data FOLDER --model FOLDER --hardware h200 --jobs 8``.
+
+A base of 64 million weights is pretrained on the unsupervised reviews into ``--model`` where nothing is there yet; rates are swept for
+RLOO and plain straight-through; then both and the mixture run at a third of their best rate for three times the steps, as in
+:mod:`.study`.  Resumable; runs are kept in ``larger.parquet`` beside this file (or in ``--records``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.equal_kl import by_weight
+from experiments.frontier.study import SEEDS, SLOW
+from experiments.imdb_small.study import COMMON, KL_COEF
+from experiments.queue import Cell, Queue
+from grade_lightning.records.study_table import Record, read_table
+
+RECORDS = Path(__file__).parent / "larger.parquet"
+RATES = ("3e-4", "1e-3", "3e-3")
+SWEPT = ("rloo", "plain")
+# A third of the best rate, or the grid's next lower.
+LOWER = {"3e-4": "1e-4", "1e-3": "3e-4", "3e-3": "1e-3"}
+WEIGHTS = {"annealed": ("0.2", "0.05"), "plain": ("0.05", "0.02"), "rloo": ("0.2", "0.05")}  # the longest runs first
+PARTS = ("base", "rates", "slow")
+
+
+def with_rate(method: str, rate: str) -> tuple[str, ...]:
+    """A method's overrides in the slow part, at another rate."""
+    return (*(o for o in SLOW[method] if "optimizer.lr" not in o), f"optimizer.lr={rate}")
+
+
+def rates(records: Path) -> list[Cell]:
+    """Each rate for 60 steps at a seed that the study does not use, without a test."""
+    options = ("seed=0", "max_steps=60", "evaluation.test=false", "evaluation.validate_every=60")
+    return [Cell(records, "rates", f"{m}-{rate}", (*with_rate(m, rate), *options)) for rate in reversed(RATES) for m in SWEPT]
+
+
+def best(swept: Sequence[Record], method: str) -> str:
+    """The rate with the highest validation reward - 0.1 KL after the last step.
+
+    Raises:
+        LookupError: the sweep is not complete.
+    """
+    found = {record.name: record.results["validation"][-1] for record in swept}
+    return max(RATES, key=lambda rate: found[f"{method}-{rate}"]["reward_mean"] - KL_COEF * found[f"{method}-{rate}"]["kl_mean"])
+
+
+def slow(records: Path) -> list[Cell]:
+    """Three times the steps of the sweep at a lower rate; the mixture has RLOO's rate."""
+    swept = read_table(records, part="rates")
+    chosen = {method: LOWER[best(swept, method)] for method in SWEPT}
+    methods = {method: with_rate(method, chosen[method if method in chosen else "rloo"]) for method in WEIGHTS}
+    return by_weight(records, "slow", methods, WEIGHTS, SEEDS, ("evaluation.validate_every=30",))
+
+
+def base(queue: Queue, model: Path, recipe: str, hardware: str) -> bool:
+    """Pretrain where nothing is there yet; whether there is a base now."""
+    if (model / "config.json").exists():
+        return True
+    data, _ = queue.paths
+    command = [sys.executable, "-m", "grade_lightning.pretrain", "data=parquet", data, f"pretrain={recipe}", f"hardware={hardware}"]
+    if queue.call([*command, f"out={model}"], queue.work / "base"):
+        print(f"the base was not made, see {queue.work / 'base' / 'output.log'}", flush=True)
+        return False
+    report = json.loads((model / "pretraining.json").read_text())
+    print(f"base: perplexity {report['perplexity']:.1f} after {report['tokens']:,} tokens", flush=True)
+    return True
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="folder with IMDB as Parquet")
+    parser.add_argument("--model", required=True, type=Path, help="folder of the base, made there if it is not")
+    parser.add_argument("--recipe", default="imdb_64m", help="of the pretrain group")
+    parser.add_argument("--hardware", default="h200", help="of the hardware group")
+    parser.add_argument("--work", type=Path, default=Path("multirun/larger"), help="where runs are made")
+    parser.add_argument("--records", type=Path, default=RECORDS, help="table file of the runs")
+    parser.add_argument("--jobs", type=int, default=8, help="runs at once, one thread each")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--overrides", nargs="*", default=[], help="of all runs, beside the study's")
+    chosen = parser.parse_args()
+    common = (*COMMON, f"hardware={chosen.hardware}", "evaluation.batch_size=256", *chosen.overrides)
+    queue = Queue(common, chosen.data, str(chosen.model), chosen.work)
+    if "base" in chosen.parts and not base(queue, chosen.model, chosen.recipe, chosen.hardware):
+        return 1
+    if "rates" in chosen.parts:
+        queue.run_all(rates(chosen.records), chosen.jobs)
+    if "slow" in chosen.parts:
+        queue.run_all(slow(chosen.records), chosen.jobs)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
