@@ -97,7 +97,8 @@ def frontier() -> list[Cell]:
     groups = ({name: WEIGHTS[name] for name in CORE}, {name: weights for name, weights in WEIGHTS.items() if name not in CORE})
     every = ("evaluation.validate_every=10",)
     cells = [cell for weights in groups for cell in by_weight(RECORDS, "frontier", METHODS, weights, SEEDS, every)]
-    return cells + by_weight(RECORDS, "frontier", METHODS, {name: WEIGHTS[name] for name in (*BEST, "ste") if name in WEIGHTS}, MORE_SEEDS, every)
+    best = {name: WEIGHTS[name] for name in (*BEST, "ste") if name in WEIGHTS}
+    return cells + by_weight(RECORDS, "frontier", METHODS, best, MORE_SEEDS, every)
 
 
 def slow() -> list[Cell]:

@@ -168,7 +168,8 @@ def pretrain(
     module = PretrainModule(build_model(settings), settings, len(plan))
     trainer = L.Trainer(
         accelerator=accelerator, devices=1, max_epochs=1, logger=False, enable_checkpointing=False, enable_model_summary=False,
-        precision="bf16-mixed" if precision == "bf16" else "32-true", num_sanity_val_steps=0, gradient_clip_val=1.0, limit_val_batches=1.0, enable_progress_bar=True,
+        precision="bf16-mixed" if precision == "bf16" else "32-true",
+        num_sanity_val_steps=0, gradient_clip_val=1.0, limit_val_batches=1.0, enable_progress_bar=True,
         callbacks=[StepProgressBar("pretraining the base LM", len(plan))],
     )  # fmt: skip
     collate: Callable[[Sequence[np.ndarray]], Tensor] = _pad
