@@ -127,8 +127,7 @@ class PretrainModule(L.LightningModule):
         matrices = [weight for weight in self.parameters() if weight.dim() >= 2]
         vectors = [weight for weight in self.parameters() if weight.dim() < 2]
         groups = [{"params": matrices, "weight_decay": self.settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-        fused = True if self.device.type == "cuda" else None  # hundreds of small operations a step otherwise
-        optimizer = torch.optim.AdamW(groups, lr=self.settings.lr, betas=(0.9, 0.95), fused=fused)
+        optimizer = torch.optim.AdamW(groups, lr=self.settings.lr, betas=(0.9, 0.95))
         rise = max(1, round(self.settings.warmup * self.steps))
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: min((step + 1) / rise, (self.steps - step) / max(1, self.steps - rise))
