@@ -17,6 +17,7 @@ from transformers import Cache, DynamicCache
 from grade_lightning.distributed import any_process, world
 from grade_lightning.estimators import SoftTokens
 from grade_lightning.models.adapters import name_base
+from grade_lightning.models.attention import avoid_faulty_attention
 from grade_lightning.models.bags import bags
 from grade_lightning.models.base import BaseLM
 from grade_lightning.models.checkpointing import CheckpointedLayer, checkpointed
@@ -66,6 +67,7 @@ class Policy(nn.Module):
         checkpointing: bool = False,
     ):
         super().__init__()
+        avoid_faulty_attention()
         targets = lora_targets(base.model, base.name, target_modules)
         config = LoraConfig(
             r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, task_type="CAUSAL_LM",
@@ -286,11 +288,9 @@ class Policy(nn.Module):
         except RuntimeError as error:  # shapes
             raise ValueError(f"{file} is an adapter of another model: {error}") from error
         missing = [name for name in result.missing_keys if "lora_" in name]
-        if missing:
-            raise ValueError(f"{file} is an adapter of another model: it lacks {missing[0]} and {len(missing) - 1} more")
-        if result.unexpected_keys:
-            first, more = result.unexpected_keys[0], len(result.unexpected_keys) - 1
-            raise ValueError(f"{file} is an adapter of another model: there is no layer for {first} and {more} more")
+        for problem, names in (("it lacks", missing), ("there is no layer for", result.unexpected_keys)):
+            if names:
+                raise ValueError(f"{file} is an adapter of another model: {problem} {names[0]} and {len(names) - 1} more")
 
 
 def _eos_ids(base: BaseLM) -> tuple[int, ...]:
