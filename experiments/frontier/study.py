@@ -73,6 +73,9 @@ SLOW_WEIGHTS = {
     "rloo": ("0.2", "0.05", "0.5", "0.02"), "plain": ("0.05", "0.02", "0.2", "0.01"),
     "annealed": ("0.2", "0.05", "0.5", "0.02"), "grpo": ("0.5", "0.1", "2"), "rloo_cv": ("0.2", "0.05"), "hybrid": ("0.2", "0.05"),
 }  # fmt: skip
+# How fast the mixture's straight-through share fades: steps until it is a half, beside the 100 of above.
+HALVES = {f"half{half}": (*SLOW["annealed"], f"method.half={half}") for half in (30, 300)}
+HALVES_WEIGHTS = dict.fromkeys(HALVES, ("0.2", "0.05"))
 # Is a third low enough for these steps?  A tenth, one seed.
 LOWER = {name: tuple("optimizer.lr=3e-4" if "optimizer.lr" in o else o for o in SLOW[name]) for name in ("rloo", "annealed", "plain")}
 # Longer completions for longer: does a lead last?
@@ -84,7 +87,7 @@ COMPLETION = {name: (*METHODS[name], "reward.scope=completion") for name in ("rl
 COMPLETION_WEIGHTS = {"rloo": ("0.1", "0.02"), "plain": ("0.05", "0.02")}
 MORE_SEEDS = (4, 5)  # of the best
 BEST = ("rloo", "plain", "annealed", "grpo")
-PARTS = ("rates", "length", "frontier", "best_of_n", "slow", "slow_rate", "completion", "long", "linear")
+PARTS = ("rates", "length", "frontier", "best_of_n", "slow", "half", "slow_rate", "completion", "long", "linear")
 
 
 def rates() -> list[Cell]:
@@ -104,6 +107,10 @@ def frontier() -> list[Cell]:
 def slow() -> list[Cell]:
     every, pair = ("evaluation.validate_every=30",), {name: SLOW_WEIGHTS[name][:2] for name in BEST}
     return by_weight(RECORDS, "slow", SLOW, SLOW_WEIGHTS, SEEDS, every) + by_weight(RECORDS, "slow", SLOW, pair, MORE_SEEDS, every)
+
+
+def half() -> list[Cell]:
+    return by_weight(RECORDS, "half", HALVES, HALVES_WEIGHTS, SEEDS, ("evaluation.validate_every=30",))
 
 
 def slow_rate() -> list[Cell]:
@@ -172,7 +179,8 @@ def main() -> int:
         length(queue)
     if "frontier" in chosen.parts:
         queue.run_all(frontier(), chosen.jobs)
-    for part, cells in {"slow": slow, "slow_rate": slow_rate, "completion": completion, "long": long}.items():
+    parts = {"slow": slow, "half": half, "slow_rate": slow_rate, "completion": completion, "long": long}
+    for part, cells in parts.items():
         if part in chosen.parts:
             queue.run_all(cells(), chosen.jobs)
     if "linear" in chosen.parts:
