@@ -34,7 +34,7 @@ ELSEWHERE = {
 METHOD = {"plain": "decoupled_st", "ste": "grade_ste", "calibrated": "decoupled_st"}  # of the package, by what the study calls it
 NAMES = {
     "rloo": "RLOO", "plain": "plain straight-through", "ste": "GRADE-STE, tau 2", "calibrated": "calibrated straight-through",
-    "annealed": "straight-through to RLOO", "hybrid": "hybrid", "grpo": "GRPO", "ppo": "PPO", "reinforce": "REINFORCE", "grade": "GRADE",
+    "annealed": "straight-through to RLOO", "annealed_grpo": "straight-through to GRPO", "hybrid": "hybrid", "grpo": "GRPO", "ppo": "PPO", "reinforce": "REINFORCE", "grade": "GRADE",
     "rloo_cv": "RLOO, control variate", "entrgi": "EntRGi", "grad2reward": "Grad2Reward",
 }  # fmt: skip
 PARTS = ("slow", "slow_rate", "completion", "long")  # beside the frontier itself

@@ -40,6 +40,7 @@ METHODS = {
     "reinforce": at_best("reinforce"),
     "grade": at_best("grade"),
     "annealed": ("method=annealed", CONSTANT, "temperature.value=1.0", RATE),
+    "annealed_grpo": ("method=annealed", "method.policy_gradient=grpo", CONSTANT, "temperature.value=1.0", RATE),
     "hybrid": ("method=hybrid", CONSTANT, "temperature.value=1.0", RATE),
     "rloo_cv": ("method=rloo_cv", RATE),
     "grad2reward": ("method=grad2reward", RATE),
@@ -67,11 +68,12 @@ EDGES = ("rloo", "plain", "ste", "reinforce", "grade")
 # Rates above are the best for 60 steps.  A third of the rate for three times the steps, for those that are compared most.
 SLOW = {
     name: (*(o for o in METHODS[name] if "optimizer.lr" not in o), "optimizer.lr=1e-3", "max_steps=180")
-    for name in ("rloo", "plain", "annealed", "grpo", "rloo_cv", "hybrid")
+    for name in ("rloo", "plain", "annealed", "grpo", "annealed_grpo", "rloo_cv", "hybrid")
 }
 SLOW_WEIGHTS = {
     "rloo": ("0.2", "0.05", "0.5", "0.02"), "plain": ("0.05", "0.02", "0.2", "0.01"),
-    "annealed": ("0.2", "0.05", "0.5", "0.02"), "grpo": ("0.5", "0.1", "2"), "rloo_cv": ("0.2", "0.05"), "hybrid": ("0.2", "0.05"),
+    "annealed": ("0.2", "0.05", "0.5", "0.02"), "grpo": ("0.5", "0.1", "2"),
+    "annealed_grpo": ("0.2", "0.05"), "rloo_cv": ("0.2", "0.05"), "hybrid": ("0.2", "0.05"),
 }  # fmt: skip
 # How fast the mixture's straight-through share fades: steps until it is a half, beside the 100 of above.
 HALVES = {f"half{half}": (*SLOW["annealed"], f"method.half={half}") for half in (30, 300)}

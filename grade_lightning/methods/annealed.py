@@ -1,4 +1,4 @@
-"""Straight-through at the start, RLOO in the end."""
+"""Straight-through at the start, a policy gradient in the end."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ from torch import Tensor
 from grade_lightning.methods.base import Context, Method, Totals
 from grade_lightning.methods.grade import GradeGradient
 from grade_lightning.methods.gradients import Apart, give_gradient, take_gradient
-from grade_lightning.methods.group import RLOOGradient
+from grade_lightning.methods.group import GRPOGradient, RLOOGradient
 from grade_lightning.methods.meter import Meter
+from grade_lightning.methods.policy_gradient import PolicyGradient
 from grade_lightning.rollout.types import Rollout
 from grade_lightning.settings.methods import AnnealedSettings
 
 
 class AnnealedGradient(Method):
-    """w_n straight-through + (1 - w_n) RLOO of the same hard rollouts, w_n = half / (half + n) after n policy steps.
+    """w_n straight-through + (1 - w_n) RLOO (or GRPO) of the same hard rollouts, w_n = half / (half + n) after n policy steps.
 
     Straight-through has little noise and a bias that stays; RLOO has no bias and much noise.  Early in training noise is what holds a
     policy back, late it is bias.  Both parts have a gradient of the KL: straight-through's goes through the tokens too, RLOO's through the
     states alone.  ``reward_gain`` makes straight-through's reward gradient about as long as RLOO's where it is near 1 / c, c being cosine
-    times ratio of lengths: the weight of the KL then means about the same from the first step to the last.
+    times ratio of lengths: the weight of the KL then means about the same from the first step to the last.  GRPO's gradient, reward and KL
+    alike, is divided by what normalisation makes its reward's longer than RLOO's in that step.
 
     Args:
         context, settings, **values: see :class:`Method` and :class:`grade_lightning.settings.methods.AnnealedSettings`.
@@ -32,7 +34,7 @@ class AnnealedGradient(Method):
     def __init__(self, context: Context, settings: AnnealedSettings | None = None, **values: Any):
         super().__init__(context, settings, **values)
         self.pathwise = GradeGradient(context, self.settings)
-        self.rloo = RLOOGradient(context.for_policy_gradient(), completions_per_prompt=self.settings.completions_per_prompt)
+        self.sampled = _policy_gradient(context.for_policy_gradient(), self.settings)
 
     def share(self, step: int) -> float:
         """Straight-through's, in policy step ``step``, counted from 1."""
@@ -56,8 +58,8 @@ class AnnealedGradient(Method):
         before = take_gradient(weights)
         found = self._of(self.pathwise, rollouts, totals, meter, step, share, plainly)
         if share < 1:
-            rloo = self._of(self.rloo, rollouts, totals, unused, step, 1 - share, plainly)
-            found = tuple(a + b for a, b in zip(found, rloo, strict=True))
+            sampled = self._of(self.sampled, rollouts, totals, unused, step, 1 - share, plainly)
+            found = tuple(a + b for a, b in zip(found, sampled, strict=True))
             meter.update(advantage_std=unused.compute()["advantage_std"])
         whole, *parts = found
         give_gradient(weights, before + whole)
@@ -71,5 +73,13 @@ class AnnealedGradient(Method):
         weights = list(self.policy.trainable().values())
         part.apart = None if self.apart is None else Apart(weights)
         (part.accumulate_plainly if plainly else part.accumulate)(rollouts, totals, meter, step)
+        if isinstance(part, PolicyGradient) and part.reward_scale > 0:  # at 0 all of it is
+            share /= part.reward_scale
         whole = share * take_gradient(weights)
         return (whole,) if part.apart is None else (whole, share * part.apart.reward, share * part.apart.kl)
+
+
+def _policy_gradient(context: Context, settings: AnnealedSettings) -> PolicyGradient:
+    if settings.policy_gradient == "rloo":
+        return RLOOGradient(context, completions_per_prompt=settings.completions_per_prompt)
+    return GRPOGradient(context, completions_per_prompt=settings.completions_per_prompt, match_kl=True)

@@ -185,17 +185,21 @@ class HybridSettings(RelaxedSettings):
 
 @settings
 class AnnealedSettings(GradeSettings):
-    """Straight-through and RLOO gradients of the same rollouts, the share of the first falling with the steps."""
+    """Straight-through and policy gradients of the same rollouts, the share of the first falling with the steps."""
 
     grouped: ClassVar[bool] = True
 
     half: Float = key("policy steps after which both have the same share", default=100.0, gt=0)
+    policy_gradient: Literal["rloo", "grpo"] = key(
+        "what straight-through fades into; grpo: advantages divided by their spread among a prompt's completions, the whole as long as "
+        "RLOO's", default="rloo",
+    )  # fmt: skip
     completions_per_prompt: Int = key("effective_batch_size / this many prompts in one policy step", default=4, ge=2)  # type: ignore[misc]  # a fact of the class where it cannot be chosen
 
     @model_validator(mode="after")
     def _hard(self) -> AnnealedSettings:
         if not self.straight_through:
-            raise ValueError("straight_through=false feeds mixtures, which RLOO cannot credit: both parts share hard rollouts")
+            raise ValueError("straight_through=false feeds mixtures, which a policy gradient cannot credit: both parts share hard rollouts")
         return self
 
 

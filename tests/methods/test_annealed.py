@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 
-from grade_lightning.methods import AnnealedGradient, RLOOGradient
+from grade_lightning.methods import AnnealedGradient, GRPOGradient, RLOOGradient
 from grade_lightning.methods.gradients import Apart, take_gradient
 from grade_lightning.methods.meter import Meter
 from tests.conftest import make_batch, make_policy
@@ -16,7 +16,7 @@ from tests.methods.suite import MethodSuite
 
 
 def make(policy, **options):
-    own = {name: options.pop(name) for name in ("half", "reward_gain") if name in options}
+    own = {name: options.pop(name) for name in ("half", "reward_gain", "policy_gradient") if name in options}
     settings = {"temperature": lambda step: 1.0, "completions_per_prompt": 2, "tol": 1e-12, **own}
     return make_module(AnnealedGradient, policy, settings, **options)
 
@@ -50,6 +50,19 @@ def test_gradient_is_that_mixture_of_its_parents(policy64, step, share):
     expected = share * (3 * reward + (whole - reward)) + (1 - share) * rloo
     assert (found - expected).norm() < 1e-6 * expected.norm()  # Qwen3's norms round to fp32, each part by itself
     assert share == 1 or (expected - rloo).norm() > 0.1 * expected.norm()
+
+
+def test_grpo_comes_in_at_the_length_of_rloo(policy64):
+    """Its gradient over the scale that it measures itself, which is what makes its reward's longer than RLOO's."""
+    batch, options = at(make_batch(policy64), 11), {"kl_coef": 0.3}
+    found = gradient(make(policy64, half=10, reward_gain=3.0, policy_gradient="grpo", **options), batch)
+    pathwise = gradient(make(policy64, half=1e12, reward_gain=3.0, **options), batch)
+    module = make_module(GRPOGradient, policy64, {"completions_per_prompt": 2, "match_kl": True}, **options)
+    grpo = gradient(module, batch)
+    assert module.method.reward_scale > 2  # rewards of one prompt lie closer together than 1
+    expected = 0.5 * pathwise + 0.5 * grpo / module.method.reward_scale
+    assert (found - expected).norm() < 1e-6 * expected.norm()
+    assert (found - 0.5 * pathwise).norm() > 1e-3 * found.norm()
 
 
 def test_parts_of_the_gradient_add_up(policy64):

@@ -11,7 +11,7 @@ def test_a_policy_leaves_cudnns_attention_out_and_nothing_else(model_folder):
     make_policy(model_folder)
     backends = torch.backends.cuda
     assert not backends.cudnn_sdp_enabled()
-    assert backends.flash_sdp_enabled() and backends.mem_efficient_sdp_enabled() and backends.math_sdp_enabled()
+    assert [backends.flash_sdp_enabled(), backends.mem_efficient_sdp_enabled(), backends.math_sdp_enabled()] == [True] * 3
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
