@@ -34,17 +34,17 @@ ELSEWHERE = {
 METHOD = {"plain": "decoupled_st", "ste": "grade_ste", "calibrated": "decoupled_st"}  # of the package, by what the study calls it
 NAMES = {
     "rloo": "RLOO", "plain": "plain straight-through", "ste": "GRADE-STE, tau 2", "calibrated": "calibrated straight-through",
-    "annealed": "straight-through to RLOO", "annealed_grpo": "straight-through to GRPO", "hybrid": "hybrid", "grpo": "GRPO", "ppo": "PPO", "reinforce": "REINFORCE", "grade": "GRADE",
+    "annealed": "straight-through to RLOO", "annealed_grpo": "straight-through to GRPO", "half30": "to RLOO, half 30",
+    "half300": "to RLOO, half 300", "hybrid": "hybrid", "grpo": "GRPO", "ppo": "PPO", "reinforce": "REINFORCE", "grade": "GRADE",
     "rloo_cv": "RLOO, control variate", "entrgi": "EntRGi", "grad2reward": "Grad2Reward",
 }  # fmt: skip
-PARTS = ("slow", "slow_rate", "completion", "long")  # beside the frontier itself
-COMPARED = ("rloo", "plain", "annealed", "ste")
+COMPARED = ("rloo", "plain", "annealed", "ste", "grpo")
+# Parts beside the frontier itself, and the steps after which they are compared.
+THIRTIES = (30, 60, 90, 120, 150, 180)
 STEPS = {
-    "slow": (30, 60, 90, 120, 150, 180),
-    "slow_rate": (30, 60, 90, 120, 150, 180),
-    "completion": (10, 20, 40, 60),
+    "slow": THIRTIES, "half": THIRTIES, "slow_rate": THIRTIES, "larger": THIRTIES, "completion": (10, 20, 40, 60),
     "long": (50, 100, 150, 200, 250),
-}
+}  # fmt: skip
 RATES = {"frontier": "3e-3, 60 steps", "slow": "1e-3, 180 steps"}  # of the methods that are compared most
 
 
@@ -58,6 +58,15 @@ def everything(records: Path) -> list[Record]:
             if record.name.startswith(begins) and name not in have:
                 found.append(dataclasses.replace(record, name=name))
     return found
+
+
+def parts(records: Path) -> dict[str, list[Record]]:
+    """Runs by part: the mixture's other halves beside the mixture and RLOO, and those of the larger base from their own file."""
+    found = {"frontier": everything(records), **{part: read_table(records, part=part) for part in STEPS if part != "larger"}}
+    tried = {method_weight_seed(record)[1:] for record in found["half"]}
+    same = [record for record in found["slow"] if method_weight_seed(record)[0] in {"rloo", "annealed"}]
+    found["half"] += [record for record in same if method_weight_seed(record)[1:] in tried]
+    return found | {"larger": read_table(records.with_name("larger.parquet"), part="slow")}
 
 
 def _by_method(records: Sequence[Record]) -> dict[str, dict[int, list[tuple[float, float, float]]]]:
@@ -168,7 +177,7 @@ def _leads(axes: Axes, records: Sequence[Record], steps: Sequence[int]) -> None:
 
 def write(records: Path, curve: Sequence[dict[str, Any]], out: Path) -> None:
     """Tables and the figure."""
-    found = {"frontier": everything(records), **{part: read_table(records, part=part) for part in PARTS}}
+    found = parts(records)
     made = {
         "ends": ends(found["frontier"]).markdown(), "effective": effective(found["frontier"], ("plain", "ste")).markdown(),
         "equal_kl": _pair(found["frontier"]), "against": against(found["frontier"], names=NAMES).markdown(),
@@ -176,10 +185,10 @@ def write(records: Path, curve: Sequence[dict[str, Any]], out: Path) -> None:
         "speed": speed(found["frontier"]).markdown(),
         "targets": "\n\n".join(f"Rate {RATES[part]}\n\n{targets(_often(found[part]), COMPARED, NAMES).markdown()}" for part in RATES),
     }  # fmt: skip
-    for part in PARTS:
+    for part, steps in STEPS.items():
         if found[part]:
             tables = [ends(found[part]).markdown(), _pair(found[part]), against(found[part], names=NAMES).markdown()]
-            tables.append(by_steps(found[part], STEPS[part], names=NAMES).markdown())
+            tables.append(by_steps(found[part], steps, names=NAMES).markdown())
             made[part] = "\n\n".join([*tables, speed(found[part]).markdown()])
     for name, text in made.items():
         write_atomically(out / f"{name}.md", text)

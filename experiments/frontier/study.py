@@ -72,7 +72,7 @@ SLOW = {
 }
 SLOW_WEIGHTS = {
     "rloo": ("0.2", "0.05", "0.5", "0.02"), "plain": ("0.05", "0.02", "0.2", "0.01"),
-    "annealed": ("0.2", "0.05", "0.5", "0.02"), "grpo": ("0.5", "0.1", "2"),
+    "annealed": ("0.2", "0.05", "0.5", "0.02"), "grpo": ("0.5", "0.1", "2", "0.02"),
     "annealed_grpo": ("0.2", "0.05"), "rloo_cv": ("0.2", "0.05"), "hybrid": ("0.2", "0.05"),
 }  # fmt: skip
 # How fast the mixture's straight-through share fades: steps until it is a half, beside the 100 of above.
