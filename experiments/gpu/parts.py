@@ -143,7 +143,7 @@ def whole_run(setting: Setting) -> dict[str, Any]:
 
 
 def tests(setting: Setting) -> dict[str, Any]:
-    """The tests of sampling, of the chain and of the methods, on this machine."""
+    """The tests of sampling, of the chain, of the methods and of what only a GPU's kernels can get wrong, on this machine."""
     if find_spec("pytest") is None:
         raise ModuleNotFoundError("pytest is not installed")
     command = [
@@ -159,6 +159,8 @@ def tests(setting: Setting) -> dict[str, Any]:
         "tests/rollout",
         "tests/chain",
         "tests/methods",
+        "tests/models/test_attention.py",
+        "tests/models/test_bags.py",
     ]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -4,11 +4,14 @@ import math
 from collections import Counter
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from grade_lightning.data.synthetic import SyntheticSource
 from grade_lightning.models.base import load_base
 from grade_lightning.models.cache import files_fingerprint
 from grade_lightning.models.pretraining import PretrainSettings, build_model, pretrain
+from grade_lightning.training.machine import cpu_has_bf16
 
 SMALL = PretrainSettings(vocab_size=400, hidden_size=48, layers=2, heads=2, kv_heads=1, mlp_size=96, context=64, batch_tokens=1024,
                          lr=5e-3, validation_rows=20)  # fmt: skip
@@ -49,6 +52,15 @@ def test_the_same_recipe_makes_the_same_files(trained, reviews, tmp_path):
     pretrain(reviews, SMALL, tmp_path)
     assert files_fingerprint(tmp_path) == files_fingerprint(trained[0])
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {file.name: file.read_bytes() for file in trained[0].iterdir()}
+
+
+@pytest.mark.skipif(not cpu_has_bf16(), reason="this processor emulates bf16")
+def test_products_in_bf16_teach_as_much_to_weights_in_fp32(trained, reviews, tmp_path):
+    report = pretrain(reviews, SMALL, tmp_path, precision="bf16")
+    assert report["loss"] == pytest.approx(trained[1]["loss"], abs=0.05)
+    assert report["loss"] != trained[1]["loss"]
+    kept = load_file(tmp_path / "model.safetensors")
+    assert {weight.dtype for weight in kept.values()} == {torch.float32}
 
 
 def test_tiny_is_about_one_million_weights():
