@@ -21,6 +21,7 @@ QUANTITIES = (
 )  # fmt: skip
 TRANSFORMS: dict[str, Callable[[Any], Any]] = {"logit": lambda x: np.log(x / (1 - x)), "none": lambda x: x, "log": np.log}
 LEAST = 4  # runs of a method for a curve of its own
+INTERVAL_SEEDS = 3  # with two the jackknife has two values, whose agreement is an accident of which seeds stand together
 GRID = 9  # KLs, evenly in their logarithm, over which differences are averaged
 TARGETS = ((0.8, 0.3), (0.85, 0.4), (0.9, 0.5), (0.9, 0.7), (0.95, 1.0), (0.97, 1.25))  # validation reward, at most this KL
 
@@ -62,7 +63,10 @@ def jackknife(whole: float, without: Sequence[float]) -> Interval:
 
 
 def band(seeds: Mapping[int, Sequence[tuple[float, Mapping[str, float]]]], kls: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A method's reward at KLs by its line, and the ends of its interval."""
+    """A method's reward at KLs by its line, and the ends of its interval; of fewer than three seeds all three are the line."""
+    if len(seeds) < INTERVAL_SEEDS:
+        alone = heights(line(seeds, "reward_mean", "logit"), "logit", kls)
+        return alone, alone, alone
     fits = [line({s: runs for s, runs in seeds.items() if s != left}, "reward_mean", "logit") for left in (None, *seeds)]
     whole, *without = [heights(fit, "none", kls) for fit in fits]
     sides = [jackknife(middle, column) for middle, *column in zip(whole, *without, strict=True)]
@@ -75,8 +79,8 @@ class Difference(NamedTuple):
 
     Attributes:
         seeds: that both have.
-        low, high: KLs that runs of both enclose.
-        values: of each quantity the mean difference, and its interval where there are two seeds.
+        low, high: KLs that runs of both enclose; none where low is above high.
+        values: of each quantity the mean difference, and its interval where there are three seeds; empty where there are no such KLs.
     """
 
     seeds: int
@@ -91,8 +95,7 @@ def difference(found: Curves, method: str, reference: str) -> Difference | None:
     Student's 95% intervals of the jackknife over seeds: lines are fitted anew without each seed in turn.
 
     Returns:
-        None where a method has fewer than :data:`LEAST` runs of common seeds, or several weights of one seed alone; or where
-        their KLs do not overlap.
+        None where a method has fewer than :data:`LEAST` runs of common seeds, or several weights of one seed alone.
     """
     seeds = sorted(found.get(method, {}).keys() & found.get(reference, {}).keys())
     pair = [{seed: found[name][seed] for seed in seeds} for name in (method, reference)] if seeds else []
@@ -100,15 +103,16 @@ def difference(found: Curves, method: str, reference: str) -> Difference | None:
         return None
     ends = [[kl for runs in own.values() for kl, _ in runs] for own in pair]
     low, high = max(map(min, ends)), min(map(max, ends))
+    values: dict[str, tuple[float, Interval | None]] = {}
     if low >= high:
-        return None
-    kls, values = np.geomspace(low, high, GRID), {}
+        return Difference(len(seeds), low, high, values)
+    kls = np.geomspace(low, high, GRID)
     compared = pair[0][seeds[0]][0][1]
     for key, transform, _, _ in QUANTITIES:
         if key in compared:
             whole = _mean(pair, key, transform, kls)
             without = [_mean([{s: runs for s, runs in own.items() if s != seed} for own in pair], key, transform, kls) for seed in seeds]
-            values[key] = (whole, jackknife(whole, without) if len(seeds) > 1 else None)
+            values[key] = (whole, jackknife(whole, without) if len(seeds) >= INTERVAL_SEEDS else None)
     return Difference(len(seeds), low, high, values)
 
 
@@ -136,7 +140,9 @@ def against(records: Sequence[Record], reference: str = "rloo", names: Mapping[s
     for method in sorted(found.keys() - {reference}):
         one = difference(found, method, reference)
         row: dict[str, Any] = {"method": (names or {}).get(method, method), "kls": "too few runs", "seeds": 0}
-        if one is not None:
+        if one is not None and not one.values:
+            row |= {"kls": f"none: {one.low:.2f} is above {one.high:.2f}", "seeds": one.seeds}
+        elif one is not None:
             row |= {"kls": f"{one.low:.2f} to {one.high:.2f}", "seeds": one.seeds}
             row |= {key: _said(*one.values[key], transform == "log", form) for key, transform, _, form in QUANTITIES}
         rows.append({**{key: "" for key, _, _, _ in QUANTITIES}, **row})
@@ -145,7 +151,7 @@ def against(records: Sequence[Record], reference: str = "rloo", names: Mapping[s
     note = (
         f"Beyond {(names or {}).get(reference, reference)} at equal KL: lines in ln KL through all runs of a method (logits of reward and "
         "judge, distinct-2, logarithm of perplexity), mean difference over the KLs that both enclose; Student's 95% interval of the "
-        "jackknife over seeds."
+        f"jackknife over seeds where there are {INTERVAL_SEEDS}."
     )
     return Table("Against", columns, rows, [note])
 
@@ -167,7 +173,7 @@ def by_steps(records: Sequence[Record], steps: Sequence[int], reference: str = "
         for step, one in found.items():
             compared = difference(one, method, reference)
             row[str(step)] = ""
-            if compared is not None:
+            if compared is not None and compared.values:
                 row["seeds"] = compared.seeds
                 row[str(step)] = f"{_said(*compared.values['reward_mean'], False, '.3f')} at {compared.low:.1f} to {compared.high:.1f}"
         rows.append(row)

@@ -1,14 +1,16 @@
-"""The frontiers of a larger base: ``python -m experiments.frontier.larger --data FOLDER --model FOLDER --hardware h200 --jobs 8``.
+"""The frontiers of a larger base: ``python -m experiments.frontier.larger --data FOLDER --model FOLDER --hardware h200 --jobs 10``.
 
-A base of 64 million weights is pretrained on the unsupervised reviews into ``--model`` where nothing is there yet; rates are swept for
-RLOO and plain straight-through; then both and the mixture run at a third of their best rate for three times the steps, as in
-:mod:`.study`.  Resumable; runs are kept in ``larger.parquet`` beside this file (or in ``--records``).
+A base of 64 million weights is pretrained on the unsupervised reviews into ``--model`` where nothing is there yet (products in bf16 where
+the hardware group says so); rates are swept for RLOO and plain straight-through; then both and the mixture run at a third of their best
+rate for three times the steps, as in :mod:`.study` and as there with the base in fp32.  Resumable; runs are kept in ``larger.parquet``
+beside this file (or in ``--records``).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,9 +65,12 @@ def base(queue: Queue, model: Path, recipe: str, hardware: str) -> bool:
         return True
     data, _ = queue.paths
     command = [sys.executable, "-m", "grade_lightning.pretrain", "data=parquet", data, f"pretrain={recipe}", f"hardware={hardware}"]
-    if queue.call([*command, f"out={model}"], queue.work / "base"):
+    partial = model.with_name(f"{model.name}.partial")  # a process may be killed while it writes
+    shutil.rmtree(partial, ignore_errors=True)
+    if queue.call([*command, f"out={partial}"], queue.work / "base"):
         print(f"the base was not made, see {queue.work / 'base' / 'output.log'}", flush=True)
         return False
+    partial.rename(model)
     report = json.loads((model / "pretraining.json").read_text())
     print(f"base: perplexity {report['perplexity']:.1f} after {report['tokens']:,} tokens", flush=True)
     return True
@@ -83,7 +88,7 @@ def main() -> int:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--overrides", nargs="*", default=[], help="of all runs, beside the study's")
     chosen = parser.parse_args()
-    common = (*COMMON, f"hardware={chosen.hardware}", "evaluation.batch_size=256", *chosen.overrides)
+    common = (*COMMON, f"hardware={chosen.hardware}", "evaluation.batch_size=256", "hardware.precision=fp32", *chosen.overrides)
     queue = Queue(common, chosen.data, str(chosen.model), chosen.work)
     if "base" in chosen.parts and not base(queue, chosen.model, chosen.recipe, chosen.hardware):
         return 1

@@ -163,7 +163,7 @@ def _leads(axes: Axes, records: Sequence[Record], steps: Sequence[int]) -> None:
     methods = ("plain", "annealed")
     for shift, (method, look) in enumerate(zip(methods, looks([METHOD.get(m, m) for m in methods]), strict=True)):
         compared = {step: difference(one, method, "rloo") for step, one in found.items()}
-        known = [(step + 3 * shift, *one.values["reward_mean"]) for step, one in compared.items() if one is not None]
+        known = [(step + 3 * shift, *one.values["reward_mean"]) for step, one in compared.items() if one is not None and one.values]
         said = [(place, interval) for place, _, interval in known if interval is not None]
         if said:
             ends = [[i.mean - i.low for _, i in said], [i.high - i.mean for _, i in said]]

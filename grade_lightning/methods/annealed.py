@@ -23,7 +23,8 @@ class AnnealedGradient(Method):
     policy back, late it is bias.  Both parts have a gradient of the KL: straight-through's goes through the tokens too, RLOO's through the
     states alone.  ``reward_gain`` makes straight-through's reward gradient about as long as RLOO's where it is near 1 / c, c being cosine
     times ratio of lengths: the weight of the KL then means about the same from the first step to the last.  GRPO's gradient, reward and KL
-    alike, is divided by what normalisation makes its reward's longer than RLOO's in that step.
+    alike, is divided by what its normalisation makes of RLOO's advantages A in that step, <w, A> / <A, A> with w the normalised ones: it
+    weighs prompts as GRPO does and is as long along A as RLOO's.
 
     Args:
         context, settings, **values: see :class:`Method` and :class:`grade_lightning.settings.methods.AnnealedSettings`.
@@ -60,7 +61,8 @@ class AnnealedGradient(Method):
         if share < 1:
             sampled = self._of(self.sampled, rollouts, totals, unused, step, 1 - share, plainly)
             found = tuple(a + b for a, b in zip(found, sampled, strict=True))
-            meter.update(advantage_std=unused.compute()["advantage_std"])
+            measured = unused.compute()
+            meter.update(advantage_std=measured["advantage_std"], reward_scale=measured["reward_scale"])
         whole, *parts = found
         give_gradient(weights, before + whole)
         if self.apart is not None:

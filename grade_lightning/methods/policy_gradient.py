@@ -57,6 +57,13 @@ class PolicyGradient(Method):
             self.known_scale.fill_(max(0.0, scale))
         self.reward_scale = least_known if self.known_scale.isnan() else float(self.known_scale)
 
+    def accumulate_plainly(self, rollouts: list[Rollout], totals: Totals, meter: Meter, step: int) -> None:
+        known = self.known_scale.clone()
+        try:
+            super().accumulate_plainly(rollouts, totals, meter, step)
+        finally:
+            self.known_scale.copy_(known)
+
     def read(self, rollout: Rollout, meter: Meter) -> Sampled:
         """Score a micro-batch and measure the score."""
         frozen = read_frozen(self.policy, self.reward, rollout)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import numpy as np
@@ -137,7 +138,7 @@ class PretrainModule(L.LightningModule):
 
 def pretrain(
     reviews: Reviews, settings: PretrainSettings, folder: Path, *, accelerator: str = "cpu", precision: str = "fp32"
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Train tokenizer and model on the texts and save both in the Hugging Face layout.
 
     Args:
@@ -148,7 +149,8 @@ def pretrain(
         precision: of products: ``fp32``, or ``bf16`` by autocast.  Weights are fp32 with either.
 
     Returns:
-        ``perplexity`` and ``loss`` (nats per token) on held-out reviews, ``tokens`` seen, ``steps``, ``seconds``.
+        ``perplexity`` and ``loss`` (nats per token) on held-out reviews, ``tokens`` seen, ``steps``, ``seconds``, and the ``precision``
+        where it is not fp32.
 
     Raises:
         ValueError: too few reviews, or a vocabulary that the corpus cannot fill.
@@ -179,7 +181,8 @@ def pretrain(
     module.model.cpu().eval().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     tokens = settings.epochs * sum(len(piece) - 1 for piece in pieces)
-    report = {"perplexity": math.exp(loss), "loss": loss, "tokens": tokens, "steps": len(plan)}
+    report: dict[str, Any] = {"perplexity": math.exp(loss), "loss": loss, "tokens": tokens, "steps": len(plan)}
+    report |= {} if precision == "fp32" else {"precision": precision}  # what is no change keeps the file, and with it the fingerprint
     # No time of day and no duration: the file is part of the folder's fingerprint, which names the model.
     (folder / "pretraining.json").write_text(json.dumps({**report, "settings": asdict(settings)}, indent=1) + "\n")
     return {**report, "seconds": time.perf_counter() - start}

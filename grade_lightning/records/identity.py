@@ -28,6 +28,7 @@ ADDED: dict[str, Any] = {
     "method.gain_form": "regression",
     "method.gain_momentum": 0.95,
     "method.match_kl": False,
+    "method.policy_gradient": "rloo",
     "reward.head.learn_from": "reward",
     "reward.head.rows": None,
     "run.adapter": None,

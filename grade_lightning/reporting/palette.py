@@ -20,7 +20,7 @@ MARKERS = ("o", "s", "^", "v", "P", "X", "p")
 
 TITLES = {
     "grade": "GRADE", "grade_ste": "GRADE-STE", "ppo": "PPO", "reinforce": "REINFORCE", "rloo": "RLOO", "grpo": "GRPO",
-    "hybrid": "Hybrid", "annealed": "Straight-through to RLOO", "decoupled_st": "Decoupled ST", "reinmax": "ReinMax",
+    "hybrid": "Hybrid", "annealed": "Straight-through, fading", "decoupled_st": "Decoupled ST", "reinmax": "ReinMax",
     "gumbel_rao": "Gumbel-Rao",
     "grade_ste_nucleus": "GRADE-STE, nucleus", "residual": "Residual", "rloo_cv": "RLOO, control variate", "entrgi": "EntRGi",
     "grad2reward": "Grad2Reward",

@@ -46,7 +46,9 @@ class HardwareSettings:
     """Device, precision and how the work is cut; nothing here changes the update."""
 
     accelerator: Literal["cpu", "cuda", "auto"] = key("auto = cuda if there is a GPU for each process, otherwise cpu", default="cpu")
-    precision: Literal["fp32", "bf16"] = key("of the frozen base; LoRA and the reward head are always fp32", default="fp32")
+    precision: Literal["fp32", "bf16"] = key(
+        "of the frozen base, in pretraining of products alone; LoRA and the reward head are always fp32", default="fp32"
+    )
     grad_accumulation: Int = key("micro-batches an effective batch is split into: less memory, same update", default=1, ge=1)
     distributed: Bool = key("several processes, started by torchrun", default=False)
     sharded: Bool = key("each of several processes holds a part of the base's frozen layers (FSDP2)", default=False)

@@ -50,7 +50,7 @@ class Hybrid(BoundModule):
 
 
 class Annealed(BoundModule):
-    """From straight-through to RLOO: :class:`grade_lightning.methods.AnnealedGradient`."""
+    """From straight-through to a policy gradient: :class:`grade_lightning.methods.AnnealedGradient`."""
 
     Gradient = AnnealedGradient
 

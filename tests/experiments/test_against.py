@@ -7,9 +7,10 @@ import math
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
-from experiments.frontier.against import against, by_steps, curves, difference, targets
+from experiments.frontier.against import against, band, by_steps, curves, difference, targets
 from experiments.frontier.report import write
 from experiments.frontier.study import CURVE, HERE, RECORDS
 from grade_lightning.reporting.significance import few_interval
@@ -52,6 +53,27 @@ def test_interval_is_that_of_the_seeds_differences():
     assert mean == pytest.approx(expected.mean, rel=0.01)
     assert (interval.low, interval.high) == (pytest.approx(expected.low, rel=0.2, abs=2e-3), pytest.approx(expected.high, rel=0.1))
     assert [one.values["reward_mean"][1] for one in each] == [None] * 3
+    two = difference(curves([r for r in records if not r.name.endswith("seed2")]), "plain", "rloo")
+    assert two.seeds == 2
+    assert two.values["reward_mean"][1] is None  # two values that agree say nothing of the third
+
+
+def test_methods_without_a_common_kl_are_not_compared_and_said_to_be_so():
+    records = [
+        run(f"{m}-beta{kl}-seed{s}", kl + away, 0.7) for s in (1, 2, 3) for kl in (0.2, 0.4) for m, away in (("rloo", 0.0), ("ste", 1.0))
+    ]
+    (row,) = against(records).rows
+    assert (row["kls"], row["seeds"], row["reward_mean"]) == ("none: 1.20 is above 0.40", 3, "")
+
+
+def test_a_band_needs_three_seeds():
+    own = {s: [(kl, {"reward_mean": on_line(kl, 2.0 + 0.1 * s)}) for kl in (0.2, 0.4, 0.8)] for s in range(3)}
+    kls = np.asarray([0.3, 0.5])
+    low, middle, high = band(own, kls)
+    assert (low < middle).all()
+    assert (middle < high).all()
+    low, middle, high = band({0: own[0]}, kls)
+    assert low.tolist() == middle.tolist() == high.tolist() == pytest.approx([on_line(kl) for kl in kls])
 
 
 def test_steps_to_a_reward_at_a_kl():

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from experiments.frontier.larger import RATES, RECORDS, SWEPT, best, rates, slow
+from experiments.frontier.larger import LOWER, RATES, RECORDS, SWEPT, best, rates, slow
 from grade_lightning.records.study_table import read_table
 
 
@@ -27,10 +27,15 @@ def test_best_is_reward_less_a_tenth_of_the_kl_at_the_last_validation():
 
 
 def test_every_method_runs_below_the_rate_that_its_sweep_found(tmp_path):
-    """In the committed records: nothing is run before the sweep is whole, and then the mixture at RLOO's rate."""
+    """In the committed records, the mixture at RLOO's; nothing is run before the sweep is whole."""
+    with pytest.raises((LookupError, FileNotFoundError)):
+        slow(tmp_path / "none.parquet")
     assert {cell.name for cell in rates(tmp_path / "none.parquet")} == {f"{m}-{rate}" for m in SWEPT for rate in RATES}
     cells = {cell.name: cell.overrides for cell in slow(RECORDS)}
     chosen = {method: next(o for o in cells[f"{method}-beta0.05-seed1"] if "lr=" in o) for method in ("rloo", "plain", "annealed")}
+    found = read_table(RECORDS, part="rates")
+    assert [chosen[m] for m in SWEPT] == [f"optimizer.lr={LOWER[best(found, m)]}" for m in SWEPT]
+    assert all(float(LOWER[rate]) < float(rate) for rate in RATES)
     assert chosen["annealed"] == chosen["rloo"]
     for record in read_table(RECORDS, part="slow"):
         assert set(cells[record.name]) <= set(record.environment["command"])

@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 import torch
 
+from grade_lightning.estimators import rloo_advantages
 from grade_lightning.methods import AnnealedGradient, GRPOGradient, RLOOGradient
 from grade_lightning.methods.gradients import Apart, take_gradient
 from grade_lightning.methods.meter import Meter
@@ -53,46 +54,55 @@ def test_gradient_is_that_mixture_of_its_parents(policy64, step, share):
 
 
 def test_grpo_comes_in_at_the_length_of_rloo(policy64):
-    """Its gradient over the scale that it measures itself, which is what makes its reward's longer than RLOO's."""
+    """Its gradient over the scale that it measures itself: along RLOO's advantages what is left is as long as they are."""
     batch, options = at(make_batch(policy64), 11), {"kl_coef": 0.3}
     found = gradient(make(policy64, half=10, reward_gain=3.0, policy_gradient="grpo", **options), batch)
     pathwise = gradient(make(policy64, half=1e12, reward_gain=3.0, **options), batch)
     module = make_module(GRPOGradient, policy64, {"completions_per_prompt": 2, "match_kl": True}, **options)
     grpo = gradient(module, batch)
-    assert module.method.reward_scale > 2  # rewards of one prompt lie closer together than 1
+    scale, rollouts = module.method.reward_scale, rollouts_of(module, batch)
+    own = module.method.credit(rollouts, totals_of(rollouts), Meter())
+    weights, tokens = torch.cat([advantages for _, advantages in own]), torch.cat([sampled.rollout.mask.sum(dim=1) for sampled, _ in own])
+    plain = rloo_advantages(torch.cat([sampled.scores for sampled, _ in own]).view(-1, 2)).flatten()
+    along = (tokens * plain * weights / tokens / scale).sum() / (tokens * plain * plain).sum()
+    assert float(along) == pytest.approx(1.0)
+    assert scale > 2  # rewards of one prompt lie closer together than 1
     expected = 0.5 * pathwise + 0.5 * grpo / module.method.reward_scale
     assert (found - expected).norm() < 1e-6 * expected.norm()
     assert (found - 0.5 * pathwise).norm() > 1e-3 * found.norm()
 
 
-def test_parts_of_the_gradient_add_up(policy64):
+@pytest.mark.parametrize("into", ["rloo", "grpo"])
+def test_parts_of_the_gradient_add_up(policy64, into):
     """Reward and KL apart: their sum is the whole, and without a KL there is none."""
     for beta in (0.3, 0.0):
-        module = make(policy64, half=10, kl_coef=beta)
+        module = make(policy64, half=10, kl_coef=beta, policy_gradient=into)
         apart = module.method.apart = Apart(policy64.trainable().values())
         whole = gradient(module, at(make_batch(policy64), 11))
         assert (apart.reward + apart.kl - whole).norm() < 1e-9 * whole.norm()
         assert bool(apart.kl.norm() > 0) == (beta > 0)
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_any_accumulation_once_both_parts_have_a_share(model_folder, dropout):
+@pytest.mark.parametrize(("dropout", "into"), [(0.0, "rloo"), (0.3, "rloo"), (0.0, "grpo")])
+def test_any_accumulation_once_both_parts_have_a_share(model_folder, dropout, into):
     found = []
     for parts in (1, 2):
         _, policy = make_policy(model_folder, dropout=dropout)
-        found.append(gradient(make(policy, half=10, grad_accumulation=parts), at(make_batch(policy), 11)))
+        found.append(gradient(make(policy, half=10, grad_accumulation=parts, policy_gradient=into), at(make_batch(policy), 11)))
     assert (found[0] - found[1]).norm() < 1e-6 * found[0].norm()
 
 
 def test_gradients_of_a_study_teach_nothing(policy64):
-    """A calibrated gain is not learned from single rollouts that are measured."""
-    module = make(policy64, half=10, reward_gain="calibrated")
-    before = {name: value.clone() for name, value in module.method.state_dict().items() if "calibration" in name}
+    """Neither a calibrated gain nor GRPO's scale is learned from single rollouts that are measured."""
+    module = make(policy64, half=10, reward_gain="calibrated", policy_gradient="grpo")
+    before = {name: value.clone() for name, value in module.method.state_dict().items() if isinstance(value, torch.Tensor)}
     rollouts = rollouts_of(module, at(make_batch(policy64), 11))
     module.method.accumulate_plainly(rollouts, totals_of(rollouts), Meter(), 11)
     assert float(take_gradient(policy64.trainable().values()).norm()) > 0
-    assert before
-    assert all(torch.equal(value, module.method.state_dict()[name]) for name, value in before.items())
+    assert any("calibration" in name for name in before)
+    assert any("known_scale" in name for name in before)
+    after = module.method.state_dict()
+    assert all(torch.equal(value.nan_to_num(-1), after[name].nan_to_num(-1)) for name, value in before.items())
 
 
 def test_the_shifted_kl_is_measured_beside(policy64):

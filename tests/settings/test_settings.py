@@ -40,6 +40,13 @@ def test_runs_keep_the_hash_that_earlier_versions_gave_them(case):
     assert config_hash(cfg, without=("seed",)) == case["variant"]
 
 
+def test_a_mixture_keeps_the_hash_from_before_it_could_fade_into_something_else():
+    plain = resolved(composed(["method=annealed", "run.dir=x"]))
+    former = {**plain, "method": {key: value for key, value in plain["method"].items() if key != "policy_gradient"}}
+    other = {**plain, "method": {**plain["method"], "policy_gradient": "grpo"}}
+    assert run_hash(former) == run_hash(plain) != run_hash(other)
+
+
 @pytest.mark.parametrize("overrides", [["method=ppo"], ["method=ppo", "protocol=released"], ["method=hybrid", *LOCAL], []])
 def test_what_an_earlier_version_wrote_is_understood(overrides):
     """The former layout is the present one with the moved keys where they were: laid out now it gives the same settings and hash."""

@@ -38,6 +38,7 @@ VARIANTS = {
     "calibrated": ["method=grade_ste", "method.reward_gain=calibrated", "method.completions_per_prompt=2"],
     "calibrated_apart": ["method=grade_ste", "method.reward_gain=calibrated"],
     "hybrid": ["method=hybrid", "method.completions_per_prompt=2"],
+    "annealed_grpo": ["method=annealed", "method.policy_gradient=grpo", "method.half=2", "method.completions_per_prompt=2"],
 }  # fmt: skip
 SURROGATE = ["reward=surrogate", "reward.of.function=vowels_of_test:score", "reward.least=4"]
 
@@ -105,7 +106,9 @@ def test_killed_and_run_again_equals_uninterrupted(method, tmp_path, monkeypatch
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["grade_ste", "calibrated", "calibrated_apart", "hybrid", "ppo", "residual", "rloo", "annealed"])
+@pytest.mark.parametrize(
+    "method", ["grade_ste", "calibrated", "calibrated_apart", "hybrid", "ppo", "residual", "rloo", "annealed", "annealed_grpo"]
+)
 def test_two_processes_are_one(method, tmp_path):
     """torchrun with two gloo processes against one process: the same updates up to the order of summation."""
     options = ["max_steps=3", "evaluation.validate_every=1", "effective_batch_size=8", "max_new_tokens=12"]
