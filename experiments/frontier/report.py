@@ -35,14 +35,14 @@ METHOD = {"plain": "decoupled_st", "ste": "grade_ste", "calibrated": "decoupled_
 NAMES = {
     "rloo": "RLOO", "plain": "plain straight-through", "ste": "GRADE-STE, tau 2", "calibrated": "calibrated straight-through",
     "annealed": "straight-through to RLOO", "annealed_grpo": "straight-through to GRPO", "half30": "to RLOO, half 30",
-    "half300": "to RLOO, half 300", "hybrid": "hybrid", "grpo": "GRPO", "ppo": "PPO", "reinforce": "REINFORCE", "grade": "GRADE",
+    "half300": "to RLOO, half 300", "rloo_forgets": "RLOO, beta2 0.95", "grpo_scaled": "GRPO at RLOO's scale", "hybrid": "hybrid", "grpo": "GRPO", "ppo": "PPO", "reinforce": "REINFORCE", "grade": "GRADE",
     "rloo_cv": "RLOO, control variate", "entrgi": "EntRGi", "grad2reward": "Grad2Reward",
 }  # fmt: skip
 COMPARED = ("rloo", "plain", "annealed", "ste", "grpo")
 # Parts beside the frontier itself, and the steps after which they are compared.
 THIRTIES = (30, 60, 90, 120, 150, 180)
 STEPS = {
-    "slow": THIRTIES, "half": THIRTIES, "slow_rate": THIRTIES, "larger": THIRTIES, "completion": (10, 20, 40, 60),
+    "slow": THIRTIES, "half": THIRTIES, "slow_rate": THIRTIES, "larger": THIRTIES, "completion": (10, 20, 40, 60), "why": (20, 40, 60),
     "long": (50, 100, 150, 200, 250),
 }  # fmt: skip
 RATES = {"frontier": "3e-3, 60 steps", "slow": "1e-3, 180 steps"}  # of the methods that are compared most
@@ -61,11 +61,14 @@ def everything(records: Path) -> list[Record]:
 
 
 def parts(records: Path) -> dict[str, list[Record]]:
-    """Runs by part: the mixture's other halves beside the mixture and RLOO, and those of the larger base from their own file."""
+    """Runs by part: the mixture's other halves beside the mixture and RLOO, what may explain GRPO beside it, and those of the larger base from their own file."""
     found = {"frontier": everything(records), **{part: read_table(records, part=part) for part in STEPS if part != "larger"}}
     tried = {method_weight_seed(record)[1:] for record in found["half"]}
     same = [record for record in found["slow"] if method_weight_seed(record)[0] in {"rloo", "annealed"}]
     found["half"] += [record for record in same if method_weight_seed(record)[1:] in tried]
+    seeds = {method_weight_seed(record)[2] for record in found["why"]}
+    whole = [record for record in found["frontier"] if method_weight_seed(record)[0] in {"rloo", "grpo"}]
+    found["why"] += [record for record in whole if method_weight_seed(record)[2] in seeds]
     return found | {"larger": read_table(records.with_name("larger.parquet"), part="slow")}
 
 
