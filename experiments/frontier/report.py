@@ -35,8 +35,9 @@ METHOD = {"plain": "decoupled_st", "ste": "grade_ste", "calibrated": "decoupled_
 NAMES = {
     "rloo": "RLOO", "plain": "plain straight-through", "ste": "GRADE-STE, tau 2", "calibrated": "calibrated straight-through",
     "annealed": "straight-through to RLOO", "annealed_grpo": "straight-through to GRPO", "half30": "to RLOO, half 30",
-    "half300": "to RLOO, half 300", "rloo_forgets": "RLOO, beta2 0.95", "grpo_scaled": "GRPO at RLOO's scale", "hybrid": "hybrid", "grpo": "GRPO", "ppo": "PPO", "reinforce": "REINFORCE", "grade": "GRADE",
-    "rloo_cv": "RLOO, control variate", "entrgi": "EntRGi", "grad2reward": "Grad2Reward",
+    "half300": "to RLOO, half 300", "rloo_forgets": "RLOO, beta2 0.95", "grpo_scaled": "GRPO at RLOO's scale", "hybrid": "hybrid",
+    "grpo": "GRPO", "ppo": "PPO", "reinforce": "REINFORCE", "grade": "GRADE", "rloo_cv": "RLOO, control variate", "entrgi": "EntRGi",
+    "grad2reward": "Grad2Reward",
 }  # fmt: skip
 COMPARED = ("rloo", "plain", "annealed", "ste", "grpo")
 # Parts beside the frontier itself, and the steps after which they are compared.
@@ -61,7 +62,11 @@ def everything(records: Path) -> list[Record]:
 
 
 def parts(records: Path) -> dict[str, list[Record]]:
-    """Runs by part: the mixture's other halves beside the mixture and RLOO, what may explain GRPO beside it, and those of the larger base from their own file."""
+    """Runs by part.
+
+    Beside the mixture's other halves stand the mixture and RLOO, beside what may explain GRPO it and RLOO; those of the larger base come
+    from their own file.
+    """
     found = {"frontier": everything(records), **{part: read_table(records, part=part) for part in STEPS if part != "larger"}}
     tried = {method_weight_seed(record)[1:] for record in found["half"]}
     same = [record for record in found["slow"] if method_weight_seed(record)[0] in {"rloo", "annealed"}]
