@@ -31,7 +31,12 @@ ELSEWHERE = {
     "reinforce": ("imdb_small", "controlled", "reinforce-seed"), "grade": ("imdb_small", "controlled", "grade-seed"),
     "plain": ("gradient_quality", "curves", "decoupled_st-seed"), "ste": ("gradient_quality", "curves", "grade_ste-tau2-seed"),
 }  # fmt: skip
-METHOD = {"plain": "decoupled_st", "ste": "grade_ste", "calibrated": "decoupled_st"}  # of the package, by what the study calls it
+METHOD = {
+    "plain": "decoupled_st",
+    "ste": "grade_ste",
+    "calibrated": "decoupled_st",
+    "annealed_grpo": "annealed",
+}  # of the package, by what the study calls it
 NAMES = {
     "rloo": "RLOO", "plain": "plain straight-through", "ste": "GRADE-STE, tau 2", "calibrated": "calibrated straight-through",
     "annealed": "straight-through to RLOO", "annealed_grpo": "straight-through to GRPO", "half30": "to RLOO, half 30",
@@ -39,7 +44,7 @@ NAMES = {
     "grpo": "GRPO", "ppo": "PPO", "reinforce": "REINFORCE", "grade": "GRADE", "rloo_cv": "RLOO, control variate", "entrgi": "EntRGi",
     "grad2reward": "Grad2Reward",
 }  # fmt: skip
-COMPARED = ("rloo", "plain", "annealed", "ste", "grpo")
+COMPARED = ("rloo", "grpo", "plain", "annealed", "annealed_grpo", "ste")
 # Parts beside the frontier itself, and the steps after which they are compared.
 THIRTIES = (30, 60, 90, 120, 150, 180)
 STEPS = {
@@ -168,7 +173,7 @@ def _frontiers(axes: Axes, records: Sequence[Record], curve: Sequence[dict[str, 
 def _leads(axes: Axes, records: Sequence[Record], steps: Sequence[int]) -> None:
     """Validation reward beyond RLOO's at equal KL, by steps, with Student's interval over seeds."""
     found = {step: curves(records, step) for step in steps}
-    methods = ("plain", "annealed")
+    methods = ("plain", "grpo", "annealed", "annealed_grpo")
     for shift, (method, look) in enumerate(zip(methods, looks([METHOD.get(m, m) for m in methods]), strict=True)):
         compared = {step: difference(one, method, "rloo") for step, one in found.items()}
         known = [(step + 3 * shift, *one.values["reward_mean"]) for step, one in compared.items() if one is not None and one.values]
