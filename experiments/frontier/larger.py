@@ -12,17 +12,15 @@ import argparse
 import json
 import shutil
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.equal_kl import by_weight
-from experiments.frontier.study import SEEDS, SLOW
-from experiments.imdb_small.study import COMMON, KL_COEF
+from experiments.frontier.study import SEEDS, SLOW, at_rate
+from experiments.imdb_small.study import COMMON, RATES, best_swept
 from experiments.queue import Cell, Queue
-from grade_lightning.records.study_table import Record, read_table
+from grade_lightning.records.study_table import read_table
 
 RECORDS = Path(__file__).parent / "larger.parquet"
-RATES = ("3e-4", "1e-3", "3e-3")
 SWEPT = ("rloo", "plain")
 # A third of the best rate, or the grid's next lower.
 LOWER = {"3e-4": "1e-4", "1e-3": "3e-4", "3e-3": "1e-3"}
@@ -30,32 +28,17 @@ WEIGHTS = {"annealed": ("0.2", "0.05"), "plain": ("0.05", "0.02"), "rloo": ("0.2
 PARTS = ("base", "rates", "slow")
 
 
-def with_rate(method: str, rate: str) -> tuple[str, ...]:
-    """A method's overrides in the slow part, at another rate."""
-    return (*(o for o in SLOW[method] if "optimizer.lr" not in o), f"optimizer.lr={rate}")
-
-
 def rates(records: Path) -> list[Cell]:
     """Each rate for 60 steps at a seed that the study does not use, without a test."""
     options = ("seed=0", "max_steps=60", "evaluation.test=false", "evaluation.validate_every=60")
-    return [Cell(records, "rates", f"{m}-{rate}", (*with_rate(m, rate), *options)) for rate in reversed(RATES) for m in SWEPT]
-
-
-def best(swept: Sequence[Record], method: str) -> str:
-    """The rate with the highest validation reward - 0.1 KL after the last step.
-
-    Raises:
-        LookupError: the sweep is not complete.
-    """
-    found = {record.name: record.results["validation"][-1] for record in swept}
-    return max(RATES, key=lambda rate: found[f"{method}-{rate}"]["reward_mean"] - KL_COEF * found[f"{method}-{rate}"]["kl_mean"])
+    return [Cell(records, "rates", f"{m}-{rate}", (*at_rate(SLOW[m], rate), *options)) for rate in reversed(RATES) for m in SWEPT]
 
 
 def slow(records: Path) -> list[Cell]:
     """Three times the steps of the sweep at a lower rate; the mixture has RLOO's rate."""
     swept = read_table(records, part="rates")
-    chosen = {method: LOWER[best(swept, method)] for method in SWEPT}
-    methods = {method: with_rate(method, chosen[method if method in chosen else "rloo"]) for method in WEIGHTS}
+    chosen = {method: LOWER[best_swept(swept, method)] for method in SWEPT}
+    methods = {method: at_rate(SLOW[method], chosen[method if method in chosen else "rloo"]) for method in WEIGHTS}
     return by_weight(records, "slow", methods, WEIGHTS, SEEDS, ("evaluation.validate_every=30",))
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.equal_kl import by_weight
@@ -27,6 +28,13 @@ RECORDS = HERE / "runs.parquet"
 MEASURED = HERE / "measured.parquet"
 CURVE = HERE / "best_of_n.json"
 SEEDS = (1, 2, 3)
+
+
+def at_rate(overrides: Sequence[str], rate: str) -> tuple[str, ...]:
+    """Overrides with a learning rate in place of their own."""
+    return (*(override for override in overrides if "optimizer.lr" not in override), f"optimizer.lr={rate}")
+
+
 RATE = at_best("rloo")[1]
 CONSTANT = "temperature=constant"
 PLAIN = ("method=decoupled_st", CONSTANT, "temperature.value=1.0", RATE)
@@ -67,7 +75,7 @@ CORE = ("rloo", "plain", "ste")  # all seeds of these before the first of the ot
 EDGES = ("rloo", "plain", "ste", "reinforce", "grade")
 # Rates above are the best for 60 steps.  A third of the rate for three times the steps, for those that are compared most.
 SLOW = {
-    name: (*(o for o in METHODS[name] if "optimizer.lr" not in o), "optimizer.lr=1e-3", "max_steps=180")
+    name: (*at_rate(METHODS[name], "1e-3"), "max_steps=180")
     for name in ("rloo", "plain", "annealed", "grpo", "annealed_grpo", "rloo_cv", "hybrid")
 }
 SLOW_WEIGHTS = {
@@ -86,7 +94,7 @@ WHY = {
 }
 WHY_WEIGHTS = dict.fromkeys(WHY, ("0.2", "0.05"))
 # Is a third low enough for these steps?  A tenth, one seed.
-LOWER = {name: tuple("optimizer.lr=3e-4" if "optimizer.lr" in o else o for o in SLOW[name]) for name in ("rloo", "annealed", "plain")}
+LOWER = {name: at_rate(SLOW[name], "3e-4") for name in ("rloo", "annealed", "plain")}
 # Longer completions for longer: does a lead last?
 LONG = {name: (*overrides, "max_steps=250", "max_new_tokens=64") for name, overrides in SLOW.items()}
 LONG_WEIGHTS = {name: weights[:2] for name, weights in SLOW_WEIGHTS.items()}
@@ -101,8 +109,8 @@ PARTS = ("rates", "length", "frontier", "best_of_n", "slow", "half", "why", "slo
 
 def rates() -> list[Cell]:
     """One rate more, at the sweep's own seed and weight of the KL; no test."""
-    more = ("optimizer.lr=1e-2", "seed=0", "evaluation.test=false", "evaluation.validate_every=60")
-    return [Cell(RECORDS, "rates", f"{name}-1e-2", (*(o for o in METHODS[name] if "optimizer.lr" not in o), *more)) for name in EDGES]
+    more = ("seed=0", "evaluation.test=false", "evaluation.validate_every=60")
+    return [Cell(RECORDS, "rates", f"{name}-1e-2", (*at_rate(METHODS[name], "1e-2"), *more)) for name in EDGES]
 
 
 def frontier() -> list[Cell]:

@@ -9,14 +9,14 @@ paths, to ``runs.parquet`` beside this file; ``--report`` makes everything that 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
 
 from experiments.queue import OUTPUTS, Cell, Queue, study_arguments
 from experiments.reports import refresh, samples_text
 from grade_lightning.records.files import write_atomically
-from grade_lightning.records.study_table import read_table, run_keys
+from grade_lightning.records.study_table import Record, read_table, run_keys
 
 HERE = Path(__file__).parent
 RECORDS = HERE / "runs.parquet"
@@ -62,20 +62,29 @@ def rates() -> list[Cell]:
     return [_cell("rates", f"{m}-{r}", (f"method={m}", f"optimizer.lr={r}", *options)) for m in METHODS for r in RATES]
 
 
-@cache
-def best_rate(method: str, records: Path = RECORDS) -> str:
+def best_swept(swept: Sequence[Record], method: str) -> str:
     """The rate with the highest validation reward - beta KL after the last step: what every method maximises.
+
+    Args:
+        swept: runs named METHOD-RATE.
+        method: of the sweep.
 
     Raises:
         LookupError: the sweep is not complete.
     """
-    swept = {record.name: record for record in read_table(records, part="rates")} if records.exists() else {}
+    last = {record.name: record.results["validation"][-1] for record in swept}
 
     def objective(rate: str) -> float:
-        last = swept[f"{method}-{rate}"].results["validation"][-1]
-        return float(last["reward_mean"]) - KL_COEF * float(last["kl_mean"])
+        row = last[f"{method}-{rate}"]
+        return float(row["reward_mean"]) - KL_COEF * float(row["kl_mean"])
 
     return max(RATES, key=objective)
+
+
+@cache
+def best_rate(method: str, records: Path = RECORDS) -> str:
+    """The rate of :func:`best_swept` in the study's records."""
+    return best_swept(read_table(records, part="rates") if records.exists() else [], method)
 
 
 def at_best(method: str) -> tuple[str, str]:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from experiments.frontier.larger import LOWER, RATES, RECORDS, SWEPT, best, rates, slow
+from experiments.frontier.larger import LOWER, RECORDS, SWEPT, rates, slow
+from experiments.imdb_small.study import RATES, best_swept
 from grade_lightning.records.study_table import read_table
 
 
@@ -21,9 +22,9 @@ def swept(rewards: dict[str, tuple[float, float]]) -> list[Any]:
 
 def test_best_is_reward_less_a_tenth_of_the_kl_at_the_last_validation():
     found = swept({"rloo-3e-4": (0.8, 0.1), "rloo-1e-3": (0.9, 0.5), "rloo-3e-3": (0.95, 2.0)})
-    assert best(found, "rloo") == "1e-3"
+    assert best_swept(found, "rloo") == "1e-3"
     with pytest.raises(LookupError):
-        best(found[:2], "rloo")
+        best_swept(found[:2], "rloo")
 
 
 def test_every_method_runs_below_the_rate_that_its_sweep_found(tmp_path):
@@ -34,7 +35,7 @@ def test_every_method_runs_below_the_rate_that_its_sweep_found(tmp_path):
     cells = {cell.name: cell.overrides for cell in slow(RECORDS)}
     chosen = {method: next(o for o in cells[f"{method}-beta0.05-seed1"] if "lr=" in o) for method in ("rloo", "plain", "annealed")}
     found = read_table(RECORDS, part="rates")
-    assert [chosen[m] for m in SWEPT] == [f"optimizer.lr={LOWER[best(found, m)]}" for m in SWEPT]
+    assert [chosen[m] for m in SWEPT] == [f"optimizer.lr={LOWER[best_swept(found, m)]}" for m in SWEPT]
     assert all(float(LOWER[rate]) < float(rate) for rate in RATES)
     assert chosen["annealed"] == chosen["rloo"]
     for record in read_table(RECORDS, part="slow"):
