@@ -25,7 +25,10 @@ SWEPT = ("rloo", "plain")
 # A third of the best rate, or the grid's next lower.
 LOWER = {"3e-4": "1e-4", "1e-3": "3e-4", "3e-3": "1e-3"}
 WEIGHTS = {"annealed": ("0.2", "0.05"), "plain": ("0.05", "0.02"), "rloo": ("0.2", "0.05")}  # the longest runs first
-PARTS = ("base", "rates", "slow")
+# At the rate of the small base, 1e-3.
+SAME_RATE_WEIGHTS = {"annealed_grpo": ("0.2", "0.05"), "annealed": ("0.2", "0.05"), "grpo": ("0.5", "0.1"), "rloo": ("0.2", "0.05")}
+EVERY = ("evaluation.validate_every=30",)
+PARTS = ("base", "rates", "slow", "same_rate")
 
 
 def rates(records: Path) -> list[Cell]:
@@ -39,7 +42,11 @@ def slow(records: Path) -> list[Cell]:
     swept = read_table(records, part="rates")
     chosen = {method: LOWER[best_swept(swept, method)] for method in SWEPT}
     methods = {method: at_rate(SLOW[method], chosen[method if method in chosen else "rloo"]) for method in WEIGHTS}
-    return by_weight(records, "slow", methods, WEIGHTS, SEEDS, ("evaluation.validate_every=30",))
+    return by_weight(records, "slow", methods, WEIGHTS, SEEDS, EVERY)
+
+
+def same_rate(records: Path) -> list[Cell]:
+    return by_weight(records, "same_rate", SLOW, SAME_RATE_WEIGHTS, SEEDS, EVERY)
 
 
 def base(queue: Queue, model: Path, recipe: str, hardware: str) -> bool:
@@ -77,8 +84,9 @@ def main() -> int:
         return 1
     if "rates" in chosen.parts:
         queue.run_all(rates(chosen.records), chosen.jobs)
-    if "slow" in chosen.parts:
-        queue.run_all(slow(chosen.records), chosen.jobs)
+    for name, part in {"slow": slow, "same_rate": same_rate}.items():
+        if name in chosen.parts:
+            queue.run_all(part(chosen.records), chosen.jobs)
     return 0
 
 
