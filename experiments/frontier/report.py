@@ -40,7 +40,7 @@ METHOD = {
 NAMES = {
     "rloo": "RLOO", "plain": "plain straight-through", "ste": "GRADE-STE, tau 2", "calibrated": "calibrated straight-through",
     "annealed": "straight-through to RLOO", "annealed_grpo": "straight-through to GRPO", "half30": "to RLOO, half 30",
-    "half300": "to RLOO, half 300", "rloo_forgets": "RLOO, beta2 0.95", "grpo_scaled": "GRPO at RLOO's scale", "hybrid": "hybrid",
+    "half300": "to RLOO, half 300", "rloo_lower": "RLOO, rate 3e-4", "annealed_lower": "to RLOO, rate 3e-4", "rloo_forgets": "RLOO, beta2 0.95", "grpo_scaled": "GRPO at RLOO's scale", "hybrid": "hybrid",
     "grpo": "GRPO", "ppo": "PPO", "reinforce": "REINFORCE", "grade": "GRADE", "rloo_cv": "RLOO, control variate", "entrgi": "EntRGi",
     "grad2reward": "Grad2Reward",
 }  # fmt: skip
@@ -51,6 +51,7 @@ STEPS = {
     "slow": THIRTIES, "half": THIRTIES, "slow_rate": THIRTIES, "larger": THIRTIES, "completion": (10, 20, 40, 60), "why": (20, 40, 60),
     "long": (50, 100, 150, 200, 250),
 }  # fmt: skip
+LARGER_RATE = 1e-3  # of the larger base where a run is not named after its rate
 RATES = {"frontier": "3e-3, 60 steps", "slow": "1e-3, 180 steps"}  # of the methods that are compared most
 
 
@@ -79,7 +80,17 @@ def parts(records: Path) -> dict[str, list[Record]]:
     seeds = {method_weight_seed(record)[2] for record in found["why"]}
     whole = [record for record in found["frontier"] if method_weight_seed(record)[0] in {"rloo", "grpo"}]
     found["why"] += [record for record in whole if method_weight_seed(record)[2] in seeds]
-    return found | {"larger": read_table(records.with_name("larger.parquet"), part="slow")}
+    return found | {"larger": _larger(records.with_name("larger.parquet"))}
+
+
+def _larger(records: Path) -> list[Record]:
+    """Runs of the larger base: at the small base's rate, and those whose sweep said a lower one under a name of their own."""
+    slow, found = read_table(records, part="slow"), read_table(records, part="same_rate")
+    for record in slow:
+        method, _, _ = method_weight_seed(record)
+        lower = record.config["optimizer"]["lr"] < LARGER_RATE
+        found.append(dataclasses.replace(record, name=f"{method}_lower{record.name.removeprefix(method)}") if lower else record)
+    return found
 
 
 def _by_method(records: Sequence[Record]) -> dict[str, dict[int, list[tuple[float, float, float]]]]:
