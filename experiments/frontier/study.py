@@ -37,6 +37,7 @@ def at_rate(overrides: Sequence[str], rate: str) -> tuple[str, ...]:
 
 RATE = at_best("rloo")[1]
 CONSTANT = "temperature=constant"
+SPREAD = "method.prompt_weights=spread"
 PLAIN = ("method=decoupled_st", CONSTANT, "temperature.value=1.0", RATE)
 METHODS = {
     "rloo": at_best("rloo"),
@@ -49,6 +50,7 @@ METHODS = {
     "grade": at_best("grade"),
     "annealed": ("method=annealed", CONSTANT, "temperature.value=1.0", RATE),
     "annealed_grpo": ("method=annealed", "method.policy_gradient=grpo", CONSTANT, "temperature.value=1.0", RATE),
+    "annealed_spread": ("method=annealed", "method.policy_gradient=grpo", SPREAD, CONSTANT, "temperature.value=1.0", RATE),
     "hybrid": ("method=hybrid", CONSTANT, "temperature.value=1.0", RATE),
     "rloo_cv": ("method=rloo_cv", RATE),
     "grad2reward": ("method=grad2reward", RATE),
@@ -76,12 +78,13 @@ EDGES = ("rloo", "plain", "ste", "reinforce", "grade")
 # Rates above are the best for 60 steps.  A third of the rate for three times the steps, for those that are compared most.
 SLOW = {
     name: (*at_rate(METHODS[name], "1e-3"), "max_steps=180")
-    for name in ("rloo", "plain", "annealed", "grpo", "annealed_grpo", "rloo_cv", "hybrid")
+    for name in ("rloo", "plain", "annealed", "grpo", "annealed_grpo", "annealed_spread", "rloo_cv", "hybrid")
 }
 SLOW_WEIGHTS = {
-    "rloo": ("0.2", "0.05", "0.5", "0.02"), "plain": ("0.05", "0.02", "0.2", "0.01"),
+    "rloo": ("0.2", "0.05", "0.5", "0.02", "1"), "plain": ("0.05", "0.02", "0.2", "0.01"),
     "annealed": ("0.2", "0.05", "0.5", "0.02"), "grpo": ("0.5", "0.1", "2", "0.02"),
-    "annealed_grpo": ("0.2", "0.05"), "rloo_cv": ("0.2", "0.05"), "hybrid": ("0.2", "0.05"),
+    "annealed_grpo": ("0.2", "0.05", "0.5", "1", "0.02"), "annealed_spread": ("0.2", "0.05"),
+    "rloo_cv": ("0.2", "0.05"), "hybrid": ("0.2", "0.05"),
 }  # fmt: skip
 # How fast the mixture's straight-through share fades: steps until it is a half, beside the 100 of above.
 HALVES = {f"half{half}": (*SLOW["annealed"], f"method.half={half}") for half in (30, 300)}
@@ -100,8 +103,8 @@ LONG = {name: (*overrides, "max_steps=250", "max_new_tokens=64") for name, overr
 LONG_WEIGHTS = {name: weights[:2] for name, weights in SLOW_WEIGHTS.items()}
 LONG_SEEDS = (1, 2)
 # Another reward: the same head on the completion alone, which cannot lean on the prompt.
-COMPLETION = {name: (*METHODS[name], "reward.scope=completion") for name in ("rloo", "plain")}
-COMPLETION_WEIGHTS = {"rloo": ("0.1", "0.02"), "plain": ("0.05", "0.02")}
+COMPLETION = {name: (*METHODS[name], "reward.scope=completion") for name in ("rloo", "plain", "grpo", "annealed_grpo")}
+COMPLETION_WEIGHTS = {"rloo": ("0.1", "0.02"), "plain": ("0.05", "0.02"), "grpo": ("0.5", "0.1"), "annealed_grpo": ("0.1", "0.02")}
 MORE_SEEDS = (4, 5)  # of the best
 BEST = ("rloo", "plain", "annealed", "grpo")
 PARTS = ("rates", "length", "frontier", "best_of_n", "slow", "half", "why", "slow_rate", "completion", "long", "linear")

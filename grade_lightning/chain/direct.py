@@ -37,9 +37,10 @@ class DirectGradient(NamedTuple):
 
 
 def direct_gradient(
-    policy: Policy, reward: Reward, rollout: Rollout, relaxed: RelaxedRollout, *, score_weight: float, kl_weight: float, apart: bool = False
-) -> DirectGradient:
-    """Differentiate ``score_weight * sum(scores) + kl_weight * sum(KL)`` with respect to the relaxed weights.
+    policy: Policy, reward: Reward, rollout: Rollout, relaxed: RelaxedRollout, *, score_weight: float | Float[Tensor, " B"],
+    kl_weight: float, apart: bool = False,
+) -> DirectGradient:  # fmt: skip
+    """Differentiate ``sum(score_weight * scores) + kl_weight * sum(KL)`` with respect to the relaxed weights.
 
     The policy's states are held fixed here, so the KL contributes what the *reference* predicts differently when a token
     changes; what the policy's own states contribute is returned as ``hidden``.  Reward and reference read the same tokens with
@@ -50,7 +51,7 @@ def direct_gradient(
         reward: gives the scores.
         rollout: what was sampled.
         relaxed: the rollout evaluated again; only its values are used.
-        score_weight: weight of the summed scores.
+        score_weight: weight of the scores, of all or of each.
         kl_weight: weight of the summed KL.
         apart: give the gradients of scores and KL each by itself.
     """
@@ -58,7 +59,7 @@ def direct_gradient(
     with policy.reference():
         _, found, reference_hidden = read_relaxed(policy, reward, rollout, leaf)
         divergence = kl_gradients(policy, relaxed.hidden, reference_hidden, rollout.mask)
-        objective, penalty = score_weight * found.scores.sum(), kl_weight * (reference_hidden * divergence.reference_hidden).sum()
+        objective, penalty = (score_weight * found.scores).sum(), kl_weight * (reference_hidden * divergence.reference_hidden).sum()
         of_kl = torch.autograd.grad(penalty, leaf, retain_graph=True)[0] if apart else None
         (gradient,) = torch.autograd.grad(objective if apart else objective + penalty, leaf)
     return DirectGradient(gradient, of_kl, divergence.hidden, found.detach(), divergence.kl, reference_hidden.detach())

@@ -13,7 +13,7 @@ from grade_lightning.estimators.relaxations import (
     gumbel_softmax_topk,
     gumbel_softmax_weights,
 )
-from grade_lightning.estimators.returns import gae, grpo_advantages, rloo_advantages, whiten
+from grade_lightning.estimators.returns import gae, grpo_advantages, rloo_advantages, spread_weights, whiten
 from grade_lightning.estimators.straight_through import (
     decoupled_st_topk,
     decoupled_st_weights,
@@ -35,5 +35,5 @@ __all__ = [
     "constant_temperature", "cosine_temperature", "decoupled_st_topk", "decoupled_st_weights", "entropy_gated_weights", "exact_kl",
     "exponential_temperature", "gae", "grpo_advantages", "gumbel_noise", "gumbel_rao_topk", "gumbel_rao_weights",
     "gumbel_softmax_topk", "gumbel_softmax_weights", "hybrid_weights", "linear_temperature", "ppo_clip_loss", "reinforce_loss",
-    "reinmax_topk", "reinmax_weights", "rloo_advantages", "sampled_kl", "token_credit", "value_loss", "whiten",
+    "reinmax_topk", "reinmax_weights", "rloo_advantages", "sampled_kl", "spread_weights", "token_credit", "value_loss", "whiten",
 ]  # fmt: skip

@@ -70,6 +70,28 @@ def grpo_advantages(scores: Float[Tensor, "P G"], *, normalise_std: bool = True,
     return centred / (scores.std(dim=1, keepdim=True) + epsilon) if normalise_std else centred
 
 
+def spread_weights(scores: Float[Tensor, "P G"], *, epsilon: float = 1e-4) -> Float[Tensor, " P"]:
+    """What :func:`grpo_advantages` multiplies the advantages of each prompt by, brought to the length of :func:`rloo_advantages`.
+
+        w_p = a / (s_p + epsilon),        a so that sum_p w_p s_p^2 = sum_p s_p^2
+
+    with s_p the standard deviation (ddof 1) of a prompt's scores: along RLOO's advantages A the weighted ones are as long as they are,
+    <w A, A> = <A, A>.
+
+    Args:
+        scores: [P, G], G >= 2 completions of each of P prompts.
+        epsilon: added to the standard deviations.
+
+    Returns:
+        [P], all 1 where no prompt's scores differ.
+    """
+    _group_size(scores)
+    spread = scores.std(dim=1)
+    square, weights = spread.square(), 1 / (spread + epsilon)
+    along = (weights * square).sum()
+    return weights * square.sum() / along if along > 0 else torch.ones_like(spread)
+
+
 def _group_size(scores: Tensor) -> int:
     if scores.dim() != 2 or scores.shape[1] < 2:
         raise ValueError(f"scores must be [prompts, completions] with at least 2 completions of each prompt, got {tuple(scores.shape)}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,9 +11,10 @@ from torch import Tensor
 from grade_lightning.chain.adjoint import ParallelRollout, adjoint_backward, relax_in_parallel
 from grade_lightning.chain.direct import direct_gradient
 from grade_lightning.chain.divergence import kl_gradients
-from grade_lightning.chain.parallel import completions_of
+from grade_lightning.chain.parallel import completions_of, read_frozen
 from grade_lightning.chain.sequential import relax_sequentially
-from grade_lightning.estimators import AdaptiveTemperature, gumbel_softmax_weights
+from grade_lightning.distributed import gather_rows, my_rows
+from grade_lightning.estimators import AdaptiveTemperature, gumbel_softmax_weights, spread_weights
 from grade_lightning.methods.base import Context, Method, Schedule, Totals, score_measurements
 from grade_lightning.methods.calibration import Calibration
 from grade_lightning.methods.meter import Meter
@@ -82,11 +83,20 @@ class GradeGradient(Method):
 
     def accumulate_plainly(self, rollouts: list[Rollout], totals: Totals, meter: Meter, step: int) -> None:
         """The gradient with the gain that it has now; arguments as those of :meth:`accumulate`."""
-        for rollout in rollouts:
+        for rollout, weights in zip(rollouts, self._reward_weights(rollouts), strict=True):
             with self.dropout(rollout, step):
-                self._accumulate(rollout, totals, meter, step)
+                self._accumulate(rollout, weights, totals, meter, step)
 
-    def _accumulate(self, rollout: Rollout, totals: Totals, meter: Meter, step: int) -> None:
+    def _reward_weights(self, rollouts: list[Rollout]) -> Sequence[float | Tensor]:
+        """What the scores of each micro-batch are multiplied by, the gain and the weights [b] of their prompts."""
+        if self.settings.prompt_weights == "equal":
+            return [self.gain] * len(rollouts)
+        own = torch.cat([read_frozen(self.policy, self.reward, rollout).scored.scores for rollout in rollouts])
+        scores, group = gather_rows(own), self.completions_per_prompt
+        weights = spread_weights(scores.view(-1, group)).repeat_interleave(group)[my_rows(len(scores))]
+        return (self.gain * weights).split([len(rollout) for rollout in rollouts])
+
+    def _accumulate(self, rollout: Rollout, weights: float | Tensor, totals: Totals, meter: Meter, step: int) -> None:
         """Of one micro-batch."""
         tokens, settings, protocol = max(1, rollout.tokens), self.settings, self.context.protocol
         kl_weight = self.context.kl_in_loss * totals.kl_weight(protocol.kl_reduction)
@@ -94,7 +104,7 @@ class GradeGradient(Method):
         parallel = relax_in_parallel(self.policy, rollout, relax) if settings.backprop == "adjoint" else None
         relaxed = parallel.relaxed if parallel else relax_sequentially(self.policy, rollout, relax)
         direct = direct_gradient(
-            self.policy, self.reward, rollout, relaxed, score_weight=-self.gain / totals.samples, kl_weight=kl_weight,
+            self.policy, self.reward, rollout, relaxed, score_weight=-weights / totals.samples, kl_weight=kl_weight,
             apart=apart is not None,
         )  # fmt: skip
         # The direct gradient reaches the policy through the weights; the KL also through the policy's own states.

@@ -29,6 +29,7 @@ ADDED: dict[str, Any] = {
     "method.gain_momentum": 0.95,
     "method.match_kl": False,
     "method.policy_gradient": "rloo",
+    "method.prompt_weights": "equal",
     "reward.head.learn_from": "reward",
     "reward.head.rows": None,
     "run.adapter": None,

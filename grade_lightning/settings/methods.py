@@ -90,6 +90,10 @@ class GradeSettings(RelaxedSettings):
         "effective_batch_size / this many prompts in one policy step; calibrated gains use a step's own rollouts where it is above 1, and "
         "else a batch of their own", default=1, ge=1,
     )  # fmt: skip
+    prompt_weights: Literal["equal", "spread"] = key(
+        "spread: each prompt's reward gradient is divided by the standard deviation of the rewards of its completions, as GRPO divides "
+        "advantages, and all of them are brought back to the length that RLOO's would have", default="equal",
+    )  # fmt: skip
     gain_every: Int = key("policy steps between calibrations", default=1, ge=1)
     gain_scope: Literal["global", "layer"] = key("one gain, or one for each adapter tensor", default="global")
     gain_form: Literal["regression", "projection"] = key(
@@ -112,6 +116,20 @@ class GradeSettings(RelaxedSettings):
             raise ValueError("reward_gain=calibrated compares with RLOO on hard tokens, which soft GRADE does not sample: give a number")
         if isinstance(self.reward_gain, float) and self.reward_gain <= 0:
             raise ValueError(f"reward_gain={self.reward_gain} must be above 0")
+        return self
+
+    @model_validator(mode="after")
+    def _weights_of_prompts(self) -> GradeSettings:
+        if self.prompt_weights == "equal":
+            return self
+        if self.completions_per_prompt < 2:
+            raise ValueError("prompt_weights=spread compares the completions of a prompt: set completions_per_prompt to 2 or more")
+        if not self.straight_through:
+            raise ValueError("prompt_weights=spread compares completions of hard tokens, which straight_through=false does not feed")
+        if self.reward_gain == "calibrated":
+            raise ValueError(
+                "reward_gain=calibrated compares with RLOO, which weighs prompts alike: give a number, or prompt_weights=equal"
+            )
         return self
 
     @model_validator(mode="after")

@@ -38,7 +38,9 @@ VARIANTS = {
     "calibrated": ["method=grade_ste", "method.reward_gain=calibrated", "method.completions_per_prompt=2"],
     "calibrated_apart": ["method=grade_ste", "method.reward_gain=calibrated"],
     "hybrid": ["method=hybrid", "method.completions_per_prompt=2"],
-    "annealed_grpo": ["method=annealed", "method.policy_gradient=grpo", "method.half=2", "method.completions_per_prompt=2"],
+    "annealed_grpo": [
+        "method=annealed", "method.policy_gradient=grpo", "method.half=2", "method.completions_per_prompt=2", "method.prompt_weights=spread"
+    ],
 }  # fmt: skip
 SURROGATE = ["reward=surrogate", "reward.of.function=vowels_of_test:score", "reward.least=4"]
 
