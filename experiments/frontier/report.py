@@ -14,7 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.equal_kl import at_equal_kl, ends, method_weight_seed
-from experiments.frontier.against import against, band, by_steps, curves, difference, targets
+from experiments.frontier.against import against, by_kl, by_steps, difference, forms, targets
+from experiments.frontier.curves import band, curves
 from grade_lightning.records.files import write_atomically
 from grade_lightning.records.leaves import read_leaves
 from grade_lightning.records.study_table import Record, read_table
@@ -46,6 +47,12 @@ NAMES = {
     "reinforce": "REINFORCE", "grade": "GRADE", "rloo_cv": "RLOO, control variate", "entrgi": "EntRGi", "grad2reward": "Grad2Reward",
 }  # fmt: skip
 COMPARED = ("rloo", "grpo", "plain", "annealed", "annealed_grpo", "ste")
+REFERENCES = ("rloo", "grpo")
+BEST = "annealed_grpo"
+PAIRS = (
+    *((m, r) for r in REFERENCES for m in ("grpo", "plain", "ste", "annealed", "annealed_grpo") if m != r),
+    ("annealed_grpo", "annealed"),
+)
 # Parts beside the frontier itself, and the steps after which they are compared.
 THIRTIES = (30, 60, 90, 120, 150, 180)
 STEPS = {
@@ -167,13 +174,14 @@ def _lengths(axes: Axes) -> None:
 
 
 def _frontiers(axes: Axes, records: Sequence[Record], curve: Sequence[dict[str, Any]], title: str) -> None:
-    """Test reward against test KL: every run a point, each method's line in logits and logarithms with its band over seeds."""
-    found = {m: seeds for m, seeds in curves(records).items() if m in COMPARED}
-    for (method, seeds), look in zip(found.items(), looks([METHOD.get(m, m) for m in found]), strict=True):
-        every = [(kl, values["reward_mean"]) for runs in seeds.values() for kl, values in runs]
+    """Test reward against test KL: every run a point, each method's curve with its band over seeds."""
+    found = curves(records)
+    shown = {m: seeds for m, seeds in found.methods.items() if m in COMPARED}
+    for (method, seeds), look in zip(shown.items(), looks([METHOD.get(m, m) for m in shown]), strict=True):
+        every = [(run.kl, run.values["reward_mean"]) for runs in seeds.values() for run in runs]
         axes.plot(*zip(*every, strict=True), color=look.colour, ls="", marker=look.marker, markersize=3, alpha=0.6)
         grid = np.geomspace(min(kl for kl, _ in every), max(kl for kl, _ in every), 60)
-        low, middle, high = band(seeds, grid)
+        low, middle, high = band(found, method, grid)
         axes.plot(grid, middle, **look.line(label=f"{NAMES[method]}, {len(seeds)} seeds"))
         axes.fill_between(grid, low, high, color=look.colour, alpha=0.15, lw=0)
     if curve:
@@ -188,7 +196,7 @@ def _leads(axes: Axes, records: Sequence[Record], steps: Sequence[int]) -> None:
     methods = ("plain", "grpo", "annealed", "annealed_grpo")
     for shift, (method, look) in enumerate(zip(methods, looks([METHOD.get(m, m) for m in methods]), strict=True)):
         compared = {step: difference(one, method, "rloo") for step, one in found.items()}
-        known = [(step + 3 * shift, *one.values["reward_mean"]) for step, one in compared.items() if one is not None and one.values]
+        known = [(step + 3 * shift, *one.values["reward_mean"]) for step, one in compared.items() if one.values]
         said = [(place, interval) for place, _, interval in known if interval is not None]
         if said:
             ends = [[i.mean - i.low for _, i in said], [i.high - i.mean for _, i in said]]
@@ -205,16 +213,16 @@ def write(records: Path, curve: Sequence[dict[str, Any]], out: Path) -> None:
     found = parts(records)
     made = {
         "ends": ends(found["frontier"]).markdown(), "effective": effective(found["frontier"], ("plain", "ste")).markdown(),
-        "equal_kl": _pair(found["frontier"]), "against": against(found["frontier"], names=NAMES).markdown(),
-        "by_steps": by_steps(found["frontier"], (20, 40, 60), names=NAMES).markdown(),
+        "equal_kl": _pair(found["frontier"]),
+        "against": "\n\n".join(against(found["frontier"], r, NAMES).markdown() for r in REFERENCES),
+        "by_steps": "\n\n".join(by_steps(found["frontier"], (20, 40, 60), r, NAMES).markdown() for r in REFERENCES),
         "speed": speed(found["frontier"]).markdown(),
         "targets": "\n\n".join(f"Rate {RATES[part]}\n\n{targets(_often(found[part]), COMPARED, NAMES).markdown()}" for part in RATES),
+        "forms": "\n\n".join(f"Rate {RATES[part]}\n\n{forms(found[part], PAIRS, NAMES).markdown()}" for part in RATES),
     }  # fmt: skip
     for part, steps in STEPS.items():
         if found[part]:
-            tables = [ends(found[part]).markdown(), _pair(found[part]), against(found[part], names=NAMES).markdown()]
-            tables.append(by_steps(found[part], steps, names=NAMES).markdown())
-            made[part] = "\n\n".join([*tables, speed(found[part]).markdown()])
+            made[part] = "\n\n".join(table.markdown() for table in _tables(found[part], steps))
     for name, text in made.items():
         write_atomically(out / f"{name}.md", text)
     figure = Figure(figsize=(15, 4.2), layout="constrained")
@@ -223,6 +231,17 @@ def write(records: Path, curve: Sequence[dict[str, Any]], out: Path) -> None:
     _frontiers(middle, found["frontier"], curve, f"Reward against KL, rate {RATES['frontier']}")
     _leads(right, found["slow"], STEPS["slow"])
     write_atomically(out / "frontier.png", lambda partial: figure.savefig(partial, format="png", dpi=110))
+
+
+def _tables(records: Sequence[Record], steps: Sequence[int]) -> list[Table]:
+    """What is shown of every part: ends, differences to RLOO and, where it was run, to GRPO, and the mixture into it KL by KL."""
+    have = {method_weight_seed(record)[0] for record in records}
+    tables = [ends(records)]
+    for reference in (method for method in REFERENCES if method in have):
+        tables += [against(records, reference, NAMES), by_steps(records, steps, reference, NAMES)]
+    if BEST in have:
+        tables.append(by_kl(records, BEST, [method for method in (*REFERENCES, "annealed") if method in have], NAMES))
+    return [*tables, speed(records)]
 
 
 def _often(records: Sequence[Record]) -> list[Record]:
