@@ -24,6 +24,7 @@ def execute(cfg: DictConfig) -> dict[str, float]:
     settings = parse_pretraining(resolved(cfg))
     from grade_lightning.build import build
     from grade_lightning.models.pretraining import pretrain
+    from grade_lightning.records.files import new_folder
     from grade_lightning.training.machine import check_device
     from grade_lightning.training.process import prepare_process
 
@@ -32,12 +33,13 @@ def execute(cfg: DictConfig) -> dict[str, float]:
     out = Path(settings.out)
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"out={out} is not empty: name a new folder")
+    reviews = build(settings.data.source).load().unsupervised()
+    hardware = settings.hardware
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        with new_folder(out.absolute()) as folder:
+            report = pretrain(reviews, settings.pretrain, folder, accelerator=hardware.accelerator, precision=hardware.precision)
     except OSError as error:
         raise ValueError(f"out={out} cannot be written ({error}): name another folder") from error
-    reviews = build(settings.data.source).load().unsupervised()
-    report = pretrain(reviews, settings.pretrain, out, accelerator=settings.hardware.accelerator, precision=settings.hardware.precision)
     log.info(
         "perplexity %.2f on held-out reviews after %s tokens in %.0f s; use it with model=local model.path=%s",
         report["perplexity"], f"{report['tokens']:,}", report["seconds"], out,

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
 from pathlib import Path
 
@@ -55,12 +54,9 @@ def base(queue: Queue, model: Path, recipe: str, hardware: str) -> bool:
         return True
     data, _ = queue.paths
     command = [sys.executable, "-m", "grade_lightning.pretrain", "data=parquet", data, f"pretrain={recipe}", f"hardware={hardware}"]
-    partial = model.with_name(f"{model.name}.partial")  # a process may be killed while it writes
-    shutil.rmtree(partial, ignore_errors=True)
-    if queue.call([*command, f"out={partial}"], queue.work / "base"):
+    if queue.call([*command, f"out={model}"], queue.work / "base"):
         print(f"the base was not made, see {queue.work / 'base' / 'output.log'}", flush=True)
         return False
-    partial.rename(model)
     report = json.loads((model / "pretraining.json").read_text())
     print(f"base: perplexity {report['perplexity']:.1f} after {report['tokens']:,} tokens", flush=True)
     return True

@@ -1,9 +1,11 @@
-"""Files that a reader never sees half-written."""
+"""Files and folders that a reader never sees half-written."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -34,3 +36,24 @@ def write_atomically(path: str | Path, content: str | bytes | Callable[[Path], o
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill that becomes ``path`` once the block is through; if the block fails, nothing is left of it.
+
+    Args:
+        path: not there, or an empty folder.
+
+    Raises:
+        OSError: the place cannot be written, or something was put there meanwhile.
+    """
+    partial = path.with_name(f".{path.name}.{uuid4().hex}.partial")
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if path.exists():
+            path.rmdir()
+        partial.rename(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

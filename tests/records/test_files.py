@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from grade_lightning.disks import disk_named
-from grade_lightning.records.files import write_atomically
+from grade_lightning.records.files import new_folder, write_atomically
 
 
 def test_text_bytes_and_what_a_function_writes(tmp_path):
@@ -78,3 +78,38 @@ def test_the_disk_that_is_full_is_the_one_that_is_named(tmp_path):
     with pytest.raises(ValueError, match="cannot be written") as raised, disk_named(run, "another run.dir"):
         raise OSError(errno.ENOSPC, "No space left on device", str(run / "metrics.csv"))
     assert str(raised.value).startswith(f"{run} cannot be written")
+
+
+def filled(out, *, meanwhile=None):
+    """Fill a new folder; what else happens before it is through."""
+    with new_folder(out) as folder:
+        (folder / "whole").write_text("x")
+        if meanwhile is not None:
+            meanwhile()
+
+
+def test_a_new_folder_is_there_as_a_whole_or_not_at_all(tmp_path):
+    out = tmp_path / "deep" / "out"
+
+    def stopped():
+        assert not out.exists()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        filled(out, meanwhile=stopped)
+    assert list(out.parent.iterdir()) == []
+    out.mkdir()
+    filled(out)
+    assert [file.name for file in sorted(out.parent.rglob("*"))] == ["out", "whole"]
+
+
+def test_a_folder_that_was_filled_meanwhile_is_kept(tmp_path):
+    out = tmp_path / "out"
+
+    def theirs():
+        out.mkdir()
+        (out / "theirs").write_text("y")
+
+    with pytest.raises(OSError, match="out"):
+        filled(out, meanwhile=theirs)
+    assert [str(file.relative_to(tmp_path)) for file in sorted(tmp_path.rglob("*"))] == ["out", "out/theirs"]
