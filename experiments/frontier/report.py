@@ -48,6 +48,7 @@ NAMES = {
 }  # fmt: skip
 COMPARED = ("rloo", "grpo", "plain", "annealed", "annealed_grpo", "ste")
 REFERENCES = ("rloo", "grpo")
+SMOOTHED, FINAL = 10, 6  # training rewards are averaged over so many steps while they rise, and over a sixth of all steps in the end
 BEST = "annealed_grpo"
 PAIRS = (
     *((m, r) for r in REFERENCES for m in ("grpo", "plain", "ste", "annealed", "annealed_grpo") if m != r),
@@ -56,7 +57,7 @@ PAIRS = (
 # Parts beside the frontier itself, and the steps after which they are compared.
 THIRTIES = (30, 60, 90, 120, 150, 180)
 STEPS = {
-    "slow": THIRTIES, "half": THIRTIES, "slow_rate": THIRTIES, "larger": THIRTIES, "completion": (10, 20, 40, 60), "why": (20, 40, 60),
+    "slow": THIRTIES, "fresh": THIRTIES, "half": THIRTIES, "slow_rate": THIRTIES, "larger": THIRTIES, "completion": (10, 20, 40, 60), "why": (20, 40, 60),
     "long": (50, 100, 150, 200, 250),
 }  # fmt: skip
 LARGER_RATE = 1e-3  # of the larger base where a run is not named after its rate
@@ -141,21 +142,34 @@ def effective(records: Sequence[Record], methods: Sequence[str], reference: str 
 
 
 def speed(records: Sequence[Record], share: float = 0.9) -> Table:
-    """Policy steps until a share of the final rise of the validation reward, for runs that were validated every ten steps."""
-    groups: dict[tuple[str, str], list[float]] = defaultdict(list)
+    """Policy steps until a share of the final rise of the training reward, a mean over :data:`SMOOTHED` steps."""
+    groups: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
     for record in records:
         method, beta, _ = method_weight_seed(record)
-        rows = record.results["validation"]
-        if len(rows) < 5:
-            continue  # validated too seldom to tell
-        rises = np.asarray([row["reward_mean"] - rows[0]["reward_mean"] for row in rows])
-        groups[method, beta].append(float(rows[int(np.argmax(rises >= share * rises[-1]))]["step"]))
-    shown = [
-        {"method": NAMES.get(method, method), "beta": beta, "each": " ".join(f"{s:.0f}" for s in steps), "steps": float(np.mean(steps))}
-        for (method, beta), steps in sorted(groups.items(), key=lambda item: (item[0][0], float(item[0][1])))
-    ]
-    columns = [("method", "Method", ""), ("beta", "beta", ""), ("each", "Steps, by seed", ""), ("steps", "Mean", ".0f")]
-    return Table("Speed", columns, shown, [f"First validation at {share:.0%} of the final rise; 16 completions of 32 tokens a step."])
+        groups[method, beta].append((steps_to(share, record), float(record.results["test"]["kl_mean"])))
+    shown = []
+    for (method, beta), found in sorted(groups.items(), key=lambda item: (item[0][0], -float(item[0][1]))):
+        steps, kls = zip(*found, strict=True)
+        row = {"method": NAMES.get(method, method), "beta": beta, "kl": float(np.mean(kls)), "median": float(np.median(steps))}
+        shown.append({**row, "each": " ".join(f"{s:.0f}" for s in steps)})
+    columns = [
+        ("method", "Method", ""), ("beta", "beta", ""), ("kl", "KL at the end", ".2f"), ("each", "Steps, by seed", ""),
+        ("median", "Median", ".0f"),
+    ]  # fmt: skip
+    note = (
+        f"The first step around which the mean training reward of {SMOOTHED} steps has {share:.0%} of its rise, from the initial policy's "
+        f"validation to the mean of the last sixth of the steps, at whatever KL it is by then; 16 completions a step."
+    )
+    return Table("Speed", columns, shown, [note])
+
+
+def steps_to(share: float, record: Record) -> float:
+    """See :func:`speed`; nan where no such mean is so high."""
+    rewards = np.asarray([reward for reward in record.metrics["train/reward"] if reward is not None], dtype=float)
+    smooth = np.convolve(rewards, np.full(SMOOTHED, 1 / SMOOTHED), mode="valid")
+    start = record.results["validation"][0]["reward_mean"]
+    reached = np.flatnonzero(smooth >= start + share * (rewards[-(len(rewards) // FINAL) :].mean() - start))
+    return float(reached[0] + SMOOTHED // 2 + 1) if len(reached) else math.nan
 
 
 def _lengths(axes: Axes) -> None:

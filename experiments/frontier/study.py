@@ -86,6 +86,10 @@ SLOW_WEIGHTS = {
     "annealed_grpo": ("0.2", "0.05", "0.5", "1", "0.02"), "annealed_spread": ("0.2", "0.05"),
     "rloo_cv": ("0.2", "0.05"), "hybrid": ("0.2", "0.05"),
 }  # fmt: skip
+# The test of what seeds 1 to 5 had suggested, on seeds that nothing had been seen of.
+FRESH = {name: SLOW[name] for name in ("rloo", "grpo", "annealed_grpo")}
+FRESH_WEIGHTS = {"rloo": ("0.2", "0.05"), "grpo": ("0.1", "0.02"), "annealed_grpo": ("0.2", "0.05")}
+FRESH_SEEDS = (6, 7, 8, 9, 10)
 # How fast the mixture's straight-through share fades: steps until it is a half, beside the 100 of above.
 HALVES = {f"half{half}": (*SLOW["annealed"], f"method.half={half}") for half in (30, 300)}
 HALVES_WEIGHTS = dict.fromkeys(HALVES, ("0.2", "0.05"))
@@ -107,7 +111,7 @@ COMPLETION = {name: (*METHODS[name], "reward.scope=completion") for name in ("rl
 COMPLETION_WEIGHTS = {"rloo": ("0.1", "0.02"), "plain": ("0.05", "0.02"), "grpo": ("0.5", "0.1"), "annealed_grpo": ("0.1", "0.02")}
 MORE_SEEDS = (4, 5)  # of the best
 BEST = ("rloo", "plain", "annealed", "grpo")
-PARTS = ("rates", "length", "frontier", "best_of_n", "slow", "half", "why", "slow_rate", "completion", "long", "linear")
+PARTS = ("rates", "length", "frontier", "best_of_n", "slow", "fresh", "half", "why", "slow_rate", "completion", "long", "linear")
 
 
 def rates() -> list[Cell]:
@@ -127,6 +131,10 @@ def frontier() -> list[Cell]:
 def slow() -> list[Cell]:
     every, pair = ("evaluation.validate_every=30",), {name: SLOW_WEIGHTS[name][:2] for name in BEST}
     return by_weight(RECORDS, "slow", SLOW, SLOW_WEIGHTS, SEEDS, every) + by_weight(RECORDS, "slow", SLOW, pair, MORE_SEEDS, every)
+
+
+def fresh() -> list[Cell]:
+    return by_weight(RECORDS, "fresh", FRESH, FRESH_WEIGHTS, FRESH_SEEDS, ("evaluation.validate_every=30",))
 
 
 def half() -> list[Cell]:
@@ -203,7 +211,7 @@ def main() -> int:
         length(queue)
     if "frontier" in chosen.parts:
         queue.run_all(frontier(), chosen.jobs)
-    parts = {"slow": slow, "half": half, "why": why, "slow_rate": slow_rate, "completion": completion, "long": long}
+    parts = {"slow": slow, "fresh": fresh, "half": half, "why": why, "slow_rate": slow_rate, "completion": completion, "long": long}
     for part, cells in parts.items():
         if part in chosen.parts:
             queue.run_all(cells(), chosen.jobs)

@@ -12,7 +12,7 @@ import pytest
 
 from experiments.frontier.against import against, by_kl, by_steps, difference, forms, targets
 from experiments.frontier.curves import Run, band, curves, fitter, jackknife
-from experiments.frontier.report import write
+from experiments.frontier.report import steps_to, write
 from experiments.frontier.study import CURVE, HERE, RECORDS
 from grade_lightning.reporting.significance import few_interval
 
@@ -146,6 +146,15 @@ def test_differences_while_training():
     assert float(row["10"].split()[0]) == pytest.approx(0.1, abs=0.005)
     assert row["10"].endswith("at 0.4 to 0.7")
     assert row["20"] == ""
+
+
+def test_steps_to_a_share_of_the_rise():
+    """From 0.5 to 0.9 in one jump at step 40: the mean of ten steps passes 0.86 when nine of them are after it."""
+    one = run("rloo-beta0.1-seed1")
+    one.metrics = {"train/reward": [None, *[0.5] * 40, *[0.9] * 80]}
+    assert steps_to(0.9, one) == 45
+    one.metrics = {"train/reward": [0.9] * 12}
+    assert steps_to(0.9, one) == 6
 
 
 def test_committed_tables_are_made_from_the_committed_records(tmp_path):
