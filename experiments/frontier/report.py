@@ -37,11 +37,13 @@ METHOD = {
     "ste": "grade_ste",
     "calibrated": "decoupled_st",
     "annealed_grpo": "annealed",
+    "annealed_no_hops": "annealed",
     "annealed_spread": "annealed",
 }  # of the package, by what the study calls it
 NAMES = {
     "rloo": "RLOO", "plain": "plain straight-through", "ste": "GRADE-STE, tau 2", "calibrated": "calibrated straight-through",
-    "annealed": "straight-through to RLOO", "annealed_grpo": "straight-through to GRPO", "annealed_spread": "to GRPO, prompts by spread",
+    "annealed": "straight-through to RLOO", "annealed_grpo": "straight-through to GRPO", "annealed_no_hops": "to GRPO, no hops",
+    "annealed_spread": "to GRPO, prompts by spread",
     "half30": "to RLOO, half 30", "half300": "to RLOO, half 300", "rloo_lower": "RLOO, rate 3e-4", "annealed_lower": "to RLOO, rate 3e-4",
     "rloo_forgets": "RLOO, beta2 0.95", "grpo_scaled": "GRPO at RLOO's scale", "hybrid": "hybrid", "grpo": "GRPO", "ppo": "PPO",
     "reinforce": "REINFORCE", "grade": "GRADE", "rloo_cv": "RLOO, control variate", "entrgi": "EntRGi", "grad2reward": "Grad2Reward",

@@ -50,6 +50,7 @@ METHODS = {
     "grade": at_best("grade"),
     "annealed": ("method=annealed", CONSTANT, "temperature.value=1.0", RATE),
     "annealed_grpo": ("method=annealed", "method.policy_gradient=grpo", CONSTANT, "temperature.value=1.0", RATE),
+    "annealed_no_hops": ("method=annealed", "method.policy_gradient=grpo", "method.max_hops=0", CONSTANT, "temperature.value=1.0", RATE),
     "annealed_spread": ("method=annealed", "method.policy_gradient=grpo", SPREAD, CONSTANT, "temperature.value=1.0", RATE),
     "hybrid": ("method=hybrid", CONSTANT, "temperature.value=1.0", RATE),
     "rloo_cv": ("method=rloo_cv", RATE),
@@ -78,12 +79,12 @@ EDGES = ("rloo", "plain", "ste", "reinforce", "grade")
 # Rates above are the best for 60 steps.  A third of the rate for three times the steps, for those that are compared most.
 SLOW = {
     name: (*at_rate(METHODS[name], "1e-3"), "max_steps=180")
-    for name in ("rloo", "plain", "annealed", "grpo", "annealed_grpo", "annealed_spread", "rloo_cv", "hybrid")
+    for name in ("rloo", "plain", "annealed", "grpo", "annealed_grpo", "annealed_no_hops", "annealed_spread", "rloo_cv", "hybrid")
 }
 SLOW_WEIGHTS = {
-    "rloo": ("0.2", "0.05", "0.5", "0.02", "1"), "plain": ("0.05", "0.02", "0.2", "0.01"),
+    "rloo": ("0.2", "0.05", "0.5", "0.02", "1", "0.01", "2"), "plain": ("0.05", "0.02", "0.2", "0.01"),
     "annealed": ("0.2", "0.05", "0.5", "0.02"), "grpo": ("0.5", "0.1", "2", "0.02"),
-    "annealed_grpo": ("0.2", "0.05", "0.5", "1", "0.02"), "annealed_spread": ("0.2", "0.05"),
+    "annealed_grpo": ("0.2", "0.05", "0.5", "1", "0.02", "2"), "annealed_no_hops": ("0.2", "0.05"), "annealed_spread": ("0.2", "0.05"),
     "rloo_cv": ("0.2", "0.05"), "hybrid": ("0.2", "0.05"),
 }  # fmt: skip
 # The test of what seeds 1 to 5 had suggested, on seeds that nothing had been seen of.
