@@ -5,102 +5,29 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from experiments.equal_kl import method_weight_seed
-from experiments.frontier.curves import (
-    FORMS,
+from experiments.frontier.curves import FORMS, curves, left_out
+from grade_lightning.records.study_table import Record
+from grade_lightning.reporting.equal_kl import (
     INTERVAL_SEEDS,
     QUANTITIES,
     USED,
     Curves,
-    Fitter,
-    Runs,
-    curves,
+    common,
+    difference,
+    difference_between,
     fitter,
-    jackknife,
-    weights_of,
-    without,
+    said,
 )
-from grade_lightning.records.study_table import Record
-from grade_lightning.reporting.significance import Interval
 from grade_lightning.reporting.table import Table
 
-LEAST = 4  # runs of a method for a curve of its own
-GRID = 9  # KLs, evenly in their logarithm, over which differences are averaged
-KLS = (0.1, 0.12, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.2, 1.5)  # nats per token, where differences are shown one by one
+REWARD = QUANTITIES[0]
+BANDS = ((0.1, 0.2), (0.2, 0.35), (0.35, 0.8), (0.8, 1.25), (1.25, 1.6))  # nats per token, in which differences are shown one by one
 TARGETS = ((0.8, 0.3), (0.85, 0.4), (0.9, 0.5), (0.9, 0.7), (0.95, 1.0), (0.97, 1.25))  # validation reward, at most this KL
-
-
-class Difference(NamedTuple):
-    """Of two methods at equal KL.
-
-    Attributes:
-        seeds: that both have.
-        low, high: KLs that runs of both enclose.
-        values: of each quantity the mean difference, and its interval where there are three seeds; empty where nothing can be compared.
-        why: nothing can be compared, else empty.
-    """
-
-    seeds: int
-    low: float
-    high: float
-    values: dict[str, tuple[float, Interval | None]]
-    why: str = ""
-
-
-def common(found: Curves, method: str, reference: str) -> tuple[list[Runs], Difference]:
-    """The runs of the seeds that both have, and what can be said before any curve.
-
-    A method with fewer than :data:`LEAST` runs of these seeds, or several weights of one seed alone, has no curve.
-    """
-    seeds = sorted(found.methods.get(method, {}).keys() & found.methods.get(reference, {}).keys())
-    pair: list[Runs] = [{seed: found.methods[name][seed] for seed in seeds} for name in (method, reference)] if seeds else []
-    if not pair or any(sum(map(len, own.values())) < LEAST or not _sloped(own) for own in pair):
-        return pair, Difference(0, math.nan, math.nan, {}, "too few runs")
-    ends = [[run.kl for runs in own.values() for run in runs] for own in pair]
-    low, high = max(map(min, ends)), min(map(max, ends))
-    return pair, Difference(len(seeds), low, high, {}, "" if low < high else f"none: {low:.2f} is above {high:.2f}")
-
-
-def difference(found: Curves, method: str, reference: str, *, form: str = USED) -> Difference:
-    """What a method has beyond another: curves through all runs of each, their mean difference over the KLs that both enclose.
-
-    Student's 95% intervals of the jackknife over seeds: curves are fitted anew without each seed in turn.
-    """
-    pair, one = common(found, method, reference)
-    if one.why:
-        return one
-    kls = np.geomspace(one.low, one.high, GRID)
-    for key in found.start:
-        one.values[key] = _averaged(pair, fitter(found, key, form), kls)
-    return one
-
-
-def differences(found: Curves, method: str, reference: str, kls: Sequence[float]) -> dict[float, tuple[float, Interval | None]]:
-    """The reward's at single KLs, those that both methods enclose."""
-    pair, one = common(found, method, reference)
-    inside = [] if one.why else [kl for kl in kls if one.low <= kl <= one.high]
-    return {kl: _averaged(pair, fitter(found, "reward_mean"), np.asarray([kl])) for kl in inside}
-
-
-def _averaged(pair: Sequence[Runs], fits: Fitter, kls: np.ndarray) -> tuple[float, Interval | None]:
-    """Mean difference of two curves at KLs, and its interval over seeds."""
-    weights = [weights_of(own) for own in pair]
-
-    def mean(left: int | None) -> float:
-        first, second = (fits.fit(without(own, left), n).heights(kls) for own, n in zip(pair, weights, strict=True))
-        return float(np.mean(first - second))
-
-    whole, seeds = mean(None), list(pair[0])
-    return whole, jackknife(whole, [mean(seed) for seed in seeds]) if len(seeds) >= INTERVAL_SEEDS else None
-
-
-def _sloped(seeds: Runs) -> bool:
-    """Whether at least two seeds (or the only one) have several weights: seeds of one weight say nothing of a slope."""
-    return sum(len(runs) > 1 for runs in seeds.values()) >= min(2, len(seeds))
 
 
 def against(records: Sequence[Record], reference: str = "rloo", names: Mapping[str, str] | None = None) -> Table:
@@ -114,17 +41,17 @@ def against(records: Sequence[Record], reference: str = "rloo", names: Mapping[s
     found, rows = curves(records), []
     for method in sorted(found.methods.keys() - {reference}):
         one = difference(found, method, reference)
-        row: dict[str, Any] = {key: "" for key, _, _, _ in QUANTITIES}
+        row: dict[str, Any] = {quantity.key: "" for quantity in QUANTITIES}
         row |= {"method": (names or {}).get(method, method), "kls": one.why or f"{one.low:.2f} to {one.high:.2f}", "seeds": one.seeds}
         if one.values:
-            row |= {key: _said(*one.values[key], transform == "log", form) for key, transform, _, form in QUANTITIES}
+            row |= {quantity.key: said(*one.values[quantity.key], quantity) for quantity in QUANTITIES}
         rows.append(row)
     columns = [("method", "Method", ""), ("kls", "KLs, nats/token", ""), ("seeds", "Seeds", "d")]
-    columns += [(key, title, "") for key, _, title, _ in QUANTITIES]
+    columns += [(quantity.key, quantity.title, "") for quantity in QUANTITIES]
     note = (
-        f"Beyond {(names or {}).get(reference, reference)} at equal KL: curves through all runs of a method, {FORMS[USED].title} (a "
-        "quadratic where it has two weights; logits of reward and judge, distinct-2, logarithm of perplexity), mean difference over the "
-        f"KLs that both enclose; Student's 95% interval of the jackknife over seeds where there are {INTERVAL_SEEDS}."
+        f"Beyond {(names or {}).get(reference, reference)} at equal KL: curves through all runs of a method, {USED.title} (through the "
+        "initial policy where it has two weights; logits of reward and judge, distinct-2, logarithm of perplexity), mean difference over "
+        f"the KLs that both enclose; Student's 95% interval of the jackknife over seeds where there are {INTERVAL_SEEDS}."
     )
     return Table("Against", columns, rows, [note])
 
@@ -148,29 +75,59 @@ def by_steps(records: Sequence[Record], steps: Sequence[int], reference: str = "
             row[str(step)] = ""
             if compared.values:
                 row["seeds"] = compared.seeds
-                row[str(step)] = f"{_said(*compared.values['reward_mean'], False, '.3f')} at {compared.low:.1f} to {compared.high:.1f}"
+                row[str(step)] = f"{said(*compared.values[REWARD.key], REWARD)} at {compared.low:.1f} to {compared.high:.1f}"
         rows.append(row)
     columns = [("method", "Method", ""), ("seeds", "Seeds", "d"), *((str(step), f"after {step} steps", "") for step in steps)]
     note = "The same on 256 validation prompts while training, of runs that were validated after all of these steps."
     return Table("By steps", columns, rows, [note])
 
 
-def by_kl(records: Sequence[Record], method: str, references: Sequence[str], names: Mapping[str, str] | None = None) -> Table:
-    """Test rewards of one method beyond others at single KLs.
+def by_band(records: Sequence[Record], pairs: Sequence[tuple[str, str]], names: Mapping[str, str] | None = None) -> Table:
+    """Test rewards of methods beyond others in bands of the KL: an average over all KLs hides where two curves cross.
+
+    Args:
+        records: runs named after method, weight and seed.
+        pairs: of a method and a reference; those that cannot be compared are left out.
+        names: of methods, for readers.
+    """
+    found, rows = curves(records), []
+    for method, reference in pairs:
+        row = {"pair": f"{(names or {}).get(method, method)} beyond {(names or {}).get(reference, reference)}"}
+        for low, high in BANDS:
+            one = difference_between(found, method, reference, low, high)
+            whole = (one.low, one.high) == (low, high)
+            at = "" if whole else f" ({one.low:.2f} to {one.high:.2f})"
+            row[f"{low:g}"] = said(*one.values[REWARD.key], REWARD) + at if one.values else ""
+        rows += [row] if any(list(row.values())[1:]) else []
+    columns = [("pair", "", ""), *((f"{low:g}", f"{low:g} to {high:g} nats", "") for low, high in BANDS)]
+    return Table("By band", columns, rows, ["The same in bands of the KL; in brackets what of a band both enclose."])
+
+
+def by_cost(
+    records: Sequence[Record], method: str, references: Sequence[str], pairs: Sequence[tuple[int, int]],
+    names: Mapping[str, str] | None = None,
+) -> Table:  # fmt: skip
+    """Validation rewards of a method beyond those of others that have made more steps.
 
     Args:
         records: runs named after method, weight and seed.
         method: what is compared.
         references: with what.
+        pairs: of its steps and theirs.
         names: of methods, for readers.
     """
-    found, rows = curves(records), []
-    for reference in references:
-        at = differences(found, method, reference, KLS)
-        row = {f"{kl:g}": _said(*one, False, ".3f") for kl, one in at.items()}
-        rows.append({"reference": (names or {}).get(reference, reference), **{f"{kl:g}": "" for kl in KLS}, **row})
-    columns = [("reference", f"{(names or {}).get(method, method)}, beyond", ""), *((f"{kl:g}", f"at {kl:g}", "") for kl in KLS)]
-    return Table("By KL", columns, rows, ["Test reward at single KLs, nats per token, by the same curves."])
+    found = {step: curves(records, step) for step in sorted({step for pair in pairs for step in pair})}
+    rows = []
+    for own, theirs in pairs:
+        row = {"steps": f"{own}, {theirs}"}
+        for reference in references:
+            both = Curves(found[own].start, {m: found[s].methods.get(m, {}) for m, s in ((method, own), (reference, theirs))})
+            one = difference(both, method, reference)
+            row[reference] = f"{said(*one.values[REWARD.key], REWARD)} at {one.low:.1f} to {one.high:.1f}" if one.values else ""
+        rows.append(row)
+    title = (names or {}).get(method, method)
+    columns = [("steps", "Steps, its and theirs", ""), *((r, f"{title} beyond {(names or {}).get(r, r)}", "") for r in references)]
+    return Table("By cost", columns, rows, ["The same on validation prompts, where the others have made more steps."])
 
 
 def forms(records: Sequence[Record], pairs: Sequence[tuple[str, str]], names: Mapping[str, str] | None = None) -> Table:
@@ -185,23 +142,16 @@ def forms(records: Sequence[Record], pairs: Sequence[tuple[str, str]], names: Ma
     compared = [(a, b) for a, b in pairs if not common(found, a, b)[1].why]
     methods = list(dict.fromkeys(m for pair in compared for m in pair))
     rows = []
-    for form, chosen in FORMS.items():
-        errors = {m: fitter(found, "reward_mean", form).left_out(found.methods[m]) for m in methods}
-        row = {f"{a} {b}": _said(*difference(found, a, b, form=form).values["reward_mean"], False, ".3f") for a, b in compared}
+    for form in FORMS:
+        errors = {m: left_out(fitter(found, REWARD, form), found.methods[m]) for m in methods}
+        row = {f"{a} {b}": said(*difference(found, a, b, form=form).values[REWARD.key], REWARD) for a, b in compared}
         shown = {m: float(np.sqrt(np.mean(error**2))) for m, error in errors.items()}
-        rows.append({"form": chosen.title, **shown, **row})
-    said = {m: (names or {}).get(m, m) for m in methods}
-    columns = [("form", "Form", ""), *((m, f"Error, {said[m]}", ".2f") for m in methods)]
-    columns += [(f"{a} {b}", f"{said[a]} beyond {said[b]}", "") for a, b in compared]
-    note = "Errors of the logit of a run's test reward by the curve through all other runs of its method, root mean square."
+        rows.append({"form": form.title, **shown, **row})
+    title = {m: (names or {}).get(m, m) for m in methods}
+    columns = [("form", "Form", ""), *((m, f"Error, {title[m]}", ".4f") for m in methods)]
+    columns += [(f"{a} {b}", f"{title[a]} beyond {title[b]}", "") for a, b in compared]
+    note = "Errors of a run's test reward by the curve through the runs of all other seeds of its method, root mean square."
     return Table("Forms", columns, rows, [note])
-
-
-def _said(value: float, interval: Interval | None, factor: bool, form: str) -> str:
-    """A difference with its interval, as a factor where logarithms were compared."""
-    ends = [value] if interval is None else [value, interval.low, interval.high]
-    mean, *rest = [f"{math.exp(end):{form}}" if factor else f"{end:+{form}}" for end in ends]
-    return mean + (f" [{rest[0]}, {rest[1]}]" if rest else "")
 
 
 def targets(records: Sequence[Record], methods: Sequence[str], names: Mapping[str, str]) -> Table:

@@ -14,11 +14,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.equal_kl import at_equal_kl, ends, method_weight_seed
-from experiments.frontier.against import against, by_kl, by_steps, difference, forms, targets
-from experiments.frontier.curves import band, curves
+from experiments.frontier.against import against, by_band, by_cost, by_steps, forms, targets
+from experiments.frontier.curves import curves
 from grade_lightning.records.files import write_atomically
 from grade_lightning.records.leaves import read_leaves
 from grade_lightning.records.study_table import Record, read_table
+from grade_lightning.reporting.equal_kl import band, difference
 from grade_lightning.reporting.palette import estimator_title, looks
 from grade_lightning.reporting.significance import few_interval
 from grade_lightning.reporting.table import Table
@@ -52,6 +53,7 @@ COMPARED = ("rloo", "grpo", "plain", "annealed", "annealed_grpo", "ste")
 REFERENCES = ("rloo", "grpo")
 SMOOTHED, FINAL = 10, 6  # training rewards are averaged over so many steps while they rise, and over a sixth of all steps in the end
 BEST = "annealed_grpo"
+COSTS = ((30, 60), (60, 120), (60, 150), (90, 180))  # a mixture's steps beside those of a policy gradient at about its cost
 PAIRS = (
     *((m, r) for r in REFERENCES for m in ("grpo", "plain", "ste", "annealed", "annealed_grpo") if m != r),
     ("annealed_grpo", "annealed"),
@@ -255,8 +257,9 @@ def _tables(records: Sequence[Record], steps: Sequence[int]) -> list[Table]:
     tables = [ends(records)]
     for reference in (method for method in REFERENCES if method in have):
         tables += [against(records, reference, NAMES), by_steps(records, steps, reference, NAMES)]
-    if BEST in have:
-        tables.append(by_kl(records, BEST, [method for method in (*REFERENCES, "annealed") if method in have], NAMES))
+    tables.append(by_band(records, PAIRS, NAMES))
+    if BEST in have and steps == THIRTIES:
+        tables.append(by_cost(records, BEST, [method for method in REFERENCES if method in have], COSTS, NAMES))
     return [*tables, speed(records)]
 
 

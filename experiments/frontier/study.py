@@ -89,7 +89,7 @@ SLOW_WEIGHTS = {
 }  # fmt: skip
 # The test of what seeds 1 to 5 had suggested, on seeds that nothing had been seen of.
 FRESH = {name: SLOW[name] for name in ("rloo", "grpo", "annealed_grpo")}
-FRESH_WEIGHTS = {"rloo": ("0.2", "0.05"), "grpo": ("0.1", "0.02"), "annealed_grpo": ("0.2", "0.05")}
+FRESH_WEIGHTS = {"rloo": ("0.2", "0.05", "0.5"), "grpo": ("0.1", "0.02", "0.5"), "annealed_grpo": ("0.2", "0.05", "0.5")}
 FRESH_SEEDS = (6, 7, 8, 9, 10)
 # How fast the mixture's straight-through share fades: steps until it is a half, beside the 100 of above.
 HALVES = {f"half{half}": (*SLOW["annealed"], f"method.half={half}") for half in (30, 300)}

@@ -21,7 +21,7 @@ def answer(variants: list[Variant], tables: dict[str, Table], uncomparable: Sequ
     """Three sentences: the last step, equal KL, and how sure that is.
 
     Args:
-        tables: with ``table1`` and ``table2`` of the variants.
+        tables: with ``table1`` and ``table2`` of the variants, and ``equal_kl`` where weights of the KL were swept.
         uncomparable: warnings about runs whose rewards are not one quantity; then nothing is ordered.
     """
     rows = [row for row in tables["table1"].rows if isinstance(row.get("test"), Interval) and row["method"] != "initial policy"]
@@ -40,7 +40,8 @@ def answer(variants: list[Variant], tables: dict[str, Table], uncomparable: Sequ
             f"The highest number is that of {_with(best, initial)}, against whatever its own reward, data and protocol were.",
             "Name a part of the study (--part), or a folder of runs that differ in what is to be compared.",
         ]
-    return [_last(best, rows, pairs, initial), _equal(best, variants), _sure(rows, pairs)]
+    equal = _swept(tables["equal_kl"]) if "equal_kl" in tables else None
+    return [_last(best, rows, pairs, initial), equal or _equal(best, variants), _sure(rows, pairs)]
 
 
 def _with(row: dict[str, Any], initial: float | None) -> str:
@@ -82,6 +83,13 @@ def _listed(items: list[str]) -> str:
     if len(items) > _MOST:
         return listed(items, _MOST)
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
+
+
+def _swept(table: Table) -> str | None:
+    """What methods with several weights of the KL have beyond the reference; None where no two can be compared."""
+    known = [f"{row['method']} {row['reward_mean']} from {row['kls']}" for row in table.rows if row["reward_mean"]]
+    start = f"At equal KL, in nats per token and by curves through tests at several weights of it, beyond {table.rows[0]['reference']}: "
+    return start + "; ".join(known) + "." if known else None
 
 
 def _equal(best: dict[str, Any], variants: list[Variant]) -> str:

@@ -21,6 +21,7 @@ from grade_lightning.reporting.page import page
 from grade_lightning.reporting.pareto import pareto_front
 from grade_lightning.reporting.read import Run, read_runs
 from grade_lightning.reporting.significance import Interval
+from grade_lightning.reporting.sweep import equal_kl
 from grade_lightning.reporting.table import Table
 from grade_lightning.reporting.table1 import table1
 from grade_lightning.reporting.table2 import stability, table2
@@ -29,7 +30,9 @@ from grade_lightning.reporting.variants import Variant, group, repeated
 
 def tables(variants: list[Variant]) -> dict[str, Table]:
     """Every table of a report by the name of its file."""
-    return {"table1": table1(variants), "table2": table2(variants), "quality": quality(variants), "stability": stability(variants)}
+    made = {"table1": table1(variants), "table2": table2(variants), "quality": quality(variants), "stability": stability(variants)}
+    swept = equal_kl(variants)
+    return made if swept is None else {**made, "equal_kl": swept}
 
 
 def report(root: Path, out: Path, *, part: str | None = None) -> list[str]:

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments.frontier.against import against, by_kl, by_steps, difference, forms, targets
-from experiments.frontier.curves import Run, band, curves, fitter, jackknife
+from experiments.frontier.against import against, by_band, by_cost, by_steps, forms, targets
+from experiments.frontier.curves import curves, left_out
 from experiments.frontier.report import steps_to, write
 from experiments.frontier.study import CURVE, HERE, RECORDS
+from grade_lightning.reporting.equal_kl import QUANTITIES, band, difference, fitter, jackknife
 from grade_lightning.reporting.significance import few_interval
 
 START = {"kl_mean": 0.0, "reward_mean": 0.5, "judge_mean": 0.5, "distinct_2": 0.7, "perplexity": 30.0}
@@ -49,40 +50,61 @@ def test_differences_at_equal_kl_whatever_the_weights():
 
 
 def test_a_weight_more_does_not_move_a_comparison_on_one_curve():
-    """What a line in ln KL gets wrong: a weight near the initial policy bends it up at all others."""
+    """What a line in ln KL gets wrong: a weight near the initial policy bends it at all others."""
     records = [run(f"rloo-beta{kl}-seed{s}", kl, on_curve(kl)) for s in (1, 2, 3) for kl in (0.3, 0.5, 0.8)]
-    records += [run(f"grpo-beta{kl}-seed{s}", kl, on_curve(kl)) for s in (1, 2, 3) for kl in (0.02, 0.3, 0.5, 0.8)]
+    records += [run(f"grpo-beta{kl}-seed{s}", kl, on_curve(kl)) for s in (1, 2, 3) for kl in (0.02, 0.05, 0.3, 0.8)]
     table = {row["form"]: row for row in forms(records, [("grpo", "rloo"), ("ppo", "rloo")]).rows}
-    used, line = table["cubic in root KL through the initial policy"], table["line in ln KL"]
+    used, line = table["quadratic in root KL"], table["line in ln KL"]
     assert abs(float(used["grpo rloo"].split()[0])) < 1e-3
-    assert float(line["grpo rloo"].split()[0]) > 0.004
-    assert used["grpo"] < 1e-6 < 0.05 < line["grpo"]
+    assert abs(float(line["grpo rloo"].split()[0])) > 0.005
+    assert used["grpo"] < 1e-6 < 0.005 < line["grpo"]
     assert "ppo rloo" not in used
 
 
-def test_errors_are_those_of_curves_without_the_run():
-    runs = {
-        1: [Run("a", kl, {"reward_mean": on_curve(kl, 3 + kl)}) for kl in (0.1, 0.3, 0.7, 0.9)],
-        2: [Run("b", 1.3, {"reward_mean": 0.9})],
-    }
-    found = curves([run(f"x-beta{one.beta}-seed{seed}", one.kl, one.values["reward_mean"]) for seed, own in runs.items() for one in own])
-    fits, every = fitter(found, "reward_mean"), [(seed, one) for seed, own in runs.items() for one in own]
-    for place, (_, one) in enumerate(every):
-        others = [pair for at, pair in enumerate(every) if at != place]
-        rest = fits.fit({s: [o for own, o in others if own == s] for s in {own for own, _ in others}}, 2)
-        reward = one.values["reward_mean"]
-        expected = math.log(reward / (1 - reward)) - float(rest.transformed(np.asarray([one.kl]))[0])
-        assert fits.left_out(found.methods["x"])[place] == pytest.approx(expected)
+def test_errors_are_those_of_curves_without_the_seed():
+    """Two seeds on curves of their own: each is as far from the other's as they are apart."""
+    slopes = {1: 2.0, 2: 2.5}
+    records = [run(f"x-beta{kl}-seed{s}", kl, on_curve(kl, slope)) for s, slope in slopes.items() for kl in (0.1, 0.4, 0.9)]
+    found = curves(records)
+    apart = [on_curve(kl, 2.0) - on_curve(kl, 2.5) for kl in (0.1, 0.4, 0.9)]
+    assert left_out(fitter(found, QUANTITIES[0]), found.methods["x"]) == pytest.approx([*apart, *(-gap for gap in apart)], abs=1e-9)
 
 
-def test_differences_at_single_kls_are_those_of_the_curves():
+def test_runs_near_1_do_not_steer_the_rest():
+    """An error of 0.01 at 0.985 is as large a change of the logit as one of 0.2 at 0.7: it counts as 0.01."""
+    kls = (0.1, 0.2, 0.3, 0.5, 0.8, 2.0)
+    found = curves([run(f"x-beta{kl}-seed{s}", kl, on_curve(kl, 2.0) + 0.012 * (kl == 2.0)) for s in (1, 2) for kl in kls])
+    fits, at = fitter(found, QUANTITIES[0]), np.geomspace(0.1, 0.8, 9)
+    expected = [on_curve(kl, 2.0) for kl in at]
+    kl, values = fits.columns(found.methods["x"])
+    plain = np.polyfit(np.sqrt(kl), values, 2)
+    without_weights = 1 / (1 + np.exp(-np.polyval(plain, np.sqrt(at))))
+    with_weights = fits.fit(found.methods["x"]).heights(at)
+    assert np.abs(with_weights - expected).max() < 0.3 * np.abs(without_weights - expected).max()
+
+
+def test_differences_in_bands_are_those_of_the_curves():
     records = [
-        run(f"{m}-beta{kl}-seed{s}", kl, on_curve(kl, h)) for s in (1, 2, 3) for kl in (0.2, 0.6, 1.0) for m, h in (("a", 4.0), ("b", 3.0))
+        run(f"{m}-beta{kl}-seed{s}", kl, on_curve(kl, h)) for s in (1, 2, 3) for kl in (0.15, 0.6, 0.7) for m, h in (("a", 2.5), ("b", 2.0))
     ]
-    (row, none) = by_kl(records, "a", ["b", "c"]).rows
-    gain = on_curve(0.5, 4.0) - on_curve(0.5)
-    assert row["0.5"] == f"{gain:+.3f} [{gain:+.3f}, {gain:+.3f}]"
-    assert row["0.1"] == row["1.2"] == none["0.5"] == ""
+    (row,) = by_band(records, [("a", "b"), ("a", "c")], {"a": "A"}).rows
+    gain = np.mean([on_curve(kl, 2.5) - on_curve(kl, 2.0) for kl in np.geomspace(0.2, 0.35, 9)])
+    assert row["pair"] == "A beyond b"
+    assert row["0.2"] == f"{gain:+.3f} [{gain:+.3f}, {gain:+.3f}]"
+    assert row["0.1"].endswith("(0.15 to 0.20)")
+    assert row["0.35"].endswith("(0.35 to 0.70)")
+    assert row["0.8"] == ""
+
+
+def test_a_method_against_another_that_has_made_more_steps():
+    """At step 60 the one is where the other is at 120."""
+    records = [
+        run(f"{m}-beta{kl}-seed{s}", validation=[(60, on_curve(kl, early), kl), (120, on_curve(kl, late), kl)])
+        for s in (1, 2, 3) for kl in (0.2, 0.6, 1.0) for m, early, late in (("a", 2.0, 2.5), ("b", 1.0, 2.0))
+    ]  # fmt: skip
+    same, more = by_cost(records, "a", ["b"], [(60, 120), (60, 60)]).rows
+    assert same["b"].replace("-", "+").startswith("+0.000")
+    assert float(more["b"].split()[0]) > 0.05
 
 
 def test_interval_is_that_of_the_seeds_differences():

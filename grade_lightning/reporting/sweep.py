@@ -1,0 +1,83 @@
+"""Methods that were run at several weights of the KL, compared at equal KL: the table of a report."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from typing import Any
+
+from grade_lightning.reporting.clean import is_number
+from grade_lightning.reporting.differences import FACTS
+from grade_lightning.reporting.equal_kl import INTERVAL_SEEDS, LEAST, QUANTITIES, USED, Curves, Point, difference, said
+from grade_lightning.reporting.frontier import Line, lines
+from grade_lightning.reporting.read import Run
+from grade_lightning.reporting.table import Table
+from grade_lightning.reporting.variants import Variant
+
+REFERENCES = ("rloo", "grpo", "reinforce", "ppo")  # the first of these that was swept is what others are compared with
+
+
+def swept(variants: list[Variant]) -> list[Line]:
+    """Methods with several weights of the KL, tested under the same conditions as the one that they are compared with, that one first."""
+    found = [line for line in lines(variants) if line.weights]
+    ranks = {method: place for place, method in enumerate(REFERENCES)}
+    found.sort(key=lambda line: ranks.get(line.method, len(ranks)))
+    return [line for line in found if _conditions(variants, line) == _conditions(variants, found[0])]
+
+
+def curves_of(variants: list[Variant], found: list[Line]) -> Curves:
+    """Their tests, by label: the quantities that every run and every initial policy has."""
+    tested = {line.label: [run for place in line.places for run in variants[place].tested] for line in found}
+    every = [run for runs in tested.values() for run in runs if is_number(run.results["test"].get("kl_mean"))]
+    names = [quantity.key for quantity in QUANTITIES]
+    keys = [key for key in names if all(is_number(run.results[split].get(key)) for run in every for split in ("initial", "test"))]
+    start = {key: math.fsum(run.results["initial"][key] for run in every) / len(every) for key in keys} if every else {}
+    methods: dict[str, dict[int, list[Point]]] = {label: defaultdict(list) for label in tested}
+    for label, runs in tested.items():
+        for run in runs:
+            if run in every:
+                methods[label][run.seed].append(_point(run, keys))
+    return Curves(
+        start, {label: {seed: sorted(points, key=lambda p: p.kl) for seed, points in own.items()} for label, own in methods.items()}
+    )
+
+
+def equal_kl(variants: list[Variant]) -> Table | None:
+    """What each method has beyond the reference at equal KL; None where no two methods were run at several weights."""
+    found = swept(variants)
+    if len(found) < 2:
+        return None
+    curves, (reference, *others) = curves_of(variants, found), found
+    if QUANTITIES[0].key not in curves.start:
+        return None
+    rows = []
+    for line in others:
+        one = difference(curves, line.label, reference.label)
+        row: dict[str, Any] = {
+            "method": line.label,
+            "reference": reference.label,
+            "kls": one.why or f"{one.low:.2f} to {one.high:.2f}",
+            "seeds": one.seeds,
+        }
+        rows.append(
+            {**dict.fromkeys(curves.start, ""), **row, **{q.key: said(*one.values[q.key], q) for q in QUANTITIES if q.key in one.values}}
+        )
+    columns = [("method", f"Beyond {reference.label}", ""), ("kls", "KLs, nats/token", ""), ("seeds", "Seeds", "d")]
+    columns += [(quantity.key, quantity.title, "") for quantity in QUANTITIES if quantity.key in curves.start]
+    note = (
+        f"Tests at several kl_coef: curves through all runs of a method, {USED.title} (through the initial policy where it has two "
+        "weights; logits of what lies between 0 and 1, logarithm of perplexity), mean difference over the KLs that both enclose, of the "
+        f"seeds that both have; Student's 95% interval of the jackknife over seeds where there are {INTERVAL_SEEDS}, {LEAST} runs at least."
+    )
+    return Table("Equal KL", columns, rows, [note])
+
+
+def _conditions(variants: list[Variant], line: Line) -> tuple[str, ...]:
+    """What must be the same for rewards to be one quantity."""
+    results = variants[line.places[0]].runs[0].results
+    return tuple(str(results.get(fact)) for fact in (*FACTS, "reward_fingerprint") if fact != "steps")
+
+
+def _point(run: Run, keys: list[str]) -> Point:
+    test = run.results["test"]
+    return Point(run.config["kl_coef"], float(test["kl_mean"]), {key: float(test[key]) for key in keys})
