@@ -27,19 +27,16 @@ def swept(variants: list[Variant]) -> list[Line]:
 
 def curves_of(variants: list[Variant], found: list[Line]) -> Curves:
     """Their tests, by label: the quantities that every run and every initial policy has."""
-    tested = {line.label: [run for place in line.places for run in variants[place].tested] for line in found}
-    every = [run for runs in tested.values() for run in runs if is_number(run.results["test"].get("kl_mean"))]
+    tested = {line.label: [run for place in line.places for run in variants[place].tested if _known(run)] for line in found}
+    every = [run for runs in tested.values() for run in runs]
     names = [quantity.key for quantity in QUANTITIES]
     keys = [key for key in names if all(is_number(run.results[split].get(key)) for run in every for split in ("initial", "test"))]
     start = {key: math.fsum(run.results["initial"][key] for run in every) / len(every) for key in keys} if every else {}
     methods: dict[str, dict[int, list[Point]]] = {label: defaultdict(list) for label in tested}
     for label, runs in tested.items():
-        for run in runs:
-            if run in every:
-                methods[label][run.seed].append(_point(run, keys))
-    return Curves(
-        start, {label: {seed: sorted(points, key=lambda p: p.kl) for seed, points in own.items()} for label, own in methods.items()}
-    )
+        for run in sorted(runs, key=lambda run: float(run.results["test"]["kl_mean"])):
+            methods[label][run.seed].append(_point(run, keys))
+    return Curves(start, methods)
 
 
 def equal_kl(variants: list[Variant]) -> Table | None:
@@ -76,6 +73,12 @@ def _conditions(variants: list[Variant], line: Line) -> tuple[str, ...]:
     """What must be the same for rewards to be one quantity."""
     results = variants[line.places[0]].runs[0].results
     return tuple(str(results.get(fact)) for fact in (*FACTS, "reward_fingerprint") if fact != "steps")
+
+
+def _known(run: Run) -> bool:
+    """Whether its KL is known, and not that of a policy that was never moved."""
+    kl = run.results["test"].get("kl_mean")
+    return is_number(kl) and kl > 0
 
 
 def _point(run: Run, keys: list[str]) -> Point:

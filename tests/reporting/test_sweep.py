@@ -69,6 +69,15 @@ def test_other_rewards_are_not_compared_and_one_method_is_no_comparison(tmp_path
     assert (row["method"], row["kls"], row.get("reward_mean")) == ("GRPO", "too few runs", "")
 
 
+def test_a_run_that_never_moved_has_no_place_on_a_curve(tmp_path):
+    write(tmp_path, "grade_ste", 3.0)
+    write(tmp_path, "rloo", 2.0)
+    before = table_of(tmp_path).rows
+    for method in ("rloo", "grade_ste"):
+        run_at(tmp_path, method, 1, kls=[0, 0], rewards=[0.5, 0.5], kl_coef=9.0)
+    assert table_of(tmp_path).rows[0]["reward_mean"] == before[0]["reward_mean"]
+
+
 def test_it_is_in_the_report(tmp_path, monkeypatch):
     for method, slope in (("rloo", 2.0), ("grade_ste", 3.0)):
         write(tmp_path / "runs", method, slope)
