@@ -42,7 +42,7 @@ def against(records: Sequence[Record], reference: str = "rloo", names: Mapping[s
     for method in sorted(found.methods.keys() - {reference}):
         one = difference(found, method, reference)
         row: dict[str, Any] = {quantity.key: "" for quantity in QUANTITIES}
-        row |= {"method": (names or {}).get(method, method), "kls": one.why or f"{one.low:.2f} to {one.high:.2f}", "seeds": one.seeds}
+        row |= {"method": (names or {}).get(method, method), "kls": one.where, "seeds": one.seeds}
         if one.values:
             row |= {quantity.key: said(*one.values[quantity.key], quantity) for quantity in QUANTITIES}
         rows.append(row)

@@ -187,6 +187,11 @@ class Difference(NamedTuple):
     values: dict[str, tuple[float, Interval | None]]
     why: str = ""
 
+    @property
+    def where(self) -> str:
+        """The KLs, or why there are none."""
+        return self.why or f"{nats(self.low)} to {nats(self.high)}"
+
 
 def common(found: Curves, method: str, reference: str) -> tuple[list[Points], Difference]:
     """The points of the seeds that both have, and what can be said before any curve.
@@ -199,7 +204,7 @@ def common(found: Curves, method: str, reference: str) -> tuple[list[Points], Di
         return pair, Difference(0, math.nan, math.nan, {}, "too few runs")
     ends = [[point.kl for points in own.values() for point in points] for own in pair]
     low, high = max(map(min, ends)), min(map(max, ends))
-    return pair, Difference(len(seeds), low, high, {}, "" if low < high else f"none: {low:.2f} is above {high:.2f}")
+    return pair, Difference(len(seeds), low, high, {}, "" if low < high else f"none: {nats(low)} is above {nats(high)}")
 
 
 def difference(found: Curves, method: str, reference: str, *, form: Form = USED) -> Difference:
@@ -253,6 +258,11 @@ def band(found: Curves, method: str, kls: np.ndarray) -> tuple[np.ndarray, np.nd
     ends = (np.asarray([getattr(side, name) for side in sides]) for name in ("low", "mean", "high"))
     low, middle, high = (1 / (1 + np.exp(-end)) if fits.transform == "logit" else end for end in ends)
     return low, middle, high
+
+
+def nats(kl: float) -> str:
+    """A KL for readers."""
+    return f"{kl:.2f}" if kl >= 0.01 else f"{kl:.1g}"
 
 
 def said(value: float, interval: Interval | None, quantity: Quantity) -> str:

@@ -50,15 +50,9 @@ def equal_kl(variants: list[Variant]) -> Table | None:
     rows = []
     for line in others:
         one = difference(curves, line.label, reference.label)
-        row: dict[str, Any] = {
-            "method": line.label,
-            "reference": reference.label,
-            "kls": one.why or f"{one.low:.2f} to {one.high:.2f}",
-            "seeds": one.seeds,
-        }
-        rows.append(
-            {**dict.fromkeys(curves.start, ""), **row, **{q.key: said(*one.values[q.key], q) for q in QUANTITIES if q.key in one.values}}
-        )
+        row: dict[str, Any] = {"method": line.label, "reference": reference.label, "kls": one.where, "seeds": one.seeds}
+        compared = {q.key: said(*one.values[q.key], q) for q in QUANTITIES if q.key in one.values}
+        rows.append({**dict.fromkeys(curves.start, ""), **row, **compared})
     columns = [("method", f"Beyond {reference.label}", ""), ("kls", "KLs, nats/token", ""), ("seeds", "Seeds", "d")]
     columns += [(quantity.key, quantity.title, "") for quantity in QUANTITIES if quantity.key in curves.start]
     note = (
