@@ -55,14 +55,14 @@ SMOOTHED, FINAL = 10, 6  # training rewards are averaged over so many steps whil
 BEST = "annealed_grpo"
 COSTS = ((30, 60), (60, 120), (60, 150), (90, 180))  # a mixture's steps beside those of a policy gradient at about its cost
 PAIRS = (
-    *((m, r) for r in REFERENCES for m in ("grpo", "plain", "ste", "annealed", "annealed_grpo") if m != r),
-    ("annealed_grpo", "annealed"),
-)
+    *((m, r) for r in REFERENCES for m in ("grpo", "plain", "ste", "annealed", "annealed_grpo", "annealed_no_hops") if m != r),
+    ("annealed_grpo", "annealed"), ("annealed_no_hops", "annealed_grpo"),
+)  # fmt: skip
 # Parts beside the frontier itself, and the steps after which they are compared.
 THIRTIES = (30, 60, 90, 120, 150, 180)
 STEPS = {
-    "slow": THIRTIES, "fresh": THIRTIES, "half": THIRTIES, "slow_rate": THIRTIES, "larger": THIRTIES, "completion": (10, 20, 40, 60),
-    "why": (20, 40, 60), "long": (50, 100, 150, 200, 250),
+    "slow": THIRTIES, "fresh": THIRTIES, "ten_seeds": THIRTIES, "half": THIRTIES, "slow_rate": THIRTIES, "larger": THIRTIES,
+    "completion": (10, 20, 40, 60), "why": (20, 40, 60), "long": (50, 100, 150, 200, 250),
 }  # fmt: skip
 LARGER_RATE = 1e-3  # of the larger base where a run is not named after its rate
 RATES = {"frontier": "3e-3, 60 steps", "slow": "1e-3, 180 steps"}  # of the methods that are compared most
@@ -83,17 +83,19 @@ def everything(records: Path) -> list[Record]:
 def parts(records: Path) -> dict[str, list[Record]]:
     """Runs by part.
 
-    Beside the mixture's other halves stand the mixture and RLOO, beside what may explain GRPO it and RLOO; those of the larger base come
-    from their own file.
+    Beside the mixture's other halves stand the mixture and RLOO, beside what may explain GRPO it and RLOO; the ten seeds are those of slow
+    and the fresh ones together; runs of the larger base come from their own file.
     """
-    found = {"frontier": everything(records), **{part: read_table(records, part=part) for part in STEPS if part != "larger"}}
+    own = [part for part in STEPS if part not in {"larger", "ten_seeds"}]
+    found = {"frontier": everything(records), **{part: read_table(records, part=part) for part in own}}
     tried = {method_weight_seed(record)[1:] for record in found["half"]}
     same = [record for record in found["slow"] if method_weight_seed(record)[0] in {"rloo", "annealed"}]
     found["half"] += [record for record in same if method_weight_seed(record)[1:] in tried]
     seeds = {method_weight_seed(record)[2] for record in found["why"]}
     whole = [record for record in found["frontier"] if method_weight_seed(record)[0] in {"rloo", "grpo"}]
     found["why"] += [record for record in whole if method_weight_seed(record)[2] in seeds]
-    return found | {"larger": _larger(records.with_name("larger.parquet"))}
+    both = [record for record in found["slow"] if method_weight_seed(record)[0] in (*REFERENCES, BEST)]
+    return found | {"larger": _larger(records.with_name("larger.parquet")), "ten_seeds": [*both, *found["fresh"]]}
 
 
 def _larger(records: Path) -> list[Record]:
