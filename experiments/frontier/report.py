@@ -248,7 +248,7 @@ def write(records: Path, curve: Sequence[dict[str, Any]], out: Path) -> None:
     figure = Figure(figsize=(15, 4.2), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     _lengths(left)
-    _frontiers(middle, found["frontier"], curve, f"Reward against KL, rate {RATES['frontier']}")
+    _frontiers(middle, [*found["slow"], *found["fresh"]], curve, f"Reward against KL, rate {RATES['slow']}")
     _leads(right, found["slow"], STEPS["slow"])
     write_atomically(out / "frontier.png", lambda partial: figure.savefig(partial, format="png", dpi=110))
 
