@@ -61,9 +61,10 @@ PAIRS = (
 # Parts beside the frontier itself, and the steps after which they are compared.
 THIRTIES = (30, 60, 90, 120, 150, 180)
 STEPS = {
-    "slow": THIRTIES, "fresh": THIRTIES, "ten_seeds": THIRTIES, "half": THIRTIES, "slow_rate": THIRTIES, "larger": THIRTIES,
-    "completion": (10, 20, 40, 60), "why": (20, 40, 60), "long": (50, 100, 150, 200, 250),
+    "slow": THIRTIES, "fresh": THIRTIES, "fresh_two": THIRTIES, "ten_seeds": THIRTIES, "half": THIRTIES, "slow_rate": THIRTIES,
+    "larger": THIRTIES, "completion": (10, 20, 40, 60), "why": (20, 40, 60), "long": (50, 100, 150, 200, 250),
 }  # fmt: skip
+ADDED = "0.5"  # the weight of the fresh seeds that was added to the two foreseen
 LARGER_RATE = 1e-3  # of the larger base where a run is not named after its rate
 RATES = {"frontier": "3e-3, 60 steps", "slow": "1e-3, 180 steps"}  # of the methods that are compared most
 
@@ -83,10 +84,10 @@ def everything(records: Path) -> list[Record]:
 def parts(records: Path) -> dict[str, list[Record]]:
     """Runs by part.
 
-    Beside the mixture's other halves stand the mixture and RLOO, beside what may explain GRPO it and RLOO; the ten seeds are those of slow
-    and the fresh ones together; runs of the larger base come from their own file.
+    Beside the mixture's other halves stand the mixture and RLOO, beside what may explain GRPO it and RLOO, beside the fresh seeds those of
+    their two foreseen weights; the ten seeds are those of slow and the fresh ones; runs of the larger base come from their own file.
     """
-    own = [part for part in STEPS if part not in {"larger", "ten_seeds"}]
+    own = [part for part in STEPS if part not in {"larger", "ten_seeds", "fresh_two"}]
     found = {"frontier": everything(records), **{part: read_table(records, part=part) for part in own}}
     tried = {method_weight_seed(record)[1:] for record in found["half"]}
     same = [record for record in found["slow"] if method_weight_seed(record)[0] in {"rloo", "annealed"}]
@@ -95,7 +96,8 @@ def parts(records: Path) -> dict[str, list[Record]]:
     whole = [record for record in found["frontier"] if method_weight_seed(record)[0] in {"rloo", "grpo"}]
     found["why"] += [record for record in whole if method_weight_seed(record)[2] in seeds]
     both = [record for record in found["slow"] if method_weight_seed(record)[0] in (*REFERENCES, BEST)]
-    return found | {"larger": _larger(records.with_name("larger.parquet")), "ten_seeds": [*both, *found["fresh"]]}
+    two = [record for record in found["fresh"] if method_weight_seed(record)[1] != ADDED]
+    return found | {"larger": _larger(records.with_name("larger.parquet")), "ten_seeds": [*both, *found["fresh"]], "fresh_two": two}
 
 
 def _larger(records: Path) -> list[Record]:
