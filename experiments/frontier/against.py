@@ -17,6 +17,7 @@ from grade_lightning.reporting.equal_kl import (
     QUANTITIES,
     USED,
     Curves,
+    Difference,
     common,
     difference,
     difference_between,
@@ -41,11 +42,7 @@ def against(records: Sequence[Record], reference: str = "rloo", names: Mapping[s
     found, rows = curves(records), []
     for method in sorted(found.methods.keys() - {reference}):
         one = difference(found, method, reference)
-        row: dict[str, Any] = {quantity.key: "" for quantity in QUANTITIES}
-        row |= {"method": (names or {}).get(method, method), "kls": one.where, "seeds": one.seeds}
-        if one.values:
-            row |= {quantity.key: said(*one.values[quantity.key], quantity) for quantity in QUANTITIES}
-        rows.append(row)
+        rows.append({"method": (names or {}).get(method, method), **one.row(quantity.key for quantity in QUANTITIES)})
     columns = [("method", "Method", ""), ("kls", "KLs, nats/token", ""), ("seeds", "Seeds", "d")]
     columns += [(quantity.key, quantity.title, "") for quantity in QUANTITIES]
     note = (
@@ -72,14 +69,18 @@ def by_steps(records: Sequence[Record], steps: Sequence[int], reference: str = "
         row: dict[str, Any] = {"method": (names or {}).get(method, method), "seeds": 0}
         for step, one in found.items():
             compared = difference(one, method, reference)
-            row[str(step)] = ""
+            row[str(step)] = _reward_and_kls(compared)
             if compared.values:
                 row["seeds"] = compared.seeds
-                row[str(step)] = f"{said(*compared.values[REWARD.key], REWARD)} at {compared.low:.1f} to {compared.high:.1f}"
         rows.append(row)
     columns = [("method", "Method", ""), ("seeds", "Seeds", "d"), *((str(step), f"after {step} steps", "") for step in steps)]
     note = "The same on 256 validation prompts while training, of runs that were validated after all of these steps."
     return Table("By steps", columns, rows, [note])
+
+
+def _reward_and_kls(one: Difference) -> str:
+    """A cell: what a method has beyond another and where; blank where nothing can be compared."""
+    return f"{said(*one.values[REWARD.key], REWARD)} at {one.low:.1f} to {one.high:.1f}" if one.values else ""
 
 
 def by_band(records: Sequence[Record], pairs: Sequence[tuple[str, str]], names: Mapping[str, str] | None = None) -> Table:
@@ -122,8 +123,7 @@ def by_cost(
         row = {"steps": f"{own}, {theirs}"}
         for reference in references:
             both = Curves(found[own].start, {m: found[s].methods.get(m, {}) for m, s in ((method, own), (reference, theirs))})
-            one = difference(both, method, reference)
-            row[reference] = f"{said(*one.values[REWARD.key], REWARD)} at {one.low:.1f} to {one.high:.1f}" if one.values else ""
+            row[reference] = _reward_and_kls(difference(both, method, reference))
         rows.append(row)
     title = (names or {}).get(method, method)
     columns = [("steps", "Steps, its and theirs", ""), *((r, f"{title} beyond {(names or {}).get(r, r)}", "") for r in references)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -191,6 +191,11 @@ class Difference(NamedTuple):
     def where(self) -> str:
         """The KLs, or why there are none."""
         return self.why or f"{nats(self.low)} to {nats(self.high)}"
+
+    def row(self, keys: Iterable[str]) -> dict[str, Any]:
+        """Of a table: the KLs, the seeds, and what is said of each of the quantities of these names, blank where that is nothing."""
+        compared = {quantity.key: said(*self.values[quantity.key], quantity) for quantity in QUANTITIES if quantity.key in self.values}
+        return {"kls": self.where, "seeds": self.seeds, **dict.fromkeys(keys, ""), **compared}
 
 
 def common(found: Curves, method: str, reference: str) -> tuple[list[Points], Difference]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from typing import Any
 
 from grade_lightning.reporting.clean import is_number
 from grade_lightning.reporting.differences import FACTS
-from grade_lightning.reporting.equal_kl import INTERVAL_SEEDS, LEAST, QUANTITIES, USED, Curves, Point, difference, said
+from grade_lightning.reporting.equal_kl import INTERVAL_SEEDS, LEAST, QUANTITIES, USED, Curves, Point, difference
 from grade_lightning.reporting.frontier import Line, lines
 from grade_lightning.reporting.read import Run
 from grade_lightning.reporting.table import Table
@@ -47,12 +46,8 @@ def equal_kl(variants: list[Variant]) -> Table | None:
     curves, (reference, *others) = curves_of(variants, found), found
     if QUANTITIES[0].key not in curves.start:
         return None
-    rows = []
-    for line in others:
-        one = difference(curves, line.label, reference.label)
-        row: dict[str, Any] = {"method": line.label, "reference": reference.label, "kls": one.where, "seeds": one.seeds}
-        compared = {q.key: said(*one.values[q.key], q) for q in QUANTITIES if q.key in one.values}
-        rows.append({**dict.fromkeys(curves.start, ""), **row, **compared})
+    compared = {line.label: difference(curves, line.label, reference.label) for line in others}
+    rows = [{"method": label, "reference": reference.label, **one.row(curves.start)} for label, one in compared.items()]
     columns = [("method", f"Beyond {reference.label}", ""), ("kls", "KLs, nats/token", ""), ("seeds", "Seeds", "d")]
     columns += [(quantity.key, quantity.title, "") for quantity in QUANTITIES if quantity.key in curves.start]
     note = (
