@@ -65,10 +65,8 @@ def points(records: Sequence[Record]) -> list[Point]:
     return sorted(found, key=lambda point: point[0])
 
 
-def at(runs: Sequence[Point], kl: float, *, root: bool = False) -> np.ndarray | None:
-    """Rewards [prompts] at a KL, linear between the neighbouring runs, in the KL or in its root; None outside of them."""
-    if root:
-        runs, kl = [(reached**0.5, rewards) for reached, rewards in runs], kl**0.5
+def at(runs: Sequence[Point], kl: float) -> np.ndarray | None:
+    """Rewards [prompts] at a KL, linear between the neighbouring runs; None outside of them."""
     if not runs or not runs[0][0] <= kl <= runs[-1][0]:
         return None
     above = next(place for place, (reached, _) in enumerate(runs) if reached >= kl)
@@ -79,8 +77,7 @@ def at(runs: Sequence[Point], kl: float, *, root: bool = False) -> np.ndarray | 
 
 
 def compare(
-    first: Mapping[int, Sequence[Point]], second: Mapping[int, Sequence[Point]], kls: Sequence[float], *, root: bool = False,
-    between: bool = False,
+    first: Mapping[int, Sequence[Point]], second: Mapping[int, Sequence[Point]], kls: Sequence[float]
 ) -> list[dict[str, Any]]:  # fmt: skip
     """A row for each KL that some seeds of both reach: mean rewards, and first - second over seeds and over prompts.
 
@@ -88,15 +85,10 @@ def compare(
         first: points by seed.
         second: of the method it is compared with.
         kls: in nats per token.
-        root: interpolate in the root of the KL, along which rewards rise about evenly (2210.10760).
-        between: between two runs alone, never between the initial policy and the first run.
     """
     rows = []
     for kl in kls:
-        pairs = [
-            (at(first[seed][between:], kl, root=root), at(second[seed][between:], kl, root=root))
-            for seed in sorted(first.keys() & second.keys())
-        ]
+        pairs = [(at(first[seed], kl), at(second[seed], kl)) for seed in sorted(first.keys() & second.keys())]
         both = [(a, b) for a, b in pairs if a is not None and b is not None]
         if len(both) < 2:
             continue
@@ -110,8 +102,7 @@ def compare(
 
 
 def over_all(
-    first: Mapping[int, Sequence[Point]], second: Mapping[int, Sequence[Point]], kls: Sequence[float], *, root: bool = False,
-    between: bool = False,
+    first: Mapping[int, Sequence[Point]], second: Mapping[int, Sequence[Point]], kls: Sequence[float]
 ) -> tuple[int, Interval] | None:  # fmt: skip
     """Mean over those of :func:`compare`'s KLs that a seed's runs of both reach, and over seeds: one number for what moves together.
 
@@ -120,9 +111,9 @@ def over_all(
     Returns:
         Number of seeds, and the mean of their differences with Student's interval; None with fewer than two.
     """
-    found, kls = [], [row["kl"] for row in compare(first, second, kls, root=root, between=between)]
+    found, kls = [], [row["kl"] for row in compare(first, second, kls)]
     for seed in sorted(first.keys() & second.keys()):
-        pairs = [(at(first[seed][between:], kl, root=root), at(second[seed][between:], kl, root=root)) for kl in kls]
+        pairs = [(at(first[seed], kl), at(second[seed], kl)) for kl in kls]
         differences = [a.mean() - b.mean() for a, b in pairs if a is not None and b is not None]
         if differences:
             found.append(float(np.mean(differences)))
@@ -148,9 +139,7 @@ def ends(records: Sequence[Record]) -> Table:
     return Table("Ends", columns, rows, ["Means over seeds of the last weights on the same 500 test prompts."])
 
 
-def at_equal_kl(
-    records: Sequence[Record], first: str, second: str, kls: Sequence[float] = KLS, *, root: bool = False, between: bool = False
-) -> Table:
+def at_equal_kl(records: Sequence[Record], first: str, second: str) -> Table:
     """Reward of two methods at the same KL."""
     runs: dict[str, dict[int, list[Record]]] = {first: defaultdict(list), second: defaultdict(list)}
     for record in records:
@@ -163,11 +152,10 @@ def at_equal_kl(
         ("over_seeds", "Difference, over seeds", ""), ("over_prompts", "over prompts", ""),
     ]  # fmt: skip
     notes = [
-        f"Rewards between runs of neighbouring weights of the KL, linear in the {'root of the ' if root else ''}KL, prompt by prompt; "
-        f"{'only seeds with a run on each side count' if between else 'the initial policy stands at 0'}. "
+        "Rewards between runs of neighbouring weights of the KL, linear in the KL, prompt by prompt; the initial policy stands at 0. "
         "95% intervals: Student's over seeds, bootstrap over the 500 prompts (the mean over seeds of each).",
     ]
-    whole = over_all(known[0], known[1], kls, root=root, between=between)
+    whole = over_all(known[0], known[1], KLS)
     if whole is not None:
         notes.append(f"Mean over those of these KLs that a seed reaches, and over {whole[0]} seeds: {whole[1]}.")
-    return Table("At equal KL", columns, compare(known[0], known[1], kls, root=root, between=between), notes)
+    return Table("At equal KL", columns, compare(known[0], known[1], KLS), notes)

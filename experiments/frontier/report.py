@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.equal_kl import at_equal_kl, ends, method_weight_seed
+from experiments.equal_kl import ends, method_weight_seed
 from experiments.frontier.against import against, by_band, by_cost, by_steps, forms, targets
 from experiments.frontier.curves import curves
 from grade_lightning.records.files import write_atomically
@@ -26,7 +26,6 @@ from grade_lightning.reporting.table import Table
 from grade_lightning.study.output import from_json
 
 STUDIES = Path(__file__).parents[1]
-KLS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.25, 1.5)
 # Runs at beta 0.1 of the same setting in the records of other studies: study, part, what their names begin with.
 ELSEWHERE = {
     "rloo": ("imdb_small", "controlled", "rloo-seed"), "ppo": ("imdb_small", "controlled", "ppo-seed"),
@@ -235,7 +234,6 @@ def write(records: Path, curve: Sequence[dict[str, Any]], out: Path) -> None:
     found = parts(records)
     made = {
         "ends": ends(found["frontier"]).markdown(), "effective": effective(found["frontier"], ("plain", "ste")).markdown(),
-        "equal_kl": _pair(found["frontier"]),
         "against": "\n\n".join(against(found["frontier"], r, NAMES).markdown() for r in REFERENCES),
         "by_steps": "\n\n".join(by_steps(found["frontier"], (20, 40, 60), r, NAMES).markdown() for r in REFERENCES),
         "speed": speed(found["frontier"]).markdown(),
@@ -271,8 +269,3 @@ def _often(records: Sequence[Record]) -> list[Record]:
     """Runs that were validated as often as most of theirs."""
     counts = [len(record.results["validation"]) for record in records]
     return [record for record, count in zip(records, counts, strict=True) if count == max(counts)]
-
-
-def _pair(records: Sequence[Record]) -> str:
-    """Plain straight-through and RLOO, KL by KL."""
-    return f"{NAMES['plain']} and {NAMES['rloo']}\n\n{at_equal_kl(records, 'plain', 'rloo', KLS, root=True, between=True).markdown()}"
