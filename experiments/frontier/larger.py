@@ -13,10 +13,10 @@ import json
 import sys
 from pathlib import Path
 
-from experiments.equal_kl import by_weight
 from experiments.frontier.study import SEEDS, SLOW, at_rate
 from experiments.imdb_small.study import COMMON, RATES, best_swept
 from experiments.queue import Cell, Queue
+from experiments.weights import by_weight
 from grade_lightning.records.study_table import read_table
 
 RECORDS = Path(__file__).parent / "larger.parquet"

@@ -13,9 +13,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.equal_kl import ends, method_weight_seed
-from experiments.frontier.against import against, by_band, by_cost, by_steps, forms, targets
-from experiments.frontier.curves import curves
+from experiments.against import against, by_band, by_cost, by_steps, forms, targets
+from experiments.curves import curves
+from experiments.weights import ends, method_weight_seed
 from grade_lightning.records.files import write_atomically
 from grade_lightning.records.leaves import read_leaves
 from grade_lightning.records.study_table import Record, read_table

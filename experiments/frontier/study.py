@@ -13,11 +13,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.equal_kl import by_weight
 from experiments.frontier import linear
 from experiments.frontier.length import measure
 from experiments.imdb_small.study import COMMON, at_best
 from experiments.queue import OUTPUTS, Cell, Queue, study_arguments
+from experiments.weights import by_weight
 from grade_lightning.records.files import write_atomically
 from grade_lightning.records.leaves import add_leaves, read_leaves
 from grade_lightning.records.text import finite

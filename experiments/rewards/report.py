@@ -1,21 +1,39 @@
-"""What the README shows of the records: reward at equal KL, and how each run ended."""
+"""What the README shows of the records: how runs ended, and methods at equal KL."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.equal_kl import at_equal_kl, ends
+from experiments.against import against, by_band, by_steps
+from experiments.weights import ends, method_weight_seed
 from grade_lightning.records.files import write_atomically
-from grade_lightning.records.study_table import read_table
+from grade_lightning.records.study_table import Record, read_table
+from grade_lightning.reporting.table import Table
 
-COMPARED = {"cross": ("grade_ste", "rloo"), "vader": ("residual", "rloo"), "preferences": ("grade_ste", "rloo")}
+# Parts, and the steps after which their methods are compared.
+STEPS = {
+    "cross": (10, 20, 30), "cross_slow": (30, 60, 90, 120, 150, 180), "vader": (10, 20, 30), "preferences": (10, 20, 30),
+}  # fmt: skip
+NAMES = {
+    "rloo": "RLOO", "grade_ste": "GRADE-STE, tau 2", "grpo": "GRPO", "annealed_grpo": "straight-through to GRPO",
+    "grade_ste-surrogate": "GRADE-STE by a surrogate", "residual": "residual",
+}  # fmt: skip
+
+
+def tables(records: Sequence[Record], steps: Sequence[int]) -> list[Table]:
+    """Of one part: ends, and differences to RLOO, and to GRPO where it was run."""
+    methods = sorted({method_weight_seed(record)[0] for record in records} - {"rloo"})
+    references = ["rloo", *(method for method in methods if method == "grpo")]
+    found = [ends(records)]
+    for reference in references:
+        found += [against(records, reference, NAMES), by_steps(records, steps, reference, NAMES)]
+    return [*found, by_band(records, [(m, r) for r in references for m in methods if m != r], NAMES)]
 
 
 def write(records: Path, out: Path) -> None:
     """Tables of every part that has runs."""
-    for part, (first, second) in COMPARED.items():
+    for part, steps in STEPS.items():
         found = read_table(records, part=part)
-        if not found:
-            continue
-        text = ends(found).markdown() + "\n" + at_equal_kl(found, first, second).markdown()
-        write_atomically(out / f"{part}.md", text)
+        if found:
+            write_atomically(out / f"{part}.md", "\n\n".join(table.markdown() for table in tables(found, steps)))

@@ -5,7 +5,8 @@
 3. gradients: ``python -m grade_lightning.gradients`` of that reward, for the initial policy with perturbed adapters.
 4. swaps: what the score does when one token is replaced, against what the gradient says, by the size of the group of tokens.
 5. vader: a lexicon's score of the completion (:mod:`.vader`), by RLOO, by GRADE-STE through a surrogate, and by surrogate and residual.
-6. preferences: a head trained on pairs of a positive and a negative review's continuation (:mod:`.make_pairs`), by RLOO and GRADE-STE.
+6. cross_slow: what is compared most in ``experiments/frontier``, at its rate and for its 180 steps, driven by the classifier.
+7. preferences: a head trained on pairs of a positive and a negative review's continuation (:mod:`.make_pairs`), by RLOO and GRADE-STE.
 
 Resumable.  Runs are kept in ``runs.parquet``, all else in ``measured.parquet``, beside this file; ``--report`` makes the tables from them.
 """
@@ -17,12 +18,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from experiments.equal_kl import by_weight
+from experiments.frontier.study import SLOW
 from experiments.imdb_small.study import at_best
 from experiments.queue import Cell, Queue, study_arguments
 from experiments.rewards.make_pairs import make_pairs
 from experiments.rewards.report import write
 from experiments.rewards.swaps import measure
+from experiments.weights import by_weight
 from grade_lightning.records.leaves import add_leaves, read_leaves
 from grade_lightning.records.text import finite
 from grade_lightning.training.environment import environment
@@ -41,6 +43,8 @@ TAU = ("temperature=constant", "temperature.value=2.0")
 # From little to much KL; a straight-through gradient is too short, so that its weights are smaller for the same KL.
 WEIGHTS = {"rloo": ("0.1", "0.3", "1.0"), "grade_ste": ("0.02", "0.1", "0.3")}
 METHODS = {"rloo": at_best("rloo"), "grade_ste": (*at_best("grade_ste"), *TAU)}
+SLOWLY = {name: SLOW[name] for name in ("rloo", "annealed_grpo", "grpo")}
+SLOWLY_WEIGHTS = {"rloo": ("0.3", "0.1", "1.0"), "annealed_grpo": ("0.3", "0.1", "1.0"), "grpo": ("0.5", "0.1", "2.0")}
 MEASURED_METHODS = ("rloo", "grade_ste:tau=2", "decoupled_st:tau=1")
 SAMPLES = ("prompts=48", "draws=2", "rollouts=16", "relaxed_rollouts=4", "max_new_tokens=32")
 VADER = "experiments.rewards.vader:compound"
@@ -53,12 +57,16 @@ LEXICON = {
 LEXICON_WEIGHTS = {"rloo": ("0.1", "0.3"), "grade_ste-surrogate": ("0.02", "0.1"), "residual": ("0.1", "0.3")}
 PAIRS = Path("multirun/rewards/pairs.jsonl")
 PREFERENCE = ("reward=preference", f"reward.path={PAIRS}")
-PREFERENCE_WEIGHTS = {"rloo": ("0.5", "2.0"), "grade_ste": ("0.2", "1.0")}  # log-odds vary six times as much as probabilities
-PARTS = ("classifier", "cross", "gradients", "swaps", "vader", "preferences")
+PREFERENCE_WEIGHTS = {"rloo": ("0.5", "2.0", "8.0"), "grade_ste": ("0.2", "1.0", "0.5")}  # log-odds vary six times as much as probabilities
+PARTS = ("classifier", "cross", "gradients", "swaps", "vader", "cross_slow", "preferences")
 
 
 def cross() -> list[Cell]:
     return by_weight(RECORDS, "cross", METHODS, WEIGHTS, SEEDS, CROSS)
+
+
+def cross_slow() -> list[Cell]:
+    return by_weight(RECORDS, "cross_slow", SLOWLY, SLOWLY_WEIGHTS, SEEDS, (*CROSS, "evaluation.validate_every=30"))
 
 
 def vader() -> list[Cell]:
@@ -110,6 +118,8 @@ def main() -> int:
         swaps(queue)
     if "vader" in chosen.parts:
         queue.run_all(vader(), chosen.jobs)
+    if "cross_slow" in chosen.parts:
+        queue.run_all(cross_slow(), chosen.jobs)
     if "preferences" in chosen.parts:
         make_pairs(chosen.data, PAIRS)
         queue.run_all(preferences(), chosen.jobs)

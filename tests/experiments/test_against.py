@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments.frontier.against import against, by_band, by_cost, by_steps, forms, targets
-from experiments.frontier.curves import curves, left_out
+from experiments.against import against, by_band, by_cost, by_steps, forms, targets
+from experiments.curves import curves, left_out
 from experiments.frontier.report import steps_to, write
 from experiments.frontier.study import CURVE, HERE, RECORDS
 from grade_lightning.reporting.equal_kl import QUANTITIES, band, difference, fitter, jackknife

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from experiments.equal_kl import method_weight_seed
+from experiments.weights import method_weight_seed
 from grade_lightning.records.study_table import Record
 from grade_lightning.reporting.equal_kl import QUANTITIES, STARTED, USED, Curves, Fitter, Form, Point, Points, root, weights_of, without
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.equal_kl import method_weight_seed
-from experiments.frontier.curves import FORMS, curves, left_out
+from experiments.curves import FORMS, curves, left_out
+from experiments.weights import method_weight_seed
 from grade_lightning.records.study_table import Record
 from grade_lightning.reporting.equal_kl import (
     INTERVAL_SEEDS,

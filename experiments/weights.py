@@ -1,0 +1,69 @@
+"""Runs at several weights of the KL, and how they ended."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.queue import Cell
+from grade_lightning.records.study_table import Record
+from grade_lightning.reporting.table import Table
+
+ENDS = (
+    ("reward_mean", "Test reward", ".3f"), ("kl_mean", "KL, nats/token", ".2f"), ("completion_reward_mean", "Completion alone", ".3f"),
+    ("judge_mean", "Judge", ".3f"),
+    ("perplexity", "Perplexity under reference", ".0f"), ("distinct_2", "Distinct-2", ".3f"),
+    ("repeated_4_mean", "Repeated 4-grams", ".3f"),
+)  # fmt: skip
+
+
+def by_weight(  # noqa: PLR0917
+    records: Path, part: str, methods: Mapping[str, Sequence[str]], weights: Mapping[str, Sequence[str]], seeds: Sequence[int],
+    more: Sequence[str] = (),
+) -> list[Cell]:  # fmt: skip
+    """A run of every method at each of its weights; one seed of everything before the next seed.
+
+    Args:
+        records: the study's table file.
+        part: of the study.
+        methods: overrides by name.
+        weights: of the KL, by method.
+        seeds: of the runs.
+        more: overrides of all.
+    """
+    return [
+        Cell(records, part, f"{name}-beta{beta}-seed{seed}", (*methods[name], *more, f"kl_coef={beta}", f"seed={seed}"))
+        for seed in seeds
+        for name, betas in weights.items()
+        for beta in betas
+    ]
+
+
+def method_weight_seed(record: Record) -> tuple[str, str, int]:
+    """What :func:`by_weight` named a run after."""
+    method, rest = record.name.rsplit("-beta", 1)
+    beta, seed = rest.split("-seed")
+    return method, beta, int(seed)
+
+
+def ends(records: Sequence[Record]) -> Table:
+    """Means over seeds of each method and weight; the initial policy first."""
+    groups: dict[tuple[str, str], list[Record]] = defaultdict(list)
+    for record in records:
+        method, beta, _ = method_weight_seed(record)
+        groups[method, beta].append(record)
+
+    known = [column for column in ENDS if all(column[0] in record.results["test"] for record in records)]
+
+    def row(name: str, beta: str, tests: list[dict[str, Any]]) -> dict[str, Any]:
+        each = " ".join(f"{test['reward_mean']:.3f}" for test in tests)
+        return {"method": name, "beta": beta, "seeds": each, **{key: float(np.mean([t[key] for t in tests])) for key, _, _ in known}}
+
+    rows = [{**row("initial policy", "", [records[0].results["initial"]]), "seeds": ""}]
+    rows += [row(*key, [record.results["test"] for record in group]) for key, group in sorted(groups.items())]
+    columns = [("method", "Method", ""), ("beta", "beta", ""), ("seeds", "Test reward, by seed", ""), *known]
+    return Table("Ends", columns, rows, ["Means over seeds of the last weights on the same 500 test prompts."])
