@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,13 @@ import numpy as np
 from grade_lightning.records.files import write_atomically
 from grade_lightning.records.leaves import read_leaves
 from grade_lightning.records.study_table import Record, read_table
+from grade_lightning.reporting.equal_kl import QUANTITIES, USED, Curves, Point, difference, said
 from grade_lightning.reporting.significance import few_interval
 from grade_lightning.reporting.table import Table
 
 KLS = (1.0, 4.0, 9.0, 16.0, 25.0)  # nats per completion
+CURVED = (0.5, 40.0)  # KLs between which measurements of a run are points of its method's curve
+ACROSS = (("plain", "rloo"), ("plain", "rloo_slow"), ("rloo_slow", "rloo"))
 
 
 def fit(d: np.ndarray, gain: np.ndarray, *, best_of_n: bool = False) -> tuple[float, float]:
@@ -90,7 +93,9 @@ def write(records: Path, measured: Path, out: Path) -> None:
         ("peak_kl", "at KL, nats/completion", ".1f"), ("last_kl", "last KL", ".1f"),
     ]  # fmt: skip
     write_atomically(out / "fits.md", Table("Gao's forms", columns, rows, []).markdown())
-    write_atomically(out / "equal_kl.md", equal_kl(found).markdown())
+    start = read_table(records, part="runs")[0].results["validation"][0]
+    tables = (equal_kl(found), by_curves(found, {name: float(start[key]) for name, key in _KEYS.items()}))
+    write_atomically(out / "equal_kl.md", "\n\n".join(table.markdown() for table in tables))
 
 
 def equal_kl(found: dict[tuple[str, int, int], dict[str, np.ndarray]]) -> Table:
@@ -124,3 +129,40 @@ def equal_kl(found: dict[tuple[str, int, int], dict[str, np.ndarray]]) -> Table:
             "To RLOO at its rate: straight-through less RLOO at the same learning rate, a seed of each proxy."
         ],
     )
+
+
+def by_curves(found: Mapping[tuple[str, int, int], Mapping[str, np.ndarray]], start: Mapping[str, float]) -> Table:
+    """What methods have beyond others at equal KL by curves through all measurements of their runs, whichever came first to a KL.
+
+    Args:
+        found: of :func:`paths`. start: rewards of the initial policy.
+    """
+    gold, judge, *_ = QUANTITIES  # fitted as those of other studies are: the gold reward is the reward here
+    shown = []
+    for pair in ACROSS:
+        first, second = ({(rows, seed) for method, rows, seed in found if method == name} for name in pair)
+        runs = sorted(first & second)
+        methods = {name: {place: _points(found[name, *run], start) for place, run in enumerate(runs)} for name in pair}
+        one = difference(Curves({gold.key: start["gold"], judge.key: start["judge"]}, methods), *pair)
+        row = {"pair": " beyond ".join(pair), "kls": one.where, "runs": one.seeds}
+        shown.append({**row, **{quantity.key: said(*one.values[quantity.key], quantity) for quantity in (gold, judge)}})
+    columns = [
+        ("pair", "", ""),
+        ("kls", "KLs, nats/completion", ""),
+        ("runs", "Pairs of runs", "d"),
+        (gold.key, "Gold", ""),
+        (judge.key, "Judge", ""),
+    ]
+    note = (
+        f"Curves through all measurements of a method's runs, {USED.title} of the logit, mean difference over the KLs that both enclose, "
+        "evenly in their logarithm; Student's 95% interval of the jackknife over pairs of proxy and seed."
+    )
+    return Table("By curves", columns, shown, [note])
+
+
+def _points(path: Mapping[str, np.ndarray], start: Mapping[str, float]) -> list[Point]:
+    """The measurements of a run between two KLs; each stands where a run of a weight of its own would."""
+    gold, judge, *_ = QUANTITIES
+    rises = zip(path["d"] ** 2, path["gold"], path["judge"], strict=True)
+    inside = [(kl, a, b) for kl, a, b in rises if CURVED[0] < kl < CURVED[1]]
+    return [Point(str(place), kl, {gold.key: start["gold"] + a, judge.key: start["judge"] + b}) for place, (kl, a, b) in enumerate(inside)]
