@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from grade_lightning.reporting.frontier import Line, at, lines, reach
+from grade_lightning.reporting.equal_kl import LEAST
+from grade_lightning.reporting.lines import Line, at, lines, reach
 from grade_lightning.reporting.significance import Interval, holm, welch
 from grade_lightning.reporting.table import Table
 from grade_lightning.reporting.variants import Variant, listed
@@ -93,9 +94,11 @@ def _swept(table: Table) -> str | None:
 
 
 def _equal(best: dict[str, Any], variants: list[Variant]) -> str:
-    """The best row's method against the others at the highest KL that all seeds of both reach."""
+    """The best row's method against the others at the highest KL that all seeds of both reach while training."""
     found = lines(variants)
     own = next((line for line in found if best["method"] in {variants[place].label for place in line.places}), None)
+    if own is not None and own.weights:
+        return f"At equal KL nothing can be compared: that needs two methods at several weights of the KL, {LEAST} tested runs of each."
     compared = [(line, kl) for line in found if own is not None and line is not own and (kl := _common(own, line)) is not None]
     if own is None or not compared:
         return "At equal KL nothing can be compared: the runs kept no rewards at several KLs that two of them reach."
@@ -110,13 +113,13 @@ def _equal(best: dict[str, Any], variants: list[Variant]) -> str:
         p = None if test is None else next(adjusted)
         told = "with one seed in doubt" if p is None else _pvalue(p) if p < LEVEL else f"{_pvalue(p)}, not told apart"
         said.append(f"{abs(difference):.3f} {'above' if difference > 0 else 'below'} {label} at {kl:.2f} ({told})")
-    source = "test rewards between weights of the KL" if own.weights else "validation rewards between steps"
-    return f"At equal KL, in nats per token and by {source} (Welch's test over seeds, Holm-adjusted), {own.label} is {_listed(said)}."
+    source = "validation rewards between steps (Welch's test over seeds, Holm-adjusted)"
+    return f"At equal KL, in nats per token and by {source}, {own.label} is {_listed(said)}."
 
 
 def _common(first: Line, second: Line) -> float | None:
     """The highest KL that all seeds of both reach; None where they were measured differently, or one was hardly moved."""
-    if first.weights != second.weights or not first.seeds or not second.seeds:
+    if not first.seeds or not second.seeds:  # those of weights have none: they are compared by their curves
         return None
     kl = min(reach(first.seeds), reach(second.seeds))
     starts = max(points[0][0] for points in (*first.seeds, *second.seeds))

@@ -158,6 +158,11 @@ def weights_of(points: Points) -> int:
     return len({point.beta for own in points.values() for point in own})
 
 
+def enough(points: Points) -> bool:
+    """Whether there are runs for a curve: :data:`LEAST`, and several weights of at least two seeds (or the only one) for its slope."""
+    return sum(map(len, points.values())) >= LEAST and sum(len(own) > 1 for own in points.values()) >= min(2, len(points))
+
+
 def without(points: Points, seed: int | None) -> Points:
     """Points of all other seeds."""
     return {own: rows for own, rows in points.items() if own != seed}
@@ -201,11 +206,11 @@ class Difference(NamedTuple):
 def common(found: Curves, method: str, reference: str) -> tuple[list[Points], Difference]:
     """The points of the seeds that both have, and what can be said before any curve.
 
-    A method with fewer than :data:`LEAST` runs of these seeds, or several weights of one seed alone, has no curve.
+    A method whose runs of these seeds are not :func:`enough` has no curve.
     """
     seeds = sorted(found.methods.get(method, {}).keys() & found.methods.get(reference, {}).keys())
     pair: list[Points] = [{seed: found.methods[name][seed] for seed in seeds} for name in (method, reference)] if seeds else []
-    if not pair or any(sum(map(len, own.values())) < LEAST or not _sloped(own) for own in pair):
+    if not pair or not all(map(enough, pair)):
         return pair, Difference(0, math.nan, math.nan, {}, "too few runs")
     ends = [[point.kl for points in own.values() for point in points] for own in pair]
     low, high = max(map(min, ends)), min(map(max, ends))
@@ -276,8 +281,3 @@ def said(value: float, interval: Interval | None, quantity: Quantity) -> str:
     ends = [value] if interval is None else [value, interval.low, interval.high]
     mean, *rest = [f"{math.exp(end):{quantity.spec}}" if factor else f"{end:+{quantity.spec}}" for end in ends]
     return mean + (f" [{rest[0]}, {rest[1]}]" if rest else "")
-
-
-def _sloped(points: Points) -> bool:
-    """Whether at least two seeds (or the only one) have several weights: seeds of one weight say nothing of a slope."""
-    return sum(len(own) > 1 for own in points.values()) >= min(2, len(points))

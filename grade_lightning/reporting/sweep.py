@@ -8,7 +8,7 @@ from collections import defaultdict
 from grade_lightning.reporting.clean import is_number
 from grade_lightning.reporting.differences import FACTS
 from grade_lightning.reporting.equal_kl import INTERVAL_SEEDS, LEAST, QUANTITIES, USED, Curves, Point, difference
-from grade_lightning.reporting.frontier import Line, lines
+from grade_lightning.reporting.lines import Line, lines
 from grade_lightning.reporting.read import Run
 from grade_lightning.reporting.table import Table
 from grade_lightning.reporting.variants import Variant

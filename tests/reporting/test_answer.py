@@ -9,7 +9,7 @@ import pytest
 
 from grade_lightning.reporting.answer import answer
 from grade_lightning.reporting.cautions import NOT_COMPARABLE, mixed
-from grade_lightning.reporting.frontier import at, kl_of, lines, reach
+from grade_lightning.reporting.lines import kl_of, lines
 from grade_lightning.reporting.output import tables
 from grade_lightning.reporting.read import read_runs
 from grade_lightning.reporting.significance import holm, welch
@@ -92,13 +92,27 @@ def test_weights_of_one_method_are_one_line_of_tests(tmp_path):
     variants = group(read_runs(tmp_path)[0])
     (line,) = lines(variants)
     assert (line.label, line.weights, sorted(line.places)) == ("RLOO", True, [0, 1, 2])
-    assert reach(line.seeds) == 1.5
-    assert at(line.seeds[0], 0.25) == pytest.approx(0.7)  # halfway between two weights
+    assert len(line.ends) == 6
     kls, means, lows, highs = zip(*line.stations, strict=True)
-    assert kls[-1] == 1.5
-    assert lows[-1] == pytest.approx(0.8 + 0.1 * 1.1 / 1.6)  # of the seed that goes on to 2.0
-    assert highs[-1] == pytest.approx(0.9)
-    assert means[-1] == pytest.approx((lows[-1] + highs[-1]) / 2)
+    assert (kls[0], kls[-1]) == pytest.approx((0.1, 2.0))
+    assert lows == means == highs  # of two seeds nothing is known but their curve
+    assert np.interp([0.1, 0.4], kls, means) == pytest.approx([0.6, 0.8], abs=0.01)
+    _, equal, _ = said(tmp_path)
+    assert "nothing can be compared" in equal
+
+
+def test_a_curve_has_the_initial_policys_reward_where_it_has_two_weights_and_needs_four_runs(tmp_path):
+    for seed in (1, 2, 3):
+        for coef, kl in ((0.5, 0.16), (0.1, 0.64)):
+            run_at(tmp_path / "two", "rloo", seed, kls=[0, kl], rewards=[0.4, 0.5 + 0.5 * kl**0.5], kl_coef=coef)
+    variants = group(read_runs(tmp_path / "two")[0])
+    (line,) = lines(variants, "completion")  # of 8 tokens
+    assert (line.stations[0][0], line.stations[-1][0]) == pytest.approx((8 * 0.16, 8 * 0.64))
+    assert [station[1:] for station in (line.stations[0], line.stations[-1])] == [pytest.approx([r] * 3) for r in (0.7, 0.9)]
+    for coef, kl in ((0.5, 0.16), (0.1, 0.64)):
+        run_at(tmp_path / "few", "rloo", 1, kls=[0, kl], rewards=[0.4, 0.8], kl_coef=coef)
+    (line,) = lines(group(read_runs(tmp_path / "few")[0]))
+    assert (line.stations, sorted(line.ends)) == ([], [(0.16, 0.8), (0.64, 0.8)])
 
 
 def test_kl_of_a_completion():
