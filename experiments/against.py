@@ -124,7 +124,7 @@ def by_cost(
         for reference in references:
             both = Curves(found[own].start, {m: found[s].methods.get(m, {}) for m, s in ((method, own), (reference, theirs))})
             row[reference] = _reward_and_kls(difference(both, method, reference))
-        rows.append(row)
+        rows += [row] if any(row[reference] for reference in references) else []
     title = (names or {}).get(method, method)
     columns = [("steps", "Steps, its and theirs", ""), *((r, f"{title} beyond {(names or {}).get(r, r)}", "") for r in references)]
     return Table("By cost", columns, rows, ["The same on validation prompts, where the others have made more steps."])

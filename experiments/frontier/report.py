@@ -44,6 +44,7 @@ NAMES = {
     "rloo": "RLOO", "plain": "plain straight-through", "ste": "GRADE-STE, tau 2", "calibrated": "calibrated straight-through",
     "annealed": "straight-through to RLOO", "annealed_grpo": "straight-through to GRPO", "annealed_no_hops": "to GRPO, no hops",
     "annealed_spread": "to GRPO, prompts by spread",
+    "rloo_180": "RLOO, 180 steps", "grpo_180": "GRPO, 180 steps",
     "half30": "to RLOO, half 30", "half300": "to RLOO, half 300", "rloo_lower": "RLOO, rate 3e-4", "annealed_lower": "to RLOO, rate 3e-4",
     "rloo_forgets": "RLOO, beta2 0.95", "grpo_scaled": "GRPO at RLOO's scale", "hybrid": "hybrid", "grpo": "GRPO", "ppo": "PPO",
     "reinforce": "REINFORCE", "grade": "GRADE", "rloo_cv": "RLOO, control variate", "entrgi": "EntRGi", "grad2reward": "Grad2Reward",
@@ -52,7 +53,7 @@ COMPARED = ("rloo", "grpo", "plain", "annealed", "annealed_grpo", "ste")
 REFERENCES = ("rloo", "grpo")
 SMOOTHED, FINAL = 10, 6  # training rewards are averaged over so many steps while they rise, and over a sixth of all steps in the end
 BEST = "annealed_grpo"
-COSTS = ((30, 60), (60, 120), (60, 150), (90, 180))  # a mixture's steps beside those of a policy gradient at about its cost
+COSTS = ((30, 60), (60, 120), (60, 150), (90, 180), (180, 430))  # a mixture's steps beside those of a policy gradient at about its cost
 PAIRS = (
     *((m, r) for r in REFERENCES for m in ("grpo", "plain", "ste", "annealed", "annealed_grpo", "annealed_no_hops") if m != r),
     ("annealed_grpo", "annealed"), ("annealed_no_hops", "annealed_grpo"),
@@ -61,7 +62,7 @@ PAIRS = (
 THIRTIES = (30, 60, 90, 120, 150, 180)
 STEPS = {
     "slow": THIRTIES, "fresh": THIRTIES, "fresh_two": THIRTIES, "ten_seeds": THIRTIES, "half": THIRTIES, "slow_rate": THIRTIES,
-    "larger": THIRTIES, "completion": (10, 20, 40, 60), "why": (20, 40, 60), "long": (50, 100, 150, 200, 250),
+    "larger": THIRTIES, "matched": THIRTIES, "completion": (10, 20, 40, 60), "why": (20, 40, 60), "long": (50, 100, 150, 200, 250),
 }  # fmt: skip
 ADDED = "0.5"  # the weight of the fresh seeds that was added to the two foreseen
 LARGER_RATE = 1e-3  # of the larger base where a run is not named after its rate
@@ -84,7 +85,8 @@ def parts(records: Path) -> dict[str, list[Record]]:
     """Runs by part.
 
     Beside the mixture's other halves stand the mixture and RLOO, beside what may explain GRPO it and RLOO, beside the fresh seeds those of
-    their two foreseen weights; the ten seeds are those of slow and the fresh ones; runs of the larger base come from their own file.
+    their two foreseen weights, beside policy gradients of 430 steps the mixture's 180 and their own; the ten seeds are those of slow and
+    the fresh ones; runs of the larger base come from their own file.
     """
     own = [part for part in STEPS if part not in {"larger", "ten_seeds", "fresh_two"}]
     found = {"frontier": everything(records), **{part: read_table(records, part=part) for part in own}}
@@ -94,9 +96,22 @@ def parts(records: Path) -> dict[str, list[Record]]:
     seeds = {method_weight_seed(record)[2] for record in found["why"]}
     whole = [record for record in found["frontier"] if method_weight_seed(record)[0] in {"rloo", "grpo"}]
     found["why"] += [record for record in whole if method_weight_seed(record)[2] in seeds]
+    found["matched"] += _shorter(found["slow"], {method_weight_seed(record) for record in found["matched"]})
     both = [record for record in found["slow"] if method_weight_seed(record)[0] in (*REFERENCES, BEST)]
     two = [record for record in found["fresh"] if method_weight_seed(record)[1] != ADDED]
     return found | {"larger": _larger(records.with_name("larger.parquet")), "ten_seeds": [*both, *found["fresh"]], "fresh_two": two}
+
+
+def _shorter(slow: Sequence[Record], longer: set[tuple[str, str, int]]) -> list[Record]:
+    """The mixture's runs of the seeds that policy gradients ran longer, and the 180 steps of those, under names of their own."""
+    found, seeds = [], {seed for _, _, seed in longer}
+    for record in slow:
+        method, beta, seed = method_weight_seed(record)
+        if method == BEST and seed in seeds:
+            found.append(record)
+        elif (method, beta, seed) in longer:
+            found.append(dataclasses.replace(record, name=f"{method}_180-beta{beta}-seed{seed}"))
+    return found
 
 
 def _larger(records: Path) -> list[Record]:
