@@ -16,7 +16,7 @@ STEPS = {
     "cross": (10, 20, 30), "cross_slow": (30, 60, 90, 120, 150, 180), "vader": (10, 20, 30), "preferences": (10, 20, 30),
 }  # fmt: skip
 NAMES = {
-    "rloo": "RLOO", "grade_ste": "GRADE-STE, tau 2", "grpo": "GRPO", "annealed_grpo": "straight-through to GRPO",
+    "rloo": "RLOO", "grade_ste": "GRADE-STE, tau 2", "grpo_average": "GRPO", "annealed_grpo": "straight-through to GRPO",
     "grade_ste-surrogate": "GRADE-STE by a surrogate", "residual": "residual",
 }  # fmt: skip
 
@@ -24,7 +24,7 @@ NAMES = {
 def tables(records: Sequence[Record], steps: Sequence[int]) -> list[Table]:
     """Of one part: ends, and differences to RLOO, and to GRPO where it was run."""
     methods = sorted({method_weight_seed(record)[0] for record in records} - {"rloo"})
-    references = ["rloo", *(method for method in methods if method == "grpo")]
+    references = ["rloo", *(method for method in methods if method.startswith("grpo"))]
     found = [ends(records)]
     for reference in references:
         found += [against(records, reference, NAMES), by_steps(records, steps, reference, NAMES)]

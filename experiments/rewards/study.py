@@ -43,8 +43,8 @@ TAU = ("temperature=constant", "temperature.value=2.0")
 # From little to much KL; a straight-through gradient is too short, so that its weights are smaller for the same KL.
 WEIGHTS = {"rloo": ("0.1", "0.3", "1.0"), "grade_ste": ("0.02", "0.1", "0.3")}
 METHODS = {"rloo": at_best("rloo"), "grade_ste": (*at_best("grade_ste"), *TAU)}
-SLOWLY = {name: SLOW[name] for name in ("rloo", "annealed_grpo", "grpo")}
-SLOWLY_WEIGHTS = {"rloo": ("0.3", "0.1", "1.0"), "annealed_grpo": ("0.3", "0.1", "1.0"), "grpo": ("0.5", "0.1", "2.0")}
+SLOWLY = {name: SLOW[name] for name in ("rloo", "annealed_grpo", "grpo_average")}
+SLOWLY_WEIGHTS = dict.fromkeys(SLOWLY, ("0.3", "0.1", "1.0"))
 MEASURED_METHODS = ("rloo", "grade_ste:tau=2", "decoupled_st:tau=1")
 SAMPLES = ("prompts=48", "draws=2", "rollouts=16", "relaxed_rollouts=4", "max_new_tokens=32")
 VADER = "experiments.rewards.vader:compound"

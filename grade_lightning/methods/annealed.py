@@ -84,4 +84,6 @@ class AnnealedGradient(Method):
 def _policy_gradient(context: Context, settings: AnnealedSettings) -> PolicyGradient:
     if settings.policy_gradient == "rloo":
         return RLOOGradient(context, completions_per_prompt=settings.completions_per_prompt)
-    return GRPOGradient(context, completions_per_prompt=settings.completions_per_prompt, match_kl=True)
+    gradient = GRPOGradient(context, completions_per_prompt=settings.completions_per_prompt, match_kl=True)
+    gradient.by_step = True  # all of it is brought to RLOO's length step by step, and the KL comes back to its own
+    return gradient

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +16,8 @@ from grade_lightning.estimators import SAMPLED_KL, reinforce_loss, sampled_kl
 from grade_lightning.methods.base import Context, Method, Totals, score_measurements
 from grade_lightning.methods.meter import Meter
 from grade_lightning.rollout.types import Rollout
+
+MOMENTUM = 0.95  # of the average scale of the reward's gradient: twenty steps
 
 
 @dataclass
@@ -42,27 +44,45 @@ class PolicyGradient(Method):
         reward_scale: length of this step's reward gradient over that of the unnormalised estimator, see :func:`scale_of`; where the rewards
             say nothing, that of the last step at which they did.
         known_scale: the last one that rewards told, nan before; part of a checkpoint.
+        scale_sums: [2] scales of steps times their weights, and these weights, both falling by :data:`MOMENTUM` a step; in checkpoints too.
+        by_step: whether a matched KL follows the scale of the step itself and not the average.
     """
 
     reward_scale: float = 1.0
     known_scale: Tensor
+    scale_sums: Tensor
+    by_step = False
 
     def __init__(self, context: Context, settings: Any = None, **values: Any):
         super().__init__(context, settings, **values)
         self.register_buffer("known_scale", torch.tensor(float("nan"), dtype=torch.float64))
+        self.register_buffer("scale_sums", torch.zeros(2, dtype=torch.float64))
 
-    def note_scale(self, scale: float | None, least_known: float) -> None:
+    def note_scale(self, scale: Scale | None, least_known: float) -> None:
         """Keep a step's scale; of the first steps without one what is known of it anyway."""
         if scale is not None:
-            self.known_scale.fill_(max(0.0, scale))
+            self.known_scale.fill_(max(0.0, scale.value))
+            sums = torch.tensor([scale.value * scale.weight, scale.weight], dtype=torch.float64, device=self.scale_sums.device)
+            self.scale_sums.mul_(MOMENTUM).add_(sums)
         self.reward_scale = least_known if self.known_scale.isnan() else float(self.known_scale)
 
+    @property
+    def average_scale(self) -> float:
+        """Length of the reward's gradient over that of the unnormalised estimator, over steps: what a matched KL is scaled by.
+
+        A batch whose rewards hardly differ has a short gradient and, divided by their spread, a long one: by its own scale the KL would
+        weigh a hundred times as much in that step.  It counts here by what it has of the unnormalised gradient.
+        """
+        value, weight = (float(total) for total in self.scale_sums)
+        return max(0.0, value / weight) if weight > 0 and not self.by_step else self.reward_scale
+
     def accumulate_plainly(self, rollouts: list[Rollout], totals: Totals, meter: Meter, step: int) -> None:
-        known = self.known_scale.clone()
+        known, sums = self.known_scale.clone(), self.scale_sums.clone()
         try:
             super().accumulate_plainly(rollouts, totals, meter, step)
         finally:
             self.known_scale.copy_(known)
+            self.scale_sums.copy_(sums)
 
     def read(self, rollout: Rollout, meter: Meter) -> Sampled:
         """Score a micro-batch and measure the score."""
@@ -94,7 +114,7 @@ class PolicyGradient(Method):
 
     def kl_loss(self, found: TokenStatistics, rollout: Rollout, totals: Totals) -> Tensor:
         """beta KL where it belongs to the loss, scaled as the reward's gradient is where that is asked for."""
-        scale = self.reward_scale if getattr(self.settings, "match_kl", False) else 1.0
+        scale = self.average_scale if getattr(self.settings, "match_kl", False) else 1.0
         return scale * self.context.kl_in_loss * self.kl_per_token(found, rollout, totals).sum()
 
     def kl_penalty(self, found: TokenStatistics, rollout: Rollout, totals: Totals) -> Tensor:
@@ -104,7 +124,14 @@ class PolicyGradient(Method):
         return self.context.kl_coef * totals.samples * self.kl_per_token(found, rollout, totals).detach()
 
 
-def scale_of(weights: Tensor, advantages: Tensor, tokens: Tensor) -> float | None:
+class Scale(NamedTuple):
+    """A step's <w, A> / <A, A>, and <A, A>, by which it counts in an average."""
+
+    value: float
+    weight: float
+
+
+def scale_of(weights: Tensor, advantages: Tensor, tokens: Tensor) -> Scale | None:
     """<w, A> / <A, A>, every token counting once: what normalisation multiplies the reward's gradient sum_i A_i grad log pi(y_i) by, where
     it uses w_i for A_i.
 
@@ -119,7 +146,7 @@ def scale_of(weights: Tensor, advantages: Tensor, tokens: Tensor) -> float | Non
         None where all advantages are 0.
     """
     square = float((tokens * advantages * advantages).sum())
-    return float((tokens * weights * advantages).sum()) / square if square > 0 else None
+    return Scale(float((tokens * weights * advantages).sum()) / square, square) if square > 0 else None
 
 
 class SequencePolicyGradient(PolicyGradient):
@@ -158,7 +185,7 @@ class SequencePolicyGradient(PolicyGradient):
         credited = self.advantages(everywhere)
         meter.update(advantage_std=float(credited.std(correction=0)))
         self._measure_scale(micro, credited, everywhere)
-        meter.update(reward_scale=self.reward_scale)
+        meter.update(reward_scale=self.reward_scale, average_scale=self.average_scale)
         advantages = credited if self.alone else credited[my_rows(len(everywhere))]
         return list(zip(micro, advantages.split([len(s.rollout) for s in micro]), strict=True))
 

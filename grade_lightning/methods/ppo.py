@@ -13,7 +13,7 @@ from grade_lightning.distributed import gather_rows, my_rows
 from grade_lightning.estimators import gae, ppo_clip_loss, value_loss, whiten
 from grade_lightning.methods.base import Apply, Context, Totals
 from grade_lightning.methods.meter import Meter
-from grade_lightning.methods.policy_gradient import PolicyGradient, Sampled, scale_of
+from grade_lightning.methods.policy_gradient import PolicyGradient, Sampled, Scale, scale_of
 from grade_lightning.rollout.types import Rollout
 from grade_lightning.settings.methods import PPOSettings
 
@@ -137,8 +137,8 @@ class PPOGradient(PolicyGradient):
         kept = scale_of(self._estimate(at_end, torch.zeros_like(at_end), mask)[0][real], plain[real], real[real])
         share, spread = float(len(scores) / real.sum()), float(advantages[real].std(correction=0))
         whitened = 1.0 if not self.settings.whiten_advantages else 1 / spread if spread > 0 else None
-        self.note_scale(None if kept is None or whitened is None else kept * whitened * share, share)
-        meter.update(reward_scale=self.reward_scale)
+        self.note_scale(None if kept is None or whitened is None else Scale(kept.value * whitened * share, kept.weight), share)
+        meter.update(reward_scale=self.reward_scale, average_scale=self.average_scale)
 
     def _accumulate(self, experience: _Experience, totals: Totals, meter: Meter) -> None:
         """Of one micro-batch."""

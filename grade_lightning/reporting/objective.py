@@ -15,7 +15,8 @@ def kl_weight(run: Run) -> str:
     """Nominal and effective weight in words; "" where the configuration is unknown.
 
     The KL's gradient has its full length.  A reward gradient that is s times as long as that of the expected reward makes a nominal weight
-    beta act as beta / s: s is measured for policy gradients (``train/reward_scale``), and c, that of relaxed ones, where it is calibrated.
+    beta act as beta / s: s is measured for policy gradients (``train/average_scale``; earlier versions had that of single
+    steps), and c, that of relaxed ones, where it is calibrated.
     """
     try:
         beta = float(run.config["kl_coef"])
@@ -37,7 +38,8 @@ def _effective(run: Run, beta: float, place: str) -> str:
         return f"{beta:g} / c" if form == "credit" else "in between"
     if place == "reward" or run.config.get("method.match_kl") == "True":
         return "the same"
-    scale = run.column("train/reward_scale")
+    scale = run.column("train/average_scale")
+    scale = scale if len(scale) else run.column("train/reward_scale")
     known = scale[np.isfinite(scale)] if len(scale) else scale
     if not len(known):
         normalised = run.config.get("method.advantage_normalisation", "none") != "none"

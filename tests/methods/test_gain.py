@@ -9,6 +9,7 @@ from grade_lightning.estimators import GainAverage, PairedSums, chunk_moments
 from grade_lightning.methods import GradeGradient, GRPOGradient, PPOGradient, ReinforceGradient, RLOOGradient
 from grade_lightning.methods.gradients import Apart, take_gradient
 from grade_lightning.methods.meter import Meter
+from grade_lightning.methods.policy_gradient import Scale, scale_of
 from tests.conftest import make_batch, make_policy
 from tests.entry import run_small
 from tests.methods.harness import gradient, make_grade, make_module, one_update, rollouts_of, totals_of
@@ -195,11 +196,30 @@ def test_steps_without_a_reward_signal_keep_the_scale(policy64):
     method = make_module(GRPOGradient, policy64, {"completions_per_prompt": 2}).method
     method.note_scale(None, 0.125)
     assert method.reward_scale == 0.125
-    method.note_scale(0.06, 0.125)
+    method.note_scale(Scale(0.06, 1.0), 0.125)
     method.note_scale(None, 0.125)
-    assert method.reward_scale == pytest.approx(0.06)
-    method.note_scale(-1.0, 0.125)
-    assert method.reward_scale == 0.0  # a KL is never maximised
+    assert method.reward_scale == method.average_scale == pytest.approx(0.06)
+    method.note_scale(Scale(-1.0, 1.0), 0.125)
+    assert method.reward_scale == method.average_scale == 0.0  # a KL is never maximised
+
+
+def test_a_batch_whose_rewards_hardly_differ_does_not_decide_what_the_kl_weighs(policy64):
+    """Divided by its own spread its gradient is long beside what it has of the unnormalised one; the average is of the sums of both."""
+    method = make_module(GRPOGradient, policy64, {"completions_per_prompt": 2, "match_kl": True}).method
+    tokens, told = torch.full((4,), 8.0), torch.tensor([0.4, -0.4, 0.3, -0.3])
+    for advantages in (told, 1e-4 * told, 2 * told):
+        method.note_scale(scale_of(torch.sign(advantages) / 8, advantages, tokens), 1.0)
+        if float(advantages[0]) < 1e-3:
+            assert method.reward_scale == pytest.approx(1e4 * 0.35 / 0.125 / 8)
+            assert method.average_scale == pytest.approx(0.35 / 0.125 / 8, rel=1e-3)
+    products = [0.35 * 0.95**2, 0.35e-4 * 0.95, 0.7]  # mean |A| of each, by age
+    squares = [0.125 * 0.95**2, 0.125e-8 * 0.95, 0.5]
+    assert method.average_scale == pytest.approx(sum(products) / sum(squares) / 8)
+    again = make_module(GRPOGradient, policy64, {"completions_per_prompt": 2, "match_kl": True}).method
+    again.load_state_dict(method.state_dict())
+    assert again.average_scale == method.average_scale
+    method.by_step = True
+    assert method.average_scale == method.reward_scale != again.average_scale
 
 
 def test_measuring_parts_changes_nothing_of_the_step(policy64):

@@ -16,6 +16,12 @@ def run(method: str, scale: float | None = None, **config: str) -> Run:
     return Run(Path(method), {"method": method}, metrics, [], values, {})
 
 
+def test_the_average_scale_counts_where_it_was_measured():
+    made = run("grpo", 5.0)
+    made.metrics["train/average_scale"] = [0.08, 0.08]
+    assert kl_weight(made) == "0.1: 1.2"
+
+
 @pytest.mark.parametrize(
     ("made", "expected"),
     [
