@@ -48,7 +48,7 @@ METHODS = {
     "ppo": at_best("ppo"),
     "reinforce": at_best("reinforce"),
     "grade": at_best("grade"),
-    "annealed": ("method=annealed", CONSTANT, "temperature.value=1.0", RATE),
+    "annealed": ("method=annealed", "method.policy_gradient=rloo", CONSTANT, "temperature.value=1.0", RATE),
     "annealed_grpo": ("method=annealed", "method.policy_gradient=grpo", CONSTANT, "temperature.value=1.0", RATE),
     "annealed_no_hops": ("method=annealed", "method.policy_gradient=grpo", "method.max_hops=0", CONSTANT, "temperature.value=1.0", RATE),
     "annealed_spread": ("method=annealed", "method.policy_gradient=grpo", SPREAD, CONSTANT, "temperature.value=1.0", RATE),

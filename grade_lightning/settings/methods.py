@@ -210,7 +210,7 @@ class AnnealedSettings(GradeSettings):
     half: Float = key("policy steps after which both have the same share", default=100.0, gt=0)
     policy_gradient: Literal["rloo", "grpo"] = key(
         "what straight-through fades into; grpo: advantages divided by their spread among a prompt's completions, the whole as long along "
-        "RLOO's as these are", default="rloo",
+        "RLOO's as these are", default="grpo",
     )  # fmt: skip
     completions_per_prompt: Int = key("effective_batch_size / this many prompts in one policy step", default=4, ge=2)  # type: ignore[misc]  # a fact of the class where it cannot be chosen
 

@@ -45,7 +45,7 @@ def test_share_falls_from_one_to_half_to_nothing(policy64):
 def test_gradient_is_that_mixture_of_its_parents(policy64, step, share):
     """With the gain on straight-through's reward alone, and the whole KL in both."""
     batch = make_batch(policy64)
-    found = gradient(make(policy64, half=10, reward_gain=3.0, kl_coef=0.3), at(batch, step))
+    found = gradient(make(policy64, half=10, reward_gain=3.0, policy_gradient="rloo", kl_coef=0.3), at(batch, step))
     rloo = gradient(make_module(RLOOGradient, policy64, {"completions_per_prompt": 2}, kl_coef=0.3), at(batch, step))
     reward, whole = (gradient(make_grade(policy64, kl_coef=beta), at(batch, step).repeat(2)) for beta in (0.0, 0.3))
     expected = share * (3 * reward + (whole - reward)) + (1 - share) * rloo

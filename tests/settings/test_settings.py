@@ -41,7 +41,7 @@ def test_runs_keep_the_hash_that_earlier_versions_gave_them(case):
 
 
 def test_a_mixture_keeps_the_hash_from_before_it_could_fade_into_something_else():
-    plain = resolved(composed(["method=annealed", "run.dir=x"]))
+    plain = resolved(composed(["method=annealed", "method.policy_gradient=rloo", "run.dir=x"]))
     former = {**plain, "method": {key: value for key, value in plain["method"].items() if key != "policy_gradient"}}
     other = {**plain, "method": {**plain["method"], "policy_gradient": "grpo"}}
     assert run_hash(former) == run_hash(plain) != run_hash(other)
