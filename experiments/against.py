@@ -47,7 +47,7 @@ def against(records: Sequence[Record], reference: str = "rloo", names: Mapping[s
     columns += [(quantity.key, quantity.title, "") for quantity in QUANTITIES]
     note = (
         f"Beyond {(names or {}).get(reference, reference)} at equal KL: curves through all runs of a method, {USED.title} (through the "
-        "initial policy where it has two weights; logits of reward and judge, distinct-2, logarithm of perplexity), mean difference over "
+        "initial policy where it has two weights; logits of what lies between 0 and 1, logarithm of perplexity), mean difference over "
         f"the KLs that both enclose; Student's 95% interval of the jackknife over seeds where there are {INTERVAL_SEEDS}."
     )
     return Table("Against", columns, rows, [note])

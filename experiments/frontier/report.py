@@ -44,18 +44,19 @@ NAMES = {
     "rloo": "RLOO", "plain": "plain straight-through", "ste": "GRADE-STE, tau 2", "calibrated": "calibrated straight-through",
     "annealed": "straight-through to RLOO", "annealed_grpo": "straight-through to GRPO", "annealed_no_hops": "to GRPO, no hops",
     "annealed_spread": "to GRPO, prompts by spread",
-    "rloo_180": "RLOO, 180 steps", "grpo_180": "GRPO, 180 steps",
+    "grpo_average": "GRPO, KL by the average", "rloo_180": "RLOO, 180 steps", "grpo_average_180": "GRPO, 180 steps",
     "half30": "to RLOO, half 30", "half300": "to RLOO, half 300", "rloo_lower": "RLOO, rate 3e-4", "annealed_lower": "to RLOO, rate 3e-4",
     "rloo_forgets": "RLOO, beta2 0.95", "grpo_scaled": "GRPO at RLOO's scale", "hybrid": "hybrid", "grpo": "GRPO", "ppo": "PPO",
     "reinforce": "REINFORCE", "grade": "GRADE", "rloo_cv": "RLOO, control variate", "entrgi": "EntRGi", "grad2reward": "Grad2Reward",
 }  # fmt: skip
 COMPARED = ("rloo", "grpo", "plain", "annealed", "annealed_grpo", "ste")
-REFERENCES = ("rloo", "grpo")
+REFERENCES = ("rloo", "grpo", "grpo_average")
 SMOOTHED, FINAL = 10, 6  # training rewards are averaged over so many steps while they rise, and over a sixth of all steps in the end
 BEST = "annealed_grpo"
 COSTS = ((30, 60), (60, 120), (60, 150), (90, 180), (180, 430))  # a mixture's steps beside those of a policy gradient at about its cost
+AGAINST = ("grpo", "grpo_average", "plain", "ste", "annealed", "annealed_grpo", "annealed_no_hops")
 PAIRS = (
-    *((m, r) for r in REFERENCES for m in ("grpo", "plain", "ste", "annealed", "annealed_grpo", "annealed_no_hops") if m != r),
+    *((m, r) for r in REFERENCES for m in AGAINST if m != r),
     ("annealed_grpo", "annealed"), ("annealed_no_hops", "annealed_grpo"),
 )  # fmt: skip
 # Parts beside the frontier itself, and the steps after which they are compared.

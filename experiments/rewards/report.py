@@ -16,7 +16,8 @@ STEPS = {
     "cross": (10, 20, 30), "cross_slow": (30, 60, 90, 120, 150, 180), "vader": (10, 20, 30), "preferences": (10, 20, 30),
 }  # fmt: skip
 NAMES = {
-    "rloo": "RLOO", "grade_ste": "GRADE-STE, tau 2", "grpo_average": "GRPO", "annealed_grpo": "straight-through to GRPO",
+    "rloo": "RLOO", "grade_ste": "GRADE-STE, tau 2", "grpo_average": "GRPO", "grpo": "GRPO, KL by each batch",
+    "annealed_grpo": "straight-through to GRPO",
     "grade_ste-surrogate": "GRADE-STE by a surrogate", "residual": "residual",
 }  # fmt: skip
 

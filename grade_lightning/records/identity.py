@@ -39,8 +39,11 @@ _ABSENT = object()
 
 def _with_changed(plain: dict[str, Any]) -> dict[str, Any]:
     """Settings that meant something else in earlier versions: a run that has them is not the run that an earlier version made with them."""
-    hops = plain.get("method", {}).get("max_hops")
-    return plain if hops is None else {**plain, "method": {**plain["method"], "max_hops": f"{hops} beyond the direct term"}}
+    method = plain.get("method", {})
+    changed = {} if method.get("max_hops") is None else {"max_hops": f"{method['max_hops']} beyond the direct term"}
+    if method.get("match_kl"):
+        changed["match_kl"] = "over steps"  # and not each batch by itself
+    return {**plain, "method": {**method, **changed}} if changed else plain
 
 
 def _without_added(plain: dict[str, Any]) -> dict[str, Any]:

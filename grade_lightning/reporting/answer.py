@@ -41,8 +41,9 @@ def answer(variants: list[Variant], tables: dict[str, Table], uncomparable: Sequ
             f"The highest number is that of {_with(best, initial)}, against whatever its own reward, data and protocol were.",
             "Name a part of the study (--part), or a folder of runs that differ in what is to be compared.",
         ]
-    equal = _swept(tables["equal_kl"]) if "equal_kl" in tables else None
-    return [_last(best, rows, pairs, initial), equal or _equal(best, variants), _sure(rows, pairs)]
+    swept = tables.get("equal_kl")
+    equal = None if swept is None else _swept(swept)
+    return [_last(best, rows, pairs, initial), equal or _equal(best, variants, swept), _sure(rows, pairs)]
 
 
 def _with(row: dict[str, Any], initial: float | None) -> str:
@@ -93,12 +94,15 @@ def _swept(table: Table) -> str | None:
     return start + "; ".join(known) + "." if known else None
 
 
-def _equal(best: dict[str, Any], variants: list[Variant]) -> str:
+def _equal(best: dict[str, Any], variants: list[Variant], swept: Table | None) -> str:
     """The best row's method against the others at the highest KL that all seeds of both reach while training."""
     found = lines(variants)
     own = next((line for line in found if best["method"] in {variants[place].label for place in line.places}), None)
     if own is not None and own.weights:
-        return f"At equal KL nothing can be compared: that needs two methods at several weights of the KL, {LEAST} tested runs of each."
+        why = f"that needs two methods at several weights of the KL, {LEAST} tested runs of each"
+        if swept is not None:
+            why = f"beside {swept.rows[0]['reference']} there is " + _listed([f"{row['method']} ({row['kls']})" for row in swept.rows])
+        return f"At equal KL nothing can be compared: {why}."
     compared = [(line, kl) for line in found if own is not None and line is not own and (kl := _common(own, line)) is not None]
     if own is None or not compared:
         return "At equal KL nothing can be compared: the runs kept no rewards at several KLs that two of them reach."

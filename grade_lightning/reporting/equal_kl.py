@@ -160,7 +160,8 @@ def weights_of(points: Points) -> int:
 
 def enough(points: Points) -> bool:
     """Whether there are runs for a curve: :data:`LEAST`, and several weights of at least two seeds (or the only one) for its slope."""
-    return sum(map(len, points.values())) >= LEAST and sum(len(own) > 1 for own in points.values()) >= min(2, len(points))
+    sloped = sum(len({point.beta for point in own}) > 1 for own in points.values())
+    return sum(map(len, points.values())) >= LEAST and sloped >= min(2, len(points))
 
 
 def without(points: Points, seed: int | None) -> Points:

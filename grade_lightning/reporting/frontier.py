@@ -56,6 +56,8 @@ def frontier(variants: list[Variant], look: dict[str, Look], best_of_n: Curve | 
             ends.append((*mean, plain(line.label), style.colour, line.places))
         elif kls:
             ends.append((kls[-1], means[-1], plain(line.label), style.colour, line.places))
+        else:
+            ends.append((*np.mean(line.ends, axis=0), plain(line.label), style.colour, line.places))
     initial = _best_of_n(axes, best_of_n or [], unit)
     describe(axes, "Reward against KL", f"{UNITS[unit]} (square-root scale)", "reward")
     note(figure, _said(found, initial))

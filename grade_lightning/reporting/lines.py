@@ -117,7 +117,7 @@ def _curve(runs: list[Run], unit: str) -> list[tuple[float, float, float, float]
     key, seeds = equal_kl.QUANTITIES[0].key, defaultdict[int, list[equal_kl.Point]](list)
     for run in runs:
         point, start = _point(run.results["test"], unit), run.results["initial"].get(key)
-        if point is not None and point[0] > 0 and is_number(start):
+        if point is not None and point[0] > 0 and is_number(start) and "kl_coef" in run.config:
             seeds[run.seed].append(equal_kl.Point(run.config["kl_coef"], point[0], {key: point[1]}))
     starts = [run.results["initial"][key] for run in runs if is_number(run.results["initial"].get(key))]
     kls = [point.kl for points in seeds.values() for point in points]

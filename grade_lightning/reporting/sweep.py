@@ -65,9 +65,9 @@ def _conditions(variants: list[Variant], line: Line) -> tuple[str, ...]:
 
 
 def _known(run: Run) -> bool:
-    """Whether its KL is known, and not that of a policy that was never moved."""
+    """Whether its weight and its KL are known, and that is not of a policy that was never moved."""
     kl = run.results["test"].get("kl_mean")
-    return is_number(kl) and kl > 0
+    return is_number(kl) and kl > 0 and "kl_coef" in run.config
 
 
 def _point(run: Run, keys: list[str]) -> Point:

@@ -9,8 +9,10 @@ import pytest
 
 from grade_lightning.reporting.answer import answer
 from grade_lightning.reporting.cautions import NOT_COMPARABLE, mixed
+from grade_lightning.reporting.frontier import frontier
 from grade_lightning.reporting.lines import kl_of, lines
 from grade_lightning.reporting.output import tables
+from grade_lightning.reporting.palette import looks
 from grade_lightning.reporting.read import read_runs
 from grade_lightning.reporting.significance import holm, welch
 from grade_lightning.reporting.variants import group
@@ -113,6 +115,25 @@ def test_a_curve_has_the_initial_policys_reward_where_it_has_two_weights_and_nee
         run_at(tmp_path / "few", "rloo", 1, kls=[0, kl], rewards=[0.4, 0.8], kl_coef=coef)
     (line,) = lines(group(read_runs(tmp_path / "few")[0]))
     assert (line.stations, sorted(line.ends)) == ([], [(0.16, 0.8), (0.64, 0.8)])
+
+
+def test_what_cannot_be_compared_says_why(tmp_path):
+    """KLs that do not meet, by methods with a curve each."""
+    for seed in (1, 2):
+        for method, kls in (("rloo", (0.1, 0.2)), ("grade_ste", (0.5, 1.0))):
+            for coef, kl in zip((0.5, 0.1), kls, strict=True):
+                run_at(tmp_path, method, seed, kls=[0, kl], rewards=[0.4, 0.6 + kl / 10], kl_coef=coef)
+    assert "beside RLOO there is GRADE-STE (none: 0.50 is above 0.20)" in said(tmp_path)[1]
+
+
+def test_a_figure_names_what_has_no_curve(tmp_path):
+    """Three weights of one seed are points alone; a run without a configuration is none of them."""
+    for coef, kl in ((0.5, 0.1), (0.1, 0.4), (0.02, 1.0)):
+        run_at(tmp_path, "rloo", 1, kls=[0, kl], rewards=[0.4, 0.8], kl_coef=coef)
+    (run_at(tmp_path, "rloo", 2, kls=[0, 0.4], rewards=[0.4, 0.8], kl_coef=0.1) / "config.yaml").unlink()
+    variants = group(read_runs(tmp_path)[0])
+    figure = frontier(variants, dict(zip([v.label for v in variants], looks([v.method for v in variants]), strict=True)))
+    assert "RLOO" in " ".join(text.get_text() for text in figure.axes[0].texts)
 
 
 def test_kl_of_a_completion():

@@ -35,10 +35,15 @@ def test_hash_ignores_folders_and_nothing_else():
     assert config_hash(compose_run([*base, "logger=wandb"])) == config_hash(compose_run(base))
 
 
-@pytest.mark.parametrize(("hops", "same"), [("null", True), ("1", False)])
-def test_a_setting_that_changed_its_meaning_changes_the_hash(hops, same, monkeypatch):
-    """Earlier versions counted the first hop as none."""
-    cfg = compose_run([f"method.max_hops={hops}"])
+CHANGED = {
+    "max_hops=null": True, "max_hops=1": False,  # earlier versions counted the first hop as none
+    "match_kl=false": True, "match_kl=true": False,  # and matched a KL batch by batch
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("option", "same"), CHANGED.items())
+def test_a_setting_that_changed_its_meaning_changes_the_hash(option, same, monkeypatch):
+    cfg = compose_run([*(["method=grpo"] if "kl" in option else []), f"method.{option}"])
     now = config_hash(cfg)
     monkeypatch.setattr("grade_lightning.records.identity._with_changed", lambda plain: plain)
     assert (config_hash(cfg) == now) == same
