@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -68,10 +69,10 @@ class PolicyGradient(Method):
 
     @property
     def average_scale(self) -> float:
-        """Length of the reward's gradient over that of the unnormalised estimator, over steps: what a matched KL is scaled by.
+        """Mean length of the reward's gradient over that of the unnormalised estimator's, over steps: what a matched KL is scaled by.
 
         A batch whose rewards hardly differ has a short gradient and, divided by their spread, a long one: by its own scale the KL would
-        weigh a hundred times as much in that step.  It counts here by what it has of the unnormalised gradient.
+        weigh a hundred times as much in that step.
         """
         value, weight = (float(total) for total in self.scale_sums)
         return max(0.0, value / weight) if weight > 0 and not self.by_step else self.reward_scale
@@ -125,7 +126,7 @@ class PolicyGradient(Method):
 
 
 class Scale(NamedTuple):
-    """A step's <w, A> / <A, A>, and <A, A>, by which it counts in an average."""
+    """A step's <w, A> / <A, A>, and |A|, by which it counts in an average: that is of lengths along A over lengths of A."""
 
     value: float
     weight: float
@@ -146,7 +147,7 @@ def scale_of(weights: Tensor, advantages: Tensor, tokens: Tensor) -> Scale | Non
         None where all advantages are 0.
     """
     square = float((tokens * advantages * advantages).sum())
-    return Scale(float((tokens * weights * advantages).sum()) / square, square) if square > 0 else None
+    return Scale(float((tokens * weights * advantages).sum()) / square, math.sqrt(square)) if square > 0 else None
 
 
 class SequencePolicyGradient(PolicyGradient):

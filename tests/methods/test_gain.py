@@ -204,17 +204,17 @@ def test_steps_without_a_reward_signal_keep_the_scale(policy64):
 
 
 def test_a_batch_whose_rewards_hardly_differ_does_not_decide_what_the_kl_weighs(policy64):
-    """Divided by its own spread its gradient is long beside what it has of the unnormalised one; the average is of the sums of both."""
+    """Divided by its own spread its gradient is long beside the unnormalised one; the average is of lengths over lengths."""
     method = make_module(GRPOGradient, policy64, {"completions_per_prompt": 2, "match_kl": True}).method
     tokens, told = torch.full((4,), 8.0), torch.tensor([0.4, -0.4, 0.3, -0.3])
     for advantages in (told, 1e-4 * told, 2 * told):
         method.note_scale(scale_of(torch.sign(advantages) / 8, advantages, tokens), 1.0)
         if float(advantages[0]) < 1e-3:
             assert method.reward_scale == pytest.approx(1e4 * 0.35 / 0.125 / 8)
-            assert method.average_scale == pytest.approx(0.35 / 0.125 / 8, rel=1e-3)
-    products = [0.35 * 0.95**2, 0.35e-4 * 0.95, 0.7]  # mean |A| of each, by age
-    squares = [0.125 * 0.95**2, 0.125e-8 * 0.95, 0.5]
-    assert method.average_scale == pytest.approx(sum(products) / sum(squares) / 8)
+            assert method.average_scale == pytest.approx(1.95 / 0.95 * 0.35 / 0.125 / 8, rel=1e-3)
+    along = [(0.95**n) * 0.35 / 0.125**0.5 for n in (2, 1, 0)]  # length of the signs along A: the same for all, by age
+    lengths = [0.125**0.5 * (0.95**n) * a for n, a in ((2, 1), (1, 1e-4), (0, 2))]
+    assert method.average_scale == pytest.approx(sum(along) / sum(lengths) / 8)
     again = make_module(GRPOGradient, policy64, {"completions_per_prompt": 2, "match_kl": True}).method
     again.load_state_dict(method.state_dict())
     assert again.average_scale == method.average_scale
