@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from experiments.curves import FORMS, curves, left_out
-from experiments.weights import method_weight_seed
+from experiments.weights import ends, method_weight_seed
 from grade_lightning.records.study_table import Record
 from grade_lightning.reporting.equal_kl import (
     INTERVAL_SEEDS,
@@ -51,6 +51,16 @@ def against(records: Sequence[Record], reference: str = "rloo", names: Mapping[s
         f"the KLs that both enclose; Student's 95% interval of the jackknife over seeds where there are {INTERVAL_SEEDS}."
     )
     return Table("Against", columns, rows, [note])
+
+
+def comparison(
+    records: Sequence[Record], steps: Sequence[int], references: Sequence[str], pairs: Sequence[tuple[str, str]], names: Mapping[str, str]
+) -> list[Table]:  # fmt: skip
+    """How runs ended, what methods have beyond each of the references on the test and by steps, and pairs of them in bands of the KL."""
+    tables = [ends(records)]
+    for reference in references:
+        tables += [against(records, reference, names), by_steps(records, steps, reference, names)]
+    return [*tables, by_band(records, pairs, names)]
 
 
 def by_steps(records: Sequence[Record], steps: Sequence[int], reference: str = "rloo", names: Mapping[str, str] | None = None) -> Table:

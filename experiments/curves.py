@@ -1,4 +1,4 @@
-"""The study's runs as points of curves against KL, and the forms that such a curve might have."""
+"""Runs of a study as points of curves against KL, and the forms that such a curve might have."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.against import against, by_band, by_cost, by_steps, forms, targets
+from experiments.against import against, by_cost, by_steps, comparison, forms, targets
 from experiments.curves import curves
 from experiments.weights import ends, method_weight_seed
 from grade_lightning.records.files import write_atomically
@@ -273,12 +273,10 @@ def write(records: Path, curve: Sequence[dict[str, Any]], out: Path) -> None:
 def _tables(records: Sequence[Record], steps: Sequence[int]) -> list[Table]:
     """What is shown of every part: ends, differences to RLOO and, where it was run, to GRPO, and the mixture into it KL by KL."""
     have = {method_weight_seed(record)[0] for record in records}
-    tables = [ends(records)]
-    for reference in (method for method in REFERENCES if method in have):
-        tables += [against(records, reference, NAMES), by_steps(records, steps, reference, NAMES)]
-    tables.append(by_band(records, PAIRS, NAMES))
+    references = [method for method in REFERENCES if method in have]
+    tables = comparison(records, steps, references, PAIRS, NAMES)
     if BEST in have and steps == THIRTIES:
-        tables.append(by_cost(records, BEST, [method for method in REFERENCES if method in have], COSTS, NAMES))
+        tables.append(by_cost(records, BEST, references, COSTS, NAMES))
     return [*tables, speed(records)]
 
 

@@ -221,8 +221,8 @@ def main() -> int:
         length(queue)
     if "frontier" in chosen.parts:
         queue.run_all(frontier(), chosen.jobs)
-    parts = {"slow": slow, "fresh": fresh, "half": half, "why": why, "slow_rate": slow_rate, "completion": completion}
-    parts |= {"long": long, "matched": matched}
+    parts = {"slow": slow, "fresh": fresh, "half": half, "why": why, "slow_rate": slow_rate, "completion": completion, "long": long,
+             "matched": matched}  # fmt: skip
     for part, cells in parts.items():
         if part in chosen.parts:
             queue.run_all(cells(), chosen.jobs)

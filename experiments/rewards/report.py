@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.against import against, by_band, by_steps
-from experiments.weights import ends, method_weight_seed
+from experiments.against import comparison
+from experiments.weights import method_weight_seed
 from grade_lightning.records.files import write_atomically
 from grade_lightning.records.study_table import Record, read_table
 from grade_lightning.reporting.table import Table
@@ -26,10 +26,7 @@ def tables(records: Sequence[Record], steps: Sequence[int]) -> list[Table]:
     """Of one part: ends, and differences to RLOO, and to GRPO where it was run."""
     methods = sorted({method_weight_seed(record)[0] for record in records} - {"rloo"})
     references = ["rloo", *(method for method in methods if method.startswith("grpo"))]
-    found = [ends(records)]
-    for reference in references:
-        found += [against(records, reference, NAMES), by_steps(records, steps, reference, NAMES)]
-    return [*found, by_band(records, [(m, r) for r in references for m in methods if m != r], NAMES)]
+    return comparison(records, steps, references, [(m, r) for r in references for m in methods if m != r], NAMES)
 
 
 def write(records: Path, out: Path) -> None:

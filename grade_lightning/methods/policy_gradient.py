@@ -46,10 +46,12 @@ class PolicyGradient(Method):
             say nothing, that of the last step at which they did.
         known_scale: the last one that rewards told, nan before; part of a checkpoint.
         scale_sums: [2] scales of steps times their weights, and these weights, both falling by :data:`MOMENTUM` a step; in checkpoints too.
+        kl_scale: what a matched KL is scaled by in this step: :attr:`average_scale`, read once.
         by_step: whether a matched KL follows the scale of the step itself and not the average.
     """
 
     reward_scale: float = 1.0
+    kl_scale: float = 1.0
     known_scale: Tensor
     scale_sums: Tensor
     by_step = False
@@ -66,6 +68,7 @@ class PolicyGradient(Method):
             sums = torch.tensor([scale.value * scale.weight, scale.weight], dtype=torch.float64, device=self.scale_sums.device)
             self.scale_sums.mul_(MOMENTUM).add_(sums)
         self.reward_scale = least_known if self.known_scale.isnan() else float(self.known_scale)
+        self.kl_scale = self.average_scale
 
     @property
     def average_scale(self) -> float:
@@ -115,7 +118,7 @@ class PolicyGradient(Method):
 
     def kl_loss(self, found: TokenStatistics, rollout: Rollout, totals: Totals) -> Tensor:
         """beta KL where it belongs to the loss, scaled as the reward's gradient is where that is asked for."""
-        scale = self.average_scale if getattr(self.settings, "match_kl", False) else 1.0
+        scale = self.kl_scale if getattr(self.settings, "match_kl", False) else 1.0
         return scale * self.context.kl_in_loss * self.kl_per_token(found, rollout, totals).sum()
 
     def kl_penalty(self, found: TokenStatistics, rollout: Rollout, totals: Totals) -> Tensor:
@@ -186,7 +189,7 @@ class SequencePolicyGradient(PolicyGradient):
         credited = self.advantages(everywhere)
         meter.update(advantage_std=float(credited.std(correction=0)))
         self._measure_scale(micro, credited, everywhere)
-        meter.update(reward_scale=self.reward_scale, average_scale=self.average_scale)
+        meter.update(reward_scale=self.reward_scale, average_scale=self.kl_scale)
         advantages = credited if self.alone else credited[my_rows(len(everywhere))]
         return list(zip(micro, advantages.split([len(s.rollout) for s in micro]), strict=True))
 

@@ -138,7 +138,7 @@ class PPOGradient(PolicyGradient):
         share, spread = float(len(scores) / real.sum()), float(advantages[real].std(correction=0))
         whitened = 1.0 if not self.settings.whiten_advantages else 1 / spread if spread > 0 else None
         self.note_scale(None if kept is None or whitened is None else Scale(kept.value * whitened * share, kept.weight), share)
-        meter.update(reward_scale=self.reward_scale, average_scale=self.average_scale)
+        meter.update(reward_scale=self.reward_scale, average_scale=self.kl_scale)
 
     def _accumulate(self, experience: _Experience, totals: Totals, meter: Meter) -> None:
         """Of one micro-batch."""

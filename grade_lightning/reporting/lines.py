@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -114,18 +116,38 @@ def _stations(seeds: list[list[Point]]) -> list[tuple[float, float, float, float
 
 def _curve(runs: list[Run], unit: str) -> list[tuple[float, float, float, float]]:
     """Stations of the curve through tests at several weights of the KL; none where there are too few runs for one."""
-    key, seeds = equal_kl.QUANTITIES[0].key, defaultdict[int, list[equal_kl.Point]](list)
-    for run in runs:
-        point, start = _point(run.results["test"], unit), run.results["initial"].get(key)
-        if point is not None and point[0] > 0 and is_number(start) and "kl_coef" in run.config:
-            seeds[run.seed].append(equal_kl.Point(run.config["kl_coef"], point[0], {key: point[1]}))
-    starts = [run.results["initial"][key] for run in runs if is_number(run.results["initial"].get(key))]
-    kls = [point.kl for points in seeds.values() for point in points]
-    if not equal_kl.enough(seeds) or min(kls) == max(kls):
+    key = equal_kl.QUANTITIES[0].key
+    found = curves_of({"": [run for run in runs if all(is_number(run.results[s].get(key)) for s in ("initial", "test"))]}, unit)
+    kls = [point.kl for points in found.methods[""].values() for point in points]
+    if not equal_kl.enough(found.methods[""]) or min(kls) == max(kls):
         return []
     grid = np.geomspace(min(kls), max(kls), _CURVE)
-    low, middle, high = equal_kl.band(equal_kl.Curves({key: float(np.mean(starts))}, {"": seeds}), "", grid)
+    low, middle, high = equal_kl.band(found, "", grid)
     return [(float(kl), float(mid), float(down), float(up)) for kl, mid, down, up in zip(grid, middle, low, high, strict=True)]
+
+
+def curves_of(tested: Mapping[str, Sequence[Run]], unit: str = "token") -> equal_kl.Curves:
+    """Tests by label as points of curves: the quantities that every run and every initial policy has.
+
+    Left out are runs whose weight or KL is not known, and those whose policy was never moved.
+    """
+    known = {label: [(kl, run) for run in runs if (kl := _moved(run, unit)) is not None] for label, runs in tested.items()}
+    every = [run for runs in known.values() for _, run in runs]
+    names = [quantity.key for quantity in equal_kl.QUANTITIES]
+    keys = [key for key in names if all(is_number(run.results[split].get(key)) for run in every for split in ("initial", "test"))]
+    start = {key: math.fsum(run.results["initial"][key] for run in every) / len(every) for key in keys} if every else {}
+    methods: dict[str, dict[int, list[equal_kl.Point]]] = {label: defaultdict(list) for label in known}
+    for label, runs in known.items():
+        for kl, run in sorted(runs, key=lambda pair: pair[0]):
+            values = {key: float(run.results["test"][key]) for key in keys}
+            methods[label][run.seed].append(equal_kl.Point(run.config["kl_coef"], kl, values))
+    return equal_kl.Curves(start, methods)
+
+
+def _moved(run: Run, unit: str) -> float | None:
+    """The KL of a test at a known weight, where that is above 0."""
+    kl = kl_of(run.results["test"], unit)
+    return float(kl) if kl is not None and kl > 0 and "kl_coef" in run.config else None
 
 
 def _validations(run: Run, unit: str) -> list[Point]:

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from collections import defaultdict
-
-from grade_lightning.reporting.clean import is_number
 from grade_lightning.reporting.differences import FACTS
-from grade_lightning.reporting.equal_kl import INTERVAL_SEEDS, LEAST, QUANTITIES, USED, Curves, Point, difference
-from grade_lightning.reporting.lines import Line, lines
-from grade_lightning.reporting.read import Run
+from grade_lightning.reporting.equal_kl import INTERVAL_SEEDS, LEAST, QUANTITIES, USED, difference
+from grade_lightning.reporting.lines import Line, curves_of, lines
 from grade_lightning.reporting.table import Table
 from grade_lightning.reporting.variants import Variant
 
@@ -24,26 +19,13 @@ def swept(variants: list[Variant]) -> list[Line]:
     return [line for line in found if _conditions(variants, line) == _conditions(variants, found[0])]
 
 
-def curves_of(variants: list[Variant], found: list[Line]) -> Curves:
-    """Their tests, by label: the quantities that every run and every initial policy has."""
-    tested = {line.label: [run for place in line.places for run in variants[place].tested if _known(run)] for line in found}
-    every = [run for runs in tested.values() for run in runs]
-    names = [quantity.key for quantity in QUANTITIES]
-    keys = [key for key in names if all(is_number(run.results[split].get(key)) for run in every for split in ("initial", "test"))]
-    start = {key: math.fsum(run.results["initial"][key] for run in every) / len(every) for key in keys} if every else {}
-    methods: dict[str, dict[int, list[Point]]] = {label: defaultdict(list) for label in tested}
-    for label, runs in tested.items():
-        for run in sorted(runs, key=lambda run: float(run.results["test"]["kl_mean"])):
-            methods[label][run.seed].append(_point(run, keys))
-    return Curves(start, methods)
-
-
 def equal_kl(variants: list[Variant]) -> Table | None:
     """What each method has beyond the reference at equal KL; None where no two methods were run at several weights."""
     found = swept(variants)
     if len(found) < 2:
         return None
-    curves, (reference, *others) = curves_of(variants, found), found
+    curves = curves_of({line.label: [run for place in line.places for run in variants[place].tested] for line in found})
+    reference, *others = found
     if QUANTITIES[0].key not in curves.start:
         return None
     compared = {line.label: difference(curves, line.label, reference.label) for line in others}
@@ -62,14 +44,3 @@ def _conditions(variants: list[Variant], line: Line) -> tuple[str, ...]:
     """What must be the same for rewards to be one quantity."""
     results = variants[line.places[0]].runs[0].results
     return tuple(str(results.get(fact)) for fact in (*FACTS, "reward_fingerprint") if fact != "steps")
-
-
-def _known(run: Run) -> bool:
-    """Whether its weight and its KL are known, and that is not of a policy that was never moved."""
-    kl = run.results["test"].get("kl_mean")
-    return is_number(kl) and kl > 0 and "kl_coef" in run.config
-
-
-def _point(run: Run, keys: list[str]) -> Point:
-    test = run.results["test"]
-    return Point(run.config["kl_coef"], float(test["kl_mean"]), {key: float(test[key]) for key in keys})
