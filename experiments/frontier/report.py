@@ -45,7 +45,7 @@ NAMES = {
     "annealed": "straight-through to RLOO", "annealed_grpo": "straight-through to GRPO", "annealed_no_hops": "to GRPO, no hops",
     "annealed_spread": "to GRPO, prompts by spread",
     "grpo_average": "GRPO, KL by the average", "grpo_squares": "GRPO, KL by squares", "rloo_180": "RLOO, 180 steps",
-    "grpo_average_180": "GRPO, 180 steps",
+    "grpo_average_180": "GRPO, 180 steps", "ppo_average": "PPO, KL by the average",
     "half30": "to RLOO, half 30", "half300": "to RLOO, half 300", "rloo_lower": "RLOO, rate 3e-4", "annealed_lower": "to RLOO, rate 3e-4",
     "rloo_forgets": "RLOO, beta2 0.95", "grpo_scaled": "GRPO at RLOO's scale", "hybrid": "hybrid", "grpo": "GRPO", "ppo": "PPO",
     "reinforce": "REINFORCE", "grade": "GRADE", "rloo_cv": "RLOO, control variate", "entrgi": "EntRGi", "grad2reward": "Grad2Reward",

@@ -57,6 +57,8 @@ METHODS = {
     "grad2reward": ("method=grad2reward", RATE),
     "entrgi": ("method=entrgi", CONSTANT, "temperature.value=1.0", RATE),
 }
+# Runs named ppo and grpo are of revisions that scaled the KL by each batch's own scale; these of one that averages it over steps.
+METHODS |= {f"{name}_average": METHODS[name] for name in ("ppo", "grpo")}
 # Weights of the KL, in the order in which they are run; runs at 0.1 of all methods but the calibrated one and GRPO stand in the records of
 # imdb_small and gradient_quality, of the same setting.
 WEIGHTS = {
@@ -70,6 +72,7 @@ WEIGHTS = {
     "grad2reward": ("0.02", "0.1"),
     "entrgi": ("0.02", "0.1"),
     "ppo": ("0.02", "0.5"),
+    "ppo_average": ("0.1", "0.5", "0.02"),
     "reinforce": ("0.5", "0.02"),
     "grade": ("0.02", "0.5"),
 }
@@ -79,10 +82,9 @@ EDGES = ("rloo", "plain", "ste", "reinforce", "grade")
 # Rates above are the best for 60 steps.  A third of the rate for three times the steps, for those that are compared most.
 SLOW = {
     name: (*at_rate(METHODS[name], "1e-3"), "max_steps=180")
-    for name in ("rloo", "plain", "annealed", "grpo", "annealed_grpo", "annealed_no_hops", "annealed_spread", "rloo_cv", "hybrid")
-}
-# Runs named grpo are of revisions that scaled the KL by each batch's own scale; these of one that averages it over steps.
-SLOW["grpo_average"] = SLOW["grpo"]
+    for name in ("rloo", "plain", "annealed", "grpo", "grpo_average", "annealed_grpo", "annealed_no_hops", "annealed_spread", "rloo_cv",
+                 "hybrid")
+}  # fmt: skip
 SLOW_WEIGHTS = {
     "rloo": ("0.2", "0.05", "0.5", "0.02", "1", "0.01"), "plain": ("0.05", "0.02", "0.2", "0.01"),
     "annealed": ("0.2", "0.05", "0.5", "0.02"), "grpo": ("0.5", "0.1", "2", "0.02"),
@@ -90,8 +92,8 @@ SLOW_WEIGHTS = {
     "rloo_cv": ("0.2", "0.05"), "hybrid": ("0.2", "0.05"), "grpo_average": ("0.2", "0.05", "0.5", "2"),
 }  # fmt: skip
 # The test of what seeds 1 to 5 had suggested, on seeds that nothing had been seen of.
-FRESH = {name: SLOW[name] for name in ("rloo", "grpo", "annealed_grpo")}
-FRESH_WEIGHTS = {"rloo": ("0.2", "0.05", "0.5"), "grpo": ("0.1", "0.02", "0.5"), "annealed_grpo": ("0.2", "0.05", "0.5")}
+FRESH = {name: SLOW[name] for name in ("rloo", "grpo", "annealed_grpo", "grpo_average")}
+FRESH_WEIGHTS = dict.fromkeys(FRESH, ("0.2", "0.05", "0.5")) | {"grpo": ("0.1", "0.02", "0.5")}
 FRESH_SEEDS = (6, 7, 8, 9, 10)
 # How fast the mixture's straight-through share fades: steps until it is a half, beside the 100 of above.
 HALVES = {f"half{half}": (*SLOW["annealed"], f"method.half={half}") for half in (30, 300)}
