@@ -11,9 +11,10 @@ from grade_lightning.records.files import write_atomically
 from grade_lightning.records.study_table import Record, read_table
 from grade_lightning.reporting.table import Table
 
+THIRTIES = (30, 60, 90, 120, 150, 180)
 # Parts, and the steps after which their methods are compared.
 STEPS = {
-    "cross": (10, 20, 30), "cross_slow": (30, 60, 90, 120, 150, 180), "vader": (10, 20, 30), "preferences": (10, 20, 30),
+    "cross": (10, 20, 30), "cross_slow": THIRTIES, "cross_fresh": THIRTIES, "vader": (10, 20, 30), "preferences": (10, 20, 30),
 }  # fmt: skip
 NAMES = {
     "rloo": "RLOO", "grade_ste": "GRADE-STE, tau 2", "grpo_average": "GRPO", "grpo": "GRPO, KL by each batch",

@@ -6,7 +6,8 @@
 4. swaps: what the score does when one token is replaced, against what the gradient says, by the size of the group of tokens.
 5. vader: a lexicon's score of the completion (:mod:`.vader`), by RLOO, by GRADE-STE through a surrogate, and by surrogate and residual.
 6. cross_slow: what is compared most in ``experiments/frontier``, at its rate and for its 180 steps, driven by the classifier.
-7. preferences: a head trained on pairs of a positive and a negative review's continuation (:mod:`.make_pairs`), by RLOO and GRADE-STE.
+7. cross_fresh: the same on seeds of which nothing was known, driven by a classifier trained anew; GRPO with them.
+8. preferences: a head trained on pairs of a positive and a negative review's continuation (:mod:`.make_pairs`), by RLOO and GRADE-STE.
 
 Resumable.  Runs are kept in ``runs.parquet``, all else in ``measured.parquet``, beside this file; ``--report`` makes the tables from them.
 """
@@ -35,6 +36,7 @@ MEASURED = HERE / "measured.parquet"
 CLASSIFIER = Path("multirun/rewards/classifier")
 SEEDS = (1, 2, 3)
 MORE_SEEDS = (4, 5)  # of the two that are compared most, whose first three seeds left open what they say
+FRESH_SEEDS = (6, 7, 8)
 COMMON = (
     "experiment=imdb_small", "max_steps=30", "max_new_tokens=32", "evaluation.val_prompts=256", "evaluation.test_prompts=500",
     "evaluation.validate_every=5",
@@ -46,6 +48,7 @@ WEIGHTS = {"rloo": ("0.1", "0.3", "1.0"), "grade_ste": ("0.02", "0.1", "0.3")}
 METHODS = {"rloo": at_best("rloo"), "grade_ste": (*at_best("grade_ste"), *TAU)}
 SLOWLY = {name: SLOW[name] for name in ("rloo", "annealed_grpo", "grpo_average")}
 SLOWLY_WEIGHTS = dict.fromkeys(SLOWLY, ("0.3", "0.1", "1.0"))
+OFTEN = "evaluation.validate_every=30"
 MEASURED_METHODS = ("rloo", "grade_ste:tau=2", "decoupled_st:tau=1")
 SAMPLES = ("prompts=48", "draws=2", "rollouts=16", "relaxed_rollouts=4", "max_new_tokens=32")
 VADER = "experiments.rewards.vader:compound"
@@ -59,7 +62,7 @@ LEXICON_WEIGHTS = {"rloo": ("0.1", "0.3"), "grade_ste-surrogate": ("0.02", "0.1"
 PAIRS = Path("multirun/rewards/pairs.jsonl")
 PREFERENCE = ("reward=preference", f"reward.path={PAIRS}")
 PREFERENCE_WEIGHTS = {"rloo": ("0.5", "2.0", "8.0"), "grade_ste": ("0.2", "1.0", "0.5")}  # log-odds vary six times as much as probabilities
-PARTS = ("classifier", "cross", "gradients", "swaps", "vader", "cross_slow", "preferences")
+PARTS = ("classifier", "cross", "gradients", "swaps", "vader", "cross_slow", "cross_fresh", "preferences")
 
 
 def cross() -> list[Cell]:
@@ -67,9 +70,12 @@ def cross() -> list[Cell]:
 
 
 def cross_slow() -> list[Cell]:
-    every, pair = (*CROSS, "evaluation.validate_every=30"), {name: SLOWLY_WEIGHTS[name] for name in ("rloo", "annealed_grpo")}
-    cells = by_weight(RECORDS, "cross_slow", SLOWLY, SLOWLY_WEIGHTS, SEEDS, every)
-    return cells + by_weight(RECORDS, "cross_slow", SLOWLY, pair, MORE_SEEDS, every)
+    two = {name: SLOWLY_WEIGHTS[name] for name in ("rloo", "annealed_grpo")}
+    return by_weight(RECORDS, "cross_slow", SLOWLY, two, (*SEEDS, *MORE_SEEDS), (*CROSS, OFTEN))
+
+
+def cross_fresh() -> list[Cell]:
+    return by_weight(RECORDS, "cross_fresh", SLOWLY, SLOWLY_WEIGHTS, FRESH_SEEDS, (*CROSS, OFTEN))
 
 
 def vader() -> list[Cell]:
@@ -123,6 +129,8 @@ def main() -> int:
         queue.run_all(vader(), chosen.jobs)
     if "cross_slow" in chosen.parts:
         queue.run_all(cross_slow(), chosen.jobs)
+    if "cross_fresh" in chosen.parts:
+        queue.run_all(cross_fresh(), chosen.jobs)
     if "preferences" in chosen.parts:
         make_pairs(chosen.data, PAIRS)
         queue.run_all(preferences(), chosen.jobs)
