@@ -76,6 +76,7 @@ def adjoint_backward(
     *,
     tol: float,
     max_hops: int | None,
+    beside: Float[Tensor, "B T d"] | None = None,
     keep: bool = False,
 ) -> AdjointReport:
     """Add the gradient of ``objective`` with respect to the policy's weights to their ``.grad``.
@@ -87,6 +88,8 @@ def adjoint_backward(
         objective: [], a function of ``parallel.relaxed.weights`` and ``parallel.relaxed.hidden``.
         tol: largest size of the first term left out, see :func:`grade_lightning.chain.triangular.backward_through_time`.
         max_hops: most terms beyond the direct one; as many as it takes if None.
+        beside: [B, T, d] gradient of another objective with respect to the states, the tokens held fixed: it goes to the weights with the
+            same pass and through no token.  None = there is none.
         keep: the graph serves another objective afterwards.
     """
     leaf, states, relaxed = parallel
@@ -97,4 +100,5 @@ def adjoint_backward(
 
     (direct,) = torch.autograd.grad(objective, relaxed.hidden, retain_graph=True)
     weights = list(policy.trainable().values())
-    return backward_through_time(Chain(leaf, states, feed_back, policy.goes_on), direct, weights, tol=tol, max_hops=max_hops, keep=keep)
+    chain = Chain(leaf, states, feed_back, policy.goes_on)
+    return backward_through_time(chain, direct, weights, tol=tol, max_hops=max_hops, beside=beside, keep=keep)

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+from grade_lightning.chain.candidates import candidate_logits
 from grade_lightning.chain.chunks import token_chunks
 from grade_lightning.models.policy import Policy
 from grade_lightning.rollout.types import Rollout
@@ -67,6 +68,32 @@ def token_statistics(
         parts = [checkpoint(_statistics, policy, own[rows], other[rows], real.take(rows), logprobs, use_reentrant=False) for rows in chunks]
         columns = tuple(torch.cat(column) for column in zip(*parts, strict=True))
     return TokenStatistics(*(torch.zeros_like(mask, dtype=column.dtype).masked_scatter(mask, column) for column in columns))
+
+
+def statistics_beside(
+    policy: Policy, rollout: Rollout, hidden: Float[Tensor, "B T d"], kl: Float[Tensor, "B T"], kl_slope: Float[Tensor, "B T d"]
+) -> TokenStatistics:  # fmt: skip
+    """Statistics of the recorded tokens where another pass has found their exact KL: nothing of the vocabulary's size is made.
+
+    Args:
+        policy: gives the output head.
+        rollout: the recorded tokens.
+        hidden: [B, T, d] predicting states of the policy.
+        kl: [B, T] at these states.
+        kl_slope: [B, T, d] its gradient there.
+
+    Returns:
+        Log-probabilities of the distribution that was sampled from (``matched``), its entropy, and the KL, to first order about ``hidden``:
+        value and gradient are exact.  ``log_ratio``, which needs the whole vocabulary, is nan.
+    """
+    candidates = rollout.on_support(candidate_logits(policy, hidden, rollout.indices))
+    matched = torch.log_softmax(candidates, dim=-1)
+    finite = matched.masked_fill(~rollout.support, 0.0)
+    entropy = -(finite.exp() * finite * rollout.support).sum(dim=-1)
+    chosen = matched.gather(-1, rollout.hard.unsqueeze(-1)).squeeze(-1)
+    moved = kl + ((hidden - hidden.detach()) * kl_slope).sum(dim=-1)
+    logprobs, entropy, moved = (torch.where(rollout.mask, x, 0.0) for x in (chosen, entropy, moved))
+    return TokenStatistics(logprobs, entropy, moved, torch.full_like(kl, torch.nan))
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -23,10 +24,13 @@ class AdjointReport:
         first_ratio: size of the first hop's term relative to the direct one, mean over rows; near or above 1 the chain expands.
         last_ratio: size of the last term relative to the sum, the largest over rows.
         residual: size of the first term left out relative to the sum, measured, the largest over rows.  Where rounding hides it
-            (16-bit floats, tiny tolerances), the last term's size; never less than the rounding of the sum itself.
+            (16-bit floats, tiny tolerances) or a cotangent beside the chain does, the last term's size; never less than the rounding of
+            the sum itself.
         truncated: ``max_hops`` cut the sum before its tolerance was met.
         tolerance: what the series was held to: ``tol``, or the rounding of the sum where that is larger.
         limited_by_rounding: it was larger: no number of terms brings the sum to within ``tol``.
+
+    ``first_ratio`` and ``residual`` are nan where nothing measured them: no hop was allowed, and a cotangent stood beside the chain.
     """
 
     hops: int
@@ -119,6 +123,16 @@ class _Series:
         """Relative size of the next term.  -> [B]."""
         return torch.where(_row_norms(self.total) > 0, self._relative(_row_norms(term)), 0.0)
 
+    def report(self, residual: Tensor, noise: float, limited: bool, exact: int, *, measured: bool = True) -> AdjointReport:
+        """What came of it, given the [B] sizes of what was left out, the rounding of the sum, whether that set the tolerance, the number of
+        terms of the exact sum, and whether the first term and what was left out were measured."""
+        left = torch.where(_row_norms(self.total) > 0, residual.clamp_min(noise), residual)
+        first, rest = (self.first_ratio, _largest(left)) if measured else (math.nan, math.nan)
+        return AdjointReport(
+            int(self.taken.max()), first, _largest(self.ratio), rest, truncated=bool((self.active & (self.taken < exact)).any()),
+            tolerance=self.tol, limited_by_rounding=limited,
+        )  # fmt: skip
+
 
 def _largest(values: Tensor) -> float:
     """The largest finite value; 0 without any."""
@@ -127,14 +141,16 @@ def _largest(values: Tensor) -> float:
 
 
 def backward_through_time(
-    chain: Chain, direct: Float[Tensor, "B T h"], inputs: Sequence[Tensor], *, tol: float, max_hops: int | None, keep: bool = False
-) -> AdjointReport:
+    chain: Chain, direct: Float[Tensor, "B T h"], inputs: Sequence[Tensor], *, tol: float, max_hops: int | None,
+    beside: Float[Tensor, "B T h"] | None = None, keep: bool = False,
+) -> AdjointReport:  # fmt: skip
     """Add to ``.grad`` of ``inputs`` the total derivative of an objective, the direct derivative of which is given.
 
     A row's sum ends when its next term is expected below half of ``tol`` times the sum, by how the last two shrank.  The backward pass of
     the weights then measures that term; where it is larger than expected it is added, and the row goes on.  Where rounding hides
     such a difference of sums, a row ends after a term that was below ``tol``.  A ``tol`` below the rounding of the sum is raised to
-    it, and the report says so: further terms would be noise.
+    it, and the report says so: further terms would be noise.  With a cotangent ``beside`` the pass of the weights measures nothing of the
+    chain, and a row ends after a term that was below ``tol`` too.
 
     Args:
         chain: the states as functions of earlier ones and of ``inputs``.
@@ -144,6 +160,8 @@ def backward_through_time(
         max_hops: most terms beyond the direct one: how often an influence may pass from a token to a later one.  None = as many as it
             takes, T - 1 at most, where the sum is exact.  Fewer on purpose is truncated backpropagation through time: an estimator
             with less variance and some bias.
+        beside: [B, T, d'] cotangent of the states that has no part in the chain, of another objective: its gradient in ``inputs`` comes
+            with the same pass.  None = none.
         keep: the chain's graph serves another objective afterwards.
     """
     leaf, states = chain.leaf, chain.states
@@ -152,10 +170,13 @@ def backward_through_time(
     noise = ROUNDING * torch.finfo(leaf.dtype).eps
     limited, tol = tol < noise, max(tol, noise)
     rounding = 4 * noise  # of a difference of sums, relative to them, after a pass through a network
-    foresee = tol > rounding
+    foresee = tol > rounding and beside is None
     series = _Series(chain, direct, tol=tol, most=most, foresee=foresee)
     first, added = direct, series.sum()
     residual, rows = series.ratio, torch.ones_like(series.active)
+    if beside is not None:
+        torch.autograd.backward(states, added + beside, inputs=[*inputs], retain_graph=keep)
+        return series.report(torch.where(series.taken < exact, residual, 0.0), noise, limited, exact, measured=max_hops != 0)
     leaf.grad = None
     while True:
         torch.autograd.backward(states, added, inputs=[*inputs, leaf], retain_graph=foresee or keep)
@@ -176,7 +197,4 @@ def backward_through_time(
             break
         series.take(term, rows)
         first, added = series.term, series.sum()
-    left = torch.where(_row_norms(series.total) > 0, residual.clamp_min(noise), residual)
-    cut = bool((series.active & (series.taken < exact)).any())
-    hops, last = int(series.taken.max()), _largest(series.ratio)
-    return AdjointReport(hops, series.first_ratio, last, _largest(left), truncated=cut, tolerance=tol, limited_by_rounding=limited)
+    return series.report(residual, noise, limited, exact)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from grade_lightning.chain.logprobs import statistics_beside
 from grade_lightning.methods.base import Context, Method, Totals
-from grade_lightning.methods.grade import GradeGradient
+from grade_lightning.methods.grade import Beside, Evaluated, GradeGradient
 from grade_lightning.methods.gradients import Apart, give_gradient, take_gradient
 from grade_lightning.methods.group import GRPOGradient, RLOOGradient
 from grade_lightning.methods.meter import Meter
-from grade_lightning.methods.policy_gradient import PolicyGradient
+from grade_lightning.methods.policy_gradient import Sampled, SequencePolicyGradient
 from grade_lightning.rollout.types import Rollout
 from grade_lightning.settings.methods import AnnealedSettings
 
@@ -49,20 +51,71 @@ class AnnealedGradient(Method):
         self.pathwise.observe(measured)
 
     def accumulate(self, rollouts: list[Rollout], totals: Totals, meter: Meter, step: int) -> None:
-        self._accumulate(rollouts, totals, meter, step, plainly=False)
+        share = self.share(step)
+        if share < 1 and self.pathwise.calibration is None and self.settings.backprop == "adjoint":
+            self._at_once(rollouts, totals, meter, step, share)
+        else:
+            self._one_by_one(rollouts, totals, meter, step, share, plainly=False)
 
     def accumulate_plainly(self, rollouts: list[Rollout], totals: Totals, meter: Meter, step: int) -> None:
-        self._accumulate(rollouts, totals, meter, step, plainly=True)
+        self._one_by_one(rollouts, totals, meter, step, self.share(step), plainly=True)
 
-    def _accumulate(self, rollouts: list[Rollout], totals: Totals, meter: Meter, step: int, *, plainly: bool) -> None:
-        weights, share, unused = list(self.policy.trainable().values()), self.share(step), Meter(self.policy.device)
+    def _at_once(self, rollouts: list[Rollout], totals: Totals, meter: Meter, step: int, share: float) -> None:
+        """Both parts by one pass forward and one backward through the policy: they meet at its states, where straight-through's gradient
+        has been through later tokens already and the policy gradient's, which goes through none, is added."""
+        pathwise, sampled, unused = self.pathwise, self.sampled, Meter(self.policy.device)
+        pathwise.apart = self.apart
+        weights, first = pathwise.reward_weights(rollouts), None
+        if len(rollouts) == 1:  # nobody else's scores to wait for: they come with their gradient
+            with self.dropout(rollouts[0], step):
+                first = pathwise.evaluate(rollouts[0], weights[0], totals, step)
+            micro = [Sampled(rollouts[0], first.direct.scored.scores, first.direct.reference_hidden)]
+        else:
+            micro = [sampled.read(rollout, unused) for rollout in rollouts]
+        credited = sampled.credit(micro, totals, unused)
+        rest = self._scaled(1 - share)
+        for (one, advantages), weight in zip(credited, weights, strict=True):
+            with self.dropout(one.rollout, step):
+                found = first or pathwise.evaluate(one.rollout, weight, totals, step)
+                beside = self._beside(one, advantages, found, rest, totals, unused)
+                pathwise.descend(found, meter, share=share, beside=beside)
+                pathwise.measure(found, meter, step)
+        self._report(unused, meter)
+
+    def _beside(  # noqa: PLR0917
+        self, one: Sampled, advantages: Tensor, found: Evaluated, share: float, totals: Totals, meter: Meter
+    ) -> Beside:  # fmt: skip
+        """The policy gradient's share, as gradients in the policy's states."""
+        hidden = found.relaxed.hidden.detach().requires_grad_()
+        if self.context.protocol.logprobs == "matched":  # of the candidates: with the KL, which is known, nothing needs the vocabulary
+            known = statistics_beside(self.policy, one.rollout, hidden, found.direct.kl, found.direct.hidden)
+        else:
+            known = self.sampled.statistics(one, hidden)
+        reward, kl = self.sampled.losses(one, advantages, known, totals, meter)
+        of_kl = None if self.apart is None else torch.autograd.grad(share * kl, hidden, retain_graph=True)[0]
+        return Beside(torch.autograd.grad(share * (reward + kl), hidden)[0], of_kl)
+
+    def _scaled(self, share: float) -> float:
+        """A share of the policy gradient, brought to RLOO's length; at a scale of 0 there is no gradient."""
+        return share / self.sampled.reward_scale if self.sampled.reward_scale > 0 else share
+
+    @staticmethod
+    def _report(measured: Meter, meter: Meter) -> None:
+        """Of the policy gradient's measurements those that straight-through has none of."""
+        found = measured.compute()
+        meter.update(advantage_std=found["advantage_std"], reward_scale=found["reward_scale"])
+
+    def _one_by_one(
+        self, rollouts: list[Rollout], totals: Totals, meter: Meter, step: int, share: float, *, plainly: bool
+    ) -> None:  # fmt: skip
+        """Each part by itself."""
+        weights, unused = list(self.policy.trainable().values()), Meter(self.policy.device)
         before = take_gradient(weights)
         found = self._of(self.pathwise, rollouts, totals, meter, step, share, plainly)
         if share < 1:
             sampled = self._of(self.sampled, rollouts, totals, unused, step, 1 - share, plainly)
             found = tuple(a + b for a, b in zip(found, sampled, strict=True))
-            measured = unused.compute()
-            meter.update(advantage_std=measured["advantage_std"], reward_scale=measured["reward_scale"])
+            self._report(unused, meter)
         whole, *parts = found
         give_gradient(weights, before + whole)
         if self.apart is not None:
@@ -75,13 +128,12 @@ class AnnealedGradient(Method):
         weights = list(self.policy.trainable().values())
         part.apart = None if self.apart is None else Apart(weights)
         (part.accumulate_plainly if plainly else part.accumulate)(rollouts, totals, meter, step)
-        if isinstance(part, PolicyGradient) and part.reward_scale > 0:  # at 0 all of it is
-            share /= part.reward_scale
+        share = self._scaled(share) if part is self.sampled else share
         whole = share * take_gradient(weights)
         return (whole,) if part.apart is None else (whole, share * part.apart.reward, share * part.apart.kl)
 
 
-def _policy_gradient(context: Context, settings: AnnealedSettings) -> PolicyGradient:
+def _policy_gradient(context: Context, settings: AnnealedSettings) -> SequencePolicyGradient:
     if settings.policy_gradient == "rloo":
         return RLOOGradient(context, completions_per_prompt=settings.completions_per_prompt)
     gradient = GRPOGradient(context, completions_per_prompt=settings.completions_per_prompt, match_kl=True)

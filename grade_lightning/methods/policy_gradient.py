@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -81,9 +83,15 @@ class PolicyGradient(Method):
         return max(0.0, value / weight) if weight > 0 and not self.by_step else self.reward_scale
 
     def accumulate_plainly(self, rollouts: list[Rollout], totals: Totals, meter: Meter, step: int) -> None:
+        with self.forgetting():
+            super().accumulate_plainly(rollouts, totals, meter, step)
+
+    @contextmanager
+    def forgetting(self) -> Iterator[None]:
+        """What is learned of scales inside is forgotten."""
         known, sums = self.known_scale.clone(), self.scale_sums.clone()
         try:
-            super().accumulate_plainly(rollouts, totals, meter, step)
+            yield
         finally:
             self.known_scale.copy_(known)
             self.scale_sums.copy_(sums)
@@ -112,8 +120,11 @@ class PolicyGradient(Method):
         if protocol.kl_estimator == "k1_mean":
             share = rollout.mask.sum(dim=1, keepdim=True).clamp_min(1) * totals.samples
             return torch.where(rollout.mask, found.log_ratio / share, 0.0)
-        exact = protocol.kl_estimator not in SAMPLED_KL
-        terms = found.kl if exact else torch.where(rollout.mask, sampled_kl(found.log_ratio, protocol.kl_estimator), 0.0)
+        terms = (
+            found.kl
+            if protocol.kl_estimator not in SAMPLED_KL
+            else torch.where(rollout.mask, sampled_kl(found.log_ratio, protocol.kl_estimator), 0.0)
+        )
         return terms * totals.kl_weight(protocol.kl_reduction)
 
     def kl_loss(self, found: TokenStatistics, rollout: Rollout, totals: Totals) -> Tensor:
@@ -175,13 +186,12 @@ class SequencePolicyGradient(PolicyGradient):
         return None
 
     def accumulate(self, rollouts: list[Rollout], totals: Totals, meter: Meter, step: int) -> None:
-        for sampled, advantages in self.credit(rollouts, totals, meter):
+        for sampled, advantages in self.credit([self.read(rollout, meter) for rollout in rollouts], totals, meter):
             with self.dropout(sampled.rollout, step):
                 self._accumulate(sampled, advantages, totals, meter)
 
-    def credit(self, rollouts: list[Rollout], totals: Totals, meter: Meter) -> list[tuple[Sampled, Tensor]]:
-        """Score the micro-batches and give each its rows of the effective batch's advantages."""
-        micro = [self.read(rollout, meter) for rollout in rollouts]
+    def credit(self, micro: list[Sampled], totals: Totals, meter: Meter) -> list[tuple[Sampled, Tensor]]:
+        """Give each micro-batch its rows of the effective batch's advantages."""
         rewards = torch.cat([sampled.scores for sampled in micro])
         if self.context.protocol.kl_in == "reward":
             rewards = rewards - torch.cat([self._penalty(sampled, totals) for sampled in micro])
@@ -214,9 +224,15 @@ class SequencePolicyGradient(PolicyGradient):
 
     def _accumulate(self, sampled: Sampled, advantages: Tensor, totals: Totals, meter: Meter) -> None:
         """Of one micro-batch."""
+        found = self.statistics(sampled, hard_hidden(self.policy, sampled.rollout))
+        self.backward(*self.losses(sampled, advantages, found, totals, meter))
+
+    def losses(
+        self, sampled: Sampled, advantages: Tensor, found: TokenStatistics, totals: Totals, meter: Meter
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """The loss [] of the reward and that of the KL, of one micro-batch with such statistics."""
         rollout = sampled.rollout
-        found = self.statistics(sampled, hard_hidden(self.policy, rollout))
         self.measure(sampled, found, meter)
         loss, metrics = reinforce_loss(found.logprobs, advantages, rollout.mask, lengths=self.lengths(rollout))
         meter.update(len(rollout), **metrics)
-        self.backward(loss * len(rollout) / totals.samples, self.kl_loss(found, rollout, totals))
+        return loss * len(rollout) / totals.samples, self.kl_loss(found, rollout, totals)

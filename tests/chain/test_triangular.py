@@ -1,5 +1,7 @@
 """The series against torch's triangular solver, on systems whose terms shrink, grow, and shrink only to grow again."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -55,6 +57,23 @@ def test_tolerance_holds_whatever_the_size_of_the_chain(size, tol):
     assert not report.truncated
     assert report.residual <= max(tol, 1e-14)
     assert report.hops <= T - 1
+
+
+@pytest.mark.parametrize("size", [0.01, 0.1, 1.0])
+@pytest.mark.parametrize("hops", [None, 0, 2])
+def test_another_objective_comes_with_the_same_pass_and_through_no_chain(size, hops):
+    matrix, gradient, slope = system(size)
+    other = torch.randn(slope.shape, generator=torch.Generator().manual_seed(8), dtype=torch.float64)
+    alone, expected = solve(matrix, gradient, slope, tol=1e-6, max_hops=hops)
+    found, report = solve(matrix, gradient, slope, tol=1e-6, max_hops=hops, beside=other.unflatten(1, (T, WIDTH)))
+    adjoint = torch.linalg.solve(torch.eye(T * WIDTH, dtype=torch.float64) - matrix.mT, gradient)
+    bound = 3e-6 * adjoint.norm(dim=1) * slope.norm(dim=1)
+    assert bool(((found - alone - (other * slope).sum(dim=1)).abs() <= bound).all())
+    assert report.truncated == expected.truncated
+    assert math.isnan(report.residual) == (hops == 0)
+    if hops is None:
+        assert report.residual <= 1e-6
+        assert 0 <= report.hops - expected.hops <= 1  # nothing is foreseen: it waits for a small term
 
 
 def test_one_term_less_than_waiting_for_a_small_one():

@@ -17,7 +17,11 @@ from tests.methods.suite import MethodSuite
 
 
 def make(policy, **options):
-    own = {name: options.pop(name) for name in ("half", "reward_gain", "policy_gradient") if name in options}
+    own = {
+        name: options.pop(name)
+        for name in ("half", "reward_gain", "policy_gradient", "max_hops", "prompt_weights", "backprop")
+        if name in options
+    }
     settings = {"temperature": lambda step: 1.0, "completions_per_prompt": 2, "tol": 1e-12, **own}
     return make_module(AnnealedGradient, policy, settings, **options)
 
@@ -61,7 +65,7 @@ def test_grpo_comes_in_at_the_length_of_rloo(policy64):
     module = make_module(GRPOGradient, policy64, {"completions_per_prompt": 2, "match_kl": True}, **options)
     grpo = gradient(module, batch)
     scale, rollouts = module.method.reward_scale, rollouts_of(module, batch)
-    own = module.method.credit(rollouts, totals_of(rollouts), Meter())
+    own = module.method.credit([module.method.read(rollout, Meter()) for rollout in rollouts], totals_of(rollouts), Meter())
     weights, tokens = torch.cat([advantages for _, advantages in own]), torch.cat([sampled.rollout.mask.sum(dim=1) for sampled, _ in own])
     plain = rloo_advantages(torch.cat([sampled.scores for sampled, _ in own]).view(-1, 2)).flatten()
     along = (tokens * plain * weights / tokens / scale).sum() / (tokens * plain * plain).sum()
@@ -70,6 +74,54 @@ def test_grpo_comes_in_at_the_length_of_rloo(policy64):
     expected = 0.5 * pathwise + 0.5 * grpo / module.method.reward_scale
     assert (found - expected).norm() < 1e-6 * expected.norm()
     assert (found - 0.5 * pathwise).norm() > 1e-3 * found.norm()
+
+
+PROTOCOLS = {"exact": {}, "full": {"logprobs": "full"}, "by tokens": {"kl_reduction": "token_mean"}}
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize(
+    ("protocol", "options"),
+    [
+        *((name, {}) for name in PROTOCOLS), ("exact", {"max_hops": 0}), ("exact", {"policy_gradient": "rloo"}),
+        ("exact", {"prompt_weights": "spread"}), ("exact", {"backprop": "sequential"}),
+    ],
+)  # fmt: skip
+def test_one_pass_for_both_parts_is_a_pass_for_each(policy64, protocol, options, accumulation):
+    """Also where reward and KL are wanted apart; each part by itself is what a study of gradients asks for."""
+    module = make(policy64, half=10, reward_gain=3.0, kl_coef=0.3, grad_accumulation=accumulation, **PROTOCOLS[protocol], **options)
+    method, weights, found = module.method, list(policy64.trainable().values()), []
+    rollouts = rollouts_of(module, at(make_batch(policy64), 11))
+    assert len(rollouts) == accumulation
+    for accumulate in (method.accumulate, method.accumulate_plainly):
+        for apart in (None, Apart(weights)):
+            method.apart, meter = apart, Meter()
+            accumulate(rollouts, totals_of(rollouts), meter, 11)
+            found.append((take_gradient(weights), apart, meter.compute()))
+    (together, _, measured), (_, parts, _), (alone, _, expected), (_, own, _) = found
+    assert (together - alone).norm() < 1e-6 * alone.norm()  # Qwen3's norms round to fp32, each part by itself
+    for name in ("reward", "kl"):
+        a, b = (getattr(each, name) for each in (parts, own))
+        assert (a - b).norm() < 1e-6 * b.norm() > 0
+    assert (parts.reward + parts.kl - together).norm() < 1e-9 * together.norm()
+    same = ("reward", "kl", "entropy", "advantage_std", "reward_scale", "largest_weight")
+    assert {name: measured[name] for name in same} == pytest.approx({name: expected[name] for name in same}, rel=1e-5)
+
+
+def test_how_much_of_the_chain_was_left_out_is_said_where_it_is_known(policy64):
+    """The pass that serves both parts measures nothing of the chain; hops that were made do."""
+    measured = {}
+    for hops in (None, 0):
+        module, meter = make(policy64, half=10, max_hops=hops), Meter()
+        rollouts = rollouts_of(module, at(make_batch(policy64), 11))
+        module.method.accumulate(rollouts, totals_of(rollouts), meter, 11)
+        measured[hops] = meter.compute()
+    assert measured[None]["hops"] > 0
+    assert 0 <= measured[None]["residual"] <= 1e-6
+    assert measured[None]["first_ratio"] > 0
+    assert measured[0]["hops"] == 0
+    assert measured[0]["truncated"] == 1
+    assert not {"residual", "first_ratio"} & measured[0].keys()
 
 
 @pytest.mark.parametrize("into", ["rloo", "grpo"])
