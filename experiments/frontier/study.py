@@ -92,7 +92,7 @@ SLOW_WEIGHTS = {
     "rloo_cv": ("0.2", "0.05"), "hybrid": ("0.2", "0.05"), "grpo_average": ("0.2", "0.05", "0.5", "2"),
 }  # fmt: skip
 # The test of what seeds 1 to 5 had suggested, on seeds that nothing had been seen of.
-FRESH = {name: SLOW[name] for name in ("rloo", "grpo", "annealed_grpo", "grpo_average")}
+FRESH = {name: SLOW[name] for name in ("rloo", "grpo", "annealed_grpo", "annealed_no_hops", "grpo_average")}
 FRESH_WEIGHTS = dict.fromkeys(FRESH, ("0.2", "0.05", "0.5")) | {"grpo": ("0.1", "0.02", "0.5")}
 FRESH_SEEDS = (6, 7, 8, 9, 10)
 # How fast the mixture's straight-through share fades: steps until it is a half, beside the 100 of above.
@@ -105,8 +105,10 @@ WHY = {
     "grpo_scaled": (*METHODS["annealed_grpo"], "method.half=1e-6"),
 }
 WHY_WEIGHTS = dict.fromkeys(WHY, ("0.2", "0.05"))
-# Is a third low enough for these steps?  A tenth, one seed.
-LOWER = {name: at_rate(SLOW[name], "3e-4") for name in ("rloo", "annealed", "plain")}
+# Is a third of the rate the right one for these steps?  A tenth, and the whole.
+LOWER = {name: at_rate(SLOW[name], "3e-4") for name in ("rloo", "annealed", "plain", "grpo_average", "annealed_grpo")}
+HIGHER = {f"{name}_higher": at_rate(SLOW[name], "3e-3") for name in ("rloo", "annealed_grpo", "grpo_average", "plain")}
+HIGHER_SEEDS = {"rloo_higher": (1, 2), "annealed_grpo_higher": (1, 2), "grpo_average_higher": (1,), "plain_higher": (1,)}
 # Longer completions for longer: does a lead last?
 LONG = {name: (*SLOW[name], "max_steps=250", "max_new_tokens=64") for name in ("rloo", "grpo", "annealed_grpo", "annealed", "plain")}
 LONG_WEIGHTS = {name: SLOW_WEIGHTS[name][:2] for name in LONG}
@@ -154,8 +156,11 @@ def why() -> list[Cell]:
 
 
 def slow_rate() -> list[Cell]:
-    weights = {name: SLOW_WEIGHTS[name][:2] for name in LOWER}
-    return by_weight(RECORDS, "slow_rate", LOWER, weights, SEEDS[:1], ("evaluation.validate_every=30",))
+    every, weights = ("evaluation.validate_every=30",), {name: SLOW_WEIGHTS[name.removesuffix("_higher")][:2] for name in (*LOWER, *HIGHER)}
+    cells = by_weight(RECORDS, "slow_rate", LOWER, {name: weights[name] for name in LOWER}, SEEDS[:1], every)
+    for name, seeds in HIGHER_SEEDS.items():
+        cells += by_weight(RECORDS, "slow_rate", HIGHER, {name: weights[name]}, seeds, every)
+    return cells
 
 
 def long() -> list[Cell]:
