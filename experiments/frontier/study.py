@@ -39,11 +39,15 @@ RATE = at_best("rloo")[1]
 CONSTANT = "temperature=constant"
 SPREAD = "method.prompt_weights=spread"
 PLAIN = ("method=decoupled_st", CONSTANT, "temperature.value=1.0", RATE)
+CALIBRATED = ("method.reward_gain=calibrated", "method.completions_per_prompt=4")
 METHODS = {
     "rloo": at_best("rloo"),
     "plain": PLAIN,
     "ste": (*at_best("grade_ste"), CONSTANT, "temperature.value=2.0"),
-    "calibrated": (*PLAIN, "method.reward_gain=calibrated", "method.completions_per_prompt=4"),
+    "calibrated": (*PLAIN, *CALIBRATED),
+    "calibrated_layer": (*PLAIN, *CALIBRATED, "method.gain_scope=layer"),
+    "calibrated_projection": (*PLAIN, *CALIBRATED, "method.gain_form=projection"),
+    "calibrated_batch": (*PLAIN, "method.reward_gain=calibrated", "method.gain_every=5"),  # learned from a batch of its own
     "grpo": ("method=grpo", RATE),
     "ppo": at_best("ppo"),
     "reinforce": at_best("reinforce"),
@@ -77,6 +81,11 @@ WEIGHTS = {
     "grade": ("0.02", "0.5"),
 }
 CORE = ("rloo", "plain", "ste")  # all seeds of these before the first of the others
+# Other ways to a calibrated gain, one seed.
+GAINS = dict.fromkeys(("calibrated_layer", "calibrated_projection", "calibrated_batch"), WEIGHTS["calibrated"])
+# Gradients of the reward and of the KL apart, with intervals of their lengths.
+ESTIMATORS = ("rloo", "decoupled_st:tau=1", "grade_ste:tau=2")
+SAMPLES = ("prompts=48", "draws=2", "rollouts=16", "relaxed_rollouts=4")
 # The grid of imdb_small ends at 3e-3, and these were best there.
 EDGES = ("rloo", "plain", "ste", "reinforce", "grade")
 # Rates above are the best for 60 steps.  A third of the rate for three times the steps, for those that are compared most.
@@ -121,7 +130,10 @@ COMPLETION = {name: (*METHODS[name], "reward.scope=completion") for name in ("rl
 COMPLETION_WEIGHTS = {"rloo": ("0.1", "0.02"), "plain": ("0.05", "0.02"), "grpo": ("0.5", "0.1"), "annealed_grpo": ("0.1", "0.02")}
 MORE_SEEDS = (4, 5)  # of the best
 BEST = ("rloo", "plain", "annealed", "grpo")
-PARTS = ("rates", "length", "frontier", "best_of_n", "slow", "fresh", "half", "why", "slow_rate", "completion", "long", "matched", "linear")
+PARTS = (
+    "rates", "length", "frontier", "best_of_n", "slow", "fresh", "half", "why", "slow_rate", "completion", "long", "matched", "apart",
+    "linear",
+)  # fmt: skip
 
 
 def rates() -> list[Cell]:
@@ -135,7 +147,8 @@ def frontier() -> list[Cell]:
     every = ("evaluation.validate_every=10",)
     cells = [cell for weights in groups for cell in by_weight(RECORDS, "frontier", METHODS, weights, SEEDS, every)]
     best = {name: WEIGHTS[name] for name in (*BEST, "ste") if name in WEIGHTS}
-    return cells + by_weight(RECORDS, "frontier", METHODS, best, MORE_SEEDS, every)
+    cells += by_weight(RECORDS, "frontier", METHODS, best, MORE_SEEDS, every)
+    return cells + by_weight(RECORDS, "frontier", METHODS, GAINS, SEEDS[:1], every)
 
 
 def slow() -> list[Cell]:
@@ -180,6 +193,19 @@ def length(queue: Queue) -> None:
     if "length" not in read_leaves(MEASURED):
         found = measure(["experiment=imdb_small", "max_new_tokens=32", *queue.paths])
         add_leaves(MEASURED, "length", finite({**found, "environment": environment()}))
+
+
+def apart(queue: Queue) -> None:
+    """Length and direction of the gradients of reward and KL, each by itself: at the start, and where a slow run of RLOO ended."""
+    for place in ("initial", "rloo-beta0.2-seed1"):
+        where = () if place == "initial" else (f"checkpoint={queue.work / 'slow' / place}",)
+        for part in ("reward", "kl"):
+            leaf, folder = f"apart/{place}/{part}", queue.work / "apart" / f"{place}-{part}"
+            if leaf in read_leaves(MEASURED):
+                continue
+            options = ("experiment=imdb_small", "max_new_tokens=32", "kl_coef=0.1", *where)
+            if queue.measure("gradients", folder, f"methods={','.join(ESTIMATORS)}", f"part={part}", *SAMPLES, *options):
+                add_leaves(MEASURED, leaf, json.loads(queue.without_paths((folder / "results.json").read_text())))
 
 
 def explained(queue: Queue) -> None:
@@ -233,6 +259,8 @@ def main() -> int:
     for part, cells in parts.items():
         if part in chosen.parts:
             queue.run_all(cells(), chosen.jobs)
+    if "apart" in chosen.parts:
+        apart(queue)
     if "linear" in chosen.parts:
         explained(queue)
     if "best_of_n" in chosen.parts:
