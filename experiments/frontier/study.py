@@ -196,9 +196,9 @@ def length(queue: Queue) -> None:
 
 
 def apart(queue: Queue) -> None:
-    """Length and direction of the gradients of reward and KL, each by itself: at the start, and where a slow run of RLOO ended."""
-    for place in ("initial", "rloo-beta0.2-seed1"):
-        where = () if place == "initial" else (f"checkpoint={queue.work / 'slow' / place}",)
+    """Length and direction of the gradients of reward and KL, each by itself: at the start, and where a fresh run of RLOO ended."""
+    for place in ("initial", "rloo-beta0.2-seed6"):
+        where = () if place == "initial" else (f"checkpoint={queue.work / 'fresh' / place}",)
         for part in ("reward", "kl"):
             leaf, folder = f"apart/{place}/{part}", queue.work / "apart" / f"{place}-{part}"
             if leaf in read_leaves(MEASURED):
