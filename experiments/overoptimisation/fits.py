@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from grade_lightning.records.files import write_atomically
 from grade_lightning.records.leaves import read_leaves
 from grade_lightning.records.study_table import Record, read_table
 from grade_lightning.reporting.equal_kl import QUANTITIES, USED, Curves, Point, difference, said
+from grade_lightning.reporting.palette import looks
 from grade_lightning.reporting.significance import few_interval
 from grade_lightning.reporting.table import Table
 
@@ -76,26 +78,79 @@ def _interval(values: Sequence[float]) -> str:
 
 
 def write(records: Path, measured: Path, out: Path) -> None:
-    """Tables ``fits.md`` and ``equal_kl.md`` from the records."""
+    """Tables ``fits.md`` and ``equal_kl.md`` and the figure ``rewards.png`` from the records."""
     found = paths(records, measured)
-    rows = []
-    for method, count, seed in sorted(found):
-        path = found[method, count, seed]
-        used, row = path["d"] > 0.1, {"method": method, "rows": count, "seed": seed}
-        for name in ("proxy", "gold"):
-            row[f"{name}_alpha"], row[f"{name}_beta"] = fit(path["d"][used], path[name][used], best_of_n=method == "best_of_n")
-        top = int(np.argmax(path["gold"]))
-        rows.append({**row, "peak": float(path["gold"][top]), "peak_kl": float(path["d"][top] ** 2), "last_kl": float(path["d"][-1] ** 2)})
+    fits = [_fits(key, path) for key, path in sorted(found.items())]
     columns = [
-        ("method", "method", ""), ("rows", "rows of the proxy", "d"), ("seed", "seed", "d"), ("proxy_alpha", "alpha proxy", ".3f"),
-        ("proxy_beta", "beta proxy", ".3f"), ("gold_alpha", "alpha gold", ".3f"), ("gold_beta", "beta gold", ".3f"),
+        ("method", "method", ""), ("rows", "rows of the proxy", "d"), ("seed", "seed", "d"),
+        *((key, title, ".3f") for key, title in _COEFFICIENTS.items()),
         ("peak", "largest rise of gold (of noisy points)", ".3f"),
         ("peak_kl", "at KL, nats/completion", ".1f"), ("last_kl", "last KL", ".1f"),
     ]  # fmt: skip
-    write_atomically(out / "fits.md", Table("Gao's forms", columns, rows, []).markdown())
+    tables = (coefficients(fits), Table("Gao's forms", columns, fits, []))
+    write_atomically(out / "fits.md", "\n\n".join(table.markdown() for table in tables))
     start = read_table(records, part="runs")[0].results["validation"][0]
     tables = (equal_kl(found), by_curves(found, {name: float(start[key]) for name, key in _KEYS.items()}))
     write_atomically(out / "equal_kl.md", "\n\n".join(table.markdown() for table in tables))
+    draw(found, out / "rewards.png")
+
+
+_COEFFICIENTS = {"proxy_alpha": "alpha proxy", "proxy_beta": "beta proxy", "gold_alpha": "alpha gold", "gold_beta": "beta gold"}
+
+
+def _fits(key: tuple[str, int, int], path: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Coefficients of a path, and how far gold rose."""
+    method, count, seed = key
+    used, row = path["d"] > 0.1, {"method": method, "rows": count, "seed": seed}
+    for name in ("proxy", "gold"):
+        row[f"{name}_alpha"], row[f"{name}_beta"] = fit(path["d"][used], path[name][used], best_of_n=method == "best_of_n")
+    top = int(np.argmax(path["gold"]))
+    return {**row, "peak": float(path["gold"][top]), "peak_kl": float(path["d"][top] ** 2), "last_kl": float(path["d"][-1] ** 2)}
+
+
+def coefficients(fits: Sequence[Mapping[str, Any]]) -> Table:
+    """Coefficients of each method over its runs, and of plain straight-through less those of RLOO on the same proxy and seed."""
+    by_method: dict[str, dict[tuple[int, int], Mapping[str, Any]]] = {}
+    for row in fits:
+        by_method.setdefault(row["method"], {})[row["rows"], row["seed"]] = row
+    shown = []
+    for method, rows in by_method.items():
+        shown.append({"method": method, "runs": len(rows), **{k: _interval([row[k] for row in rows.values()]) for k in _COEFFICIENTS}})
+    for reference in ("rloo", "rloo_slow"):
+        pairs = sorted(by_method["plain"].keys() & by_method.get(reference, {}).keys())
+        less = {k: _interval([by_method["plain"][p][k] - by_method[reference][p][k] for p in pairs]) for k in _COEFFICIENTS}
+        shown.append({"method": f"plain less {reference}", "runs": len(pairs), **less})
+    columns = [("method", "method", ""), ("runs", "runs", "d"), *((key, title, "") for key, title in _COEFFICIENTS.items())]
+    note = "Student's 95% intervals over runs, of pairs over the same proxy and seed; best of n, whose form is another one, over proxies."
+    return Table("Coefficients", columns, shown, [note])
+
+
+def draw(found: Mapping[tuple[str, int, int], Mapping[str, np.ndarray]], out: Path) -> None:
+    """Rises of proxy and gold against d, a panel for each proxy; lines are Gao's form fitted to the gold of all runs of a method there."""
+    counts = sorted({rows for _, rows, _ in found})
+    figure = Figure(figsize=(15, 3.8), layout="constrained")
+    for axes, count in zip(figure.subplots(1, len(counts), sharey=True), counts, strict=True):
+        for method, (title, package) in DRAWN.items():
+            (look,) = looks([package])
+            runs = [path for (m, rows, _), path in found.items() if (m, rows) == (method, count)]
+            if not runs:
+                continue
+            d, gold, proxy = (np.concatenate([path[key] for path in runs]) for key in ("d", "gold", "proxy"))
+            axes.plot(d, gold, color=look.colour, ls="", marker=look.marker, ms=3, label=f"{title}: gold")
+            axes.plot(d, proxy, color=look.colour, ls="", marker=look.marker, ms=3, alpha=0.25, label=f"{title}: proxy")
+            grid, best = np.linspace(0.11, d.max(), 80), method == "best_of_n"
+            alpha, beta = fit(d[d > 0.1], gold[d > 0.1], best_of_n=best)
+            axes.plot(grid, grid * (alpha - beta * (grid if best else np.log(grid))), color=look.colour, lw=1)
+        axes.set(xlabel="sqrt(KL), nats per completion", title=f"proxy of {count:,} reviews")
+    figure.axes[0].set_ylabel("rise of the reward")
+    figure.axes[0].legend(frameon=False, fontsize=7)
+    write_atomically(out, lambda partial: figure.savefig(partial, format="png", dpi=110))
+
+
+DRAWN = {
+    "rloo": ("RLOO", "rloo"), "rloo_slow": ("RLOO at 3e-4", "reinforce"), "plain": ("plain straight-through", "decoupled_st"),
+    "best_of_n": ("best of n", "best_of_n"),
+}  # fmt: skip
 
 
 def equal_kl(found: dict[tuple[str, int, int], dict[str, np.ndarray]]) -> Table:

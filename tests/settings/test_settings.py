@@ -191,6 +191,16 @@ def test_code_of_other_packages_is_checked_by_its_signature():
     assert "takes no such argument" in message("temperature=constant", f"temperature._target_={ours}", "+temperature.speed=3")
 
 
+@pytest.mark.parametrize("method", ["annealed", "entrgi"])
+def test_methods_that_are_plain_at_one_temperature_bring_it(method):
+    """Unless the command names a schedule."""
+    constant = settings("temperature=constant").temperature
+    assert constant.target.endswith("constant_temperature")
+    assert constant.settings.value == 1
+    assert settings(f"method={method}").temperature == constant
+    assert settings(f"method={method}", "temperature=linear").temperature == settings("method=grade_ste").temperature != constant
+
+
 def my_temperature(step: int, *, value: float) -> float:
     return value + step
 

@@ -1,0 +1,32 @@
+"""What the study calls its methods, for readers."""
+
+from __future__ import annotations
+
+METHOD = {
+    "plain": "decoupled_st",
+    "ste": "grade_ste",
+    "calibrated": "decoupled_st",
+    "annealed_grpo": "annealed",
+    "annealed_no_hops": "annealed",
+    "annealed_spread": "annealed",
+    "grpo_average": "grpo",
+}  # of the package, by what the study calls it
+NAMES = {
+    "rloo": "RLOO", "plain": "plain straight-through", "ste": "GRADE-STE, tau 2", "calibrated": "calibrated straight-through",
+    "annealed": "straight-through to RLOO", "annealed_grpo": "straight-through to GRPO", "annealed_no_hops": "to GRPO, no hops",
+    "annealed_spread": "to GRPO, prompts by spread",
+    "grpo_average": "GRPO, KL by the average", "grpo_squares": "GRPO, KL by squares", "rloo_180": "RLOO, 180 steps",
+    "grpo_average_180": "GRPO, 180 steps", "ppo_average": "PPO, KL by the average",
+    "half30": "to RLOO, half 30", "half300": "to RLOO, half 300",
+    "calibrated_layer": "calibrated layer by layer", "calibrated_projection": "calibrated by projection",
+    "calibrated_batch": "calibrated by a batch of its own",
+    "rloo_forgets": "RLOO, beta2 0.95", "grpo_scaled": "GRPO at RLOO's scale", "hybrid": "hybrid", "grpo": "GRPO", "ppo": "PPO",
+    "reinforce": "REINFORCE", "grade": "GRADE", "rloo_cv": "RLOO, control variate", "entrgi": "EntRGi", "grad2reward": "Grad2Reward",
+}  # fmt: skip
+NAMES |= {
+    f"{method}_{which}": f"{NAMES[method]}, rate {rate}"
+    for which, rate in (("lower", "3e-4"), ("higher", "3e-3"))
+    for method in ("rloo", "annealed", "annealed_grpo", "grpo_average", "plain")
+}
+COMPARED = ("rloo", "grpo_average", "plain", "annealed", "annealed_grpo", "annealed_no_hops", "ste")
+RATES = {"frontier": "3e-3, 60 steps", "slow": "1e-3, 180 steps"}  # of the methods that are compared most
