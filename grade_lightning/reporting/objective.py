@@ -36,9 +36,11 @@ def _effective(run: Run, beta: float, place: str) -> str:
     form = run.config.get("method.form")
     if form is not None:
         return f"{beta:g} / c" if form == "credit" else "in between"
-    if place == "reward" or run.config.get("method.match_kl") == "True":
+    if place == "reward":
         return "the same"
     scale = run.column("train/average_scale")
+    if run.config.get("method.match_kl") == "True":  # earlier versions by each batch's own scale, which jumps
+        return "the same" if len(scale) else "the same, batch by batch"
     scale = scale if len(scale) else run.column("train/reward_scale")
     known = scale[np.isfinite(scale)] if len(scale) else scale
     if not len(known):

@@ -20,6 +20,8 @@ def test_the_average_scale_counts_where_it_was_measured():
     made = run("grpo", 5.0)
     made.metrics["train/average_scale"] = [0.08, 0.08]
     assert kl_weight(made) == "0.1: 1.2"
+    made.config["method.match_kl"] = "True"
+    assert kl_weight(made) == "0.1: the same"
 
 
 @pytest.mark.parametrize(
@@ -27,7 +29,7 @@ def test_the_average_scale_counts_where_it_was_measured():
     [
         (run("rloo", 1.0), "0.1: the same"), (run("rloo"), "0.1: the same"), (run("ppo"), "0.1: not measured"),
         (run("ppo", 0.06), "0.1: 1.7"),
-        (run("grpo", 0.08, method__match_kl="True"), "0.1: the same"), (run("grpo", 0.08), "0.1: 1.2"),
+        (run("grpo", 0.08, method__match_kl="True"), "0.1: the same, batch by batch"), (run("grpo", 0.08), "0.1: 1.2"),
         (run("grade_ste", method__tol="0.001"), "0.1: 0.1 / c"),
         (run("grade_ste", method__tol="0.001", method__reward_gain="calibrated"), "0.1: not measured"),
         (run("grade_ste", method__tol="0.001", method__reward_gain="3.0"), "0.1: 0.1 / (3.0 c)"),
