@@ -14,14 +14,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from experiments.gradient_quality.alarm import alarm_rates
-from experiments.imdb_small.study import COMMON, RATES, SEEDS, at_best, best_rate
+from experiments.imdb_small.study import COMMON, METHODS, RATES, SEEDS, at_best, best_rate
 from experiments.imdb_small.study import RECORDS as IMDB_SMALL
 from experiments.queue import OUTPUTS, Cell, Queue, study_arguments
 from experiments.reports import refresh
@@ -144,20 +144,22 @@ def show_checkpoint(name: str) -> None:
     refresh(out, HERE / "checkpoints" / name, ("table.md", "rho.png"))
 
 
-def curve_runs() -> list[Any]:
+def curve_runs(compared: Collection[str] = COMPARED) -> list[Any]:
     """Runs of these estimators and those of imdb_small that they are compared with."""
     from grade_lightning.reporting.read import read_runs
 
     others = read_runs(IMDB_SMALL, part="controlled")[0]
     for run in others:
         run.folder = run.folder.with_name(run.folder.name.replace("grade_ste-", "grade_ste-annealed-"))
-    found = [*read_runs(RECORDS, part="curves")[0], *(run for run in others if run.method in COMPARED)]
+    found = [*read_runs(RECORDS, part="curves")[0], *(run for run in others if run.method in compared)]
     return sorted(found, key=lambda run: (run.method, run.seed, run.folder.name))
 
 
 def show_all() -> int:
     """Training curves beside those of imdb_small, and what the gradients are like, from the records alone."""
     from grade_lightning.reporting.output import write_report
+    from grade_lightning.reporting.table2 import table2
+    from grade_lightning.reporting.variants import group
 
     for name in ("initial", *MIDWAY):
         show_checkpoint(name)
@@ -166,6 +168,8 @@ def show_all() -> int:
         print(warning, file=sys.stderr)
     refresh(out, HERE / "report", ("table1.md", "table2.md", "quality.md", "frontier.png"))
     print(out / "report.html")
+    every = group(curve_runs(METHODS))  # all that both studies compare, for one adjustment over all of their pairs
+    write_atomically(HERE / "report" / "all_pairs.md", table2(every).markdown())
     have = run_keys(RECORDS)
     print("not run: " + (", ".join(f"{c.part}/{c.name}" for c in (*curves(), *sgd()) if (c.part, c.name) not in have) or "nothing"))
     return 0
