@@ -16,7 +16,16 @@ import torch
 from experiments.benchmarks.recompute import recompute_backward
 from experiments.benchmarks.serve import serve
 from experiments.benchmarks.setting import GROUP, Setting, load, prompts_of
-from grade_lightning.methods import Context, GradeGradient, Method, PPOGradient, ReinforceGradient, RLOOGradient, Totals
+from grade_lightning.methods import (
+    AnnealedGradient,
+    Context,
+    GradeGradient,
+    Method,
+    PPOGradient,
+    ReinforceGradient,
+    RLOOGradient,
+    Totals,
+)
 from grade_lightning.methods.meter import Meter
 from grade_lightning.models.merged_lora import MergedLora
 from grade_lightning.models.norms import FusedNorm
@@ -28,6 +37,7 @@ from grade_lightning.training.module import MethodModule, Plan
 from grade_lightning.training.process import prepare_process
 
 Update = Callable[[], dict[str, float]]
+STEP = 2  # the second policy step: a mixture's first one has no policy gradient
 
 
 def _context(setting: Setting, policy: Any, reward: Any) -> Context:
@@ -52,7 +62,7 @@ def halves_of(
     def learn(rollouts: list[Rollout]) -> dict[str, float]:
         measured = meter(method.policy.device)
         totals = Totals(len(batch), sum(r.tokens for r in rollouts))
-        method.update(rollouts, totals, measured, 1, lambda taken: module.apply_gradients(optimizer, taken, 1))
+        method.update(rollouts, totals, measured, STEP, lambda taken: module.apply_gradients(optimizer, taken, STEP))
         found: dict[str, float] = measured.compute()
         return found
 
@@ -94,6 +104,16 @@ def method_of(case: str, setting: Setting, policy: Any, reward: Any) -> Method:
         "reinforce": lambda: ReinforceGradient(_context(setting, policy, reward)),
         "ppo": lambda: PPOGradient(_context(setting, policy, reward)),
         "rloo": lambda: RLOOGradient(_context(setting, policy, reward), completions_per_prompt=GROUP),
+        "annealed": lambda: AnnealedGradient(
+            _context(setting, policy, reward),
+            temperature=lambda step: setting.tau,
+            half=1.0,
+            reward_gain=3.0,
+            completions_per_prompt=GROUP,
+            diagnostics_every=0,
+            tol=setting.tol,
+            max_hops=setting.max_hops,
+        ),
     }
     return methods[case]()
 

@@ -32,6 +32,8 @@ DECISIVE: dict[str, tuple[str, dict[str, Any]]] = {
     MERGED: ("recompute_merged", {}),
     "RLOO": ("rloo", {}),
     TRL: ("trl_rloo", {}),
+    "mixture": ("annealed", {"tau": 1.0}),
+    "mixture, max_hops=0": ("annealed", {"tau": 1.0, "max_hops": 0}),
 }
 GROWTH: dict[str, tuple[str, dict[str, Any]]] = {
     f"GRADE-STE, T={tokens}": ("adjoint", {"new_tokens": tokens}) for tokens in (16, 32, 64, 128)
@@ -62,6 +64,8 @@ RATIOS: dict[str, tuple[str, str, str, str, float]] = {
     "grade_ste_over_reinforce": ("GRADE-STE", "REINFORCE", "seconds", "<=", 1.15),
     "grade_ste_over_reinforce_memory": ("GRADE-STE", "REINFORCE", "memory", "<=", 1.3),
     "trl_rloo_over_ours": (TRL, "RLOO", "seconds", ">=", 2.0),
+    "mixture_over_rloo": ("mixture", "RLOO", "seconds", "<=", 2.0),
+    "mixture_no_hops_over_rloo": ("mixture, max_hops=0", "RLOO", "seconds", "<=", 1.3),
     "growth_t32_t128": ("GRADE-STE, T=128", "GRADE-STE, T=32", "seconds", "<=", 3.2),
     "recompute_over_adjoint_4b": (RECOMPUTE_4B, "GRADE-STE, 4B", "seconds", ">=", 25.0),
 }

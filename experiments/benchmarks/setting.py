@@ -31,6 +31,7 @@ QWEN3_4B: dict[str, Any] = {
 }
 QWEN3_0_6B: dict[str, Any] = {**QWEN3_4B, "hidden_size": 1024, "layers": 28, "heads": 16, "mlp_size": 3072}
 GROUP = 4  # completions of a prompt where a method compares them
+GROUPED = ("rloo", "annealed")
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def prompts(setting: Setting, base: BaseLM, *, distinct: int | None = None) -> t
 
 def prompts_of(case: str, setting: Setting, base: BaseLM) -> PromptBatch:
     """The batch of a case: a row for each prompt, or for each group of completions."""
-    return prompts(setting, base, distinct=setting.rows // (GROUP if case == "rloo" else 1))[1]
+    return prompts(setting, base, distinct=setting.rows // (GROUP if case in GROUPED else 1))[1]
 
 
 def load(setting: Setting) -> tuple[BaseLM, Policy, ClassifierReward]:
