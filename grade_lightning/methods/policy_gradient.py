@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -83,15 +81,9 @@ class PolicyGradient(Method):
         return max(0.0, value / weight) if weight > 0 and not self.by_step else self.reward_scale
 
     def accumulate_plainly(self, rollouts: list[Rollout], totals: Totals, meter: Meter, step: int) -> None:
-        with self.forgetting():
-            super().accumulate_plainly(rollouts, totals, meter, step)
-
-    @contextmanager
-    def forgetting(self) -> Iterator[None]:
-        """What is learned of scales inside is forgotten."""
         known, sums = self.known_scale.clone(), self.scale_sums.clone()
         try:
-            yield
+            super().accumulate_plainly(rollouts, totals, meter, step)
         finally:
             self.known_scale.copy_(known)
             self.scale_sums.copy_(sums)
@@ -120,11 +112,8 @@ class PolicyGradient(Method):
         if protocol.kl_estimator == "k1_mean":
             share = rollout.mask.sum(dim=1, keepdim=True).clamp_min(1) * totals.samples
             return torch.where(rollout.mask, found.log_ratio / share, 0.0)
-        terms = (
-            found.kl
-            if protocol.kl_estimator not in SAMPLED_KL
-            else torch.where(rollout.mask, sampled_kl(found.log_ratio, protocol.kl_estimator), 0.0)
-        )
+        exact = protocol.kl_estimator not in SAMPLED_KL
+        terms = found.kl if exact else torch.where(rollout.mask, sampled_kl(found.log_ratio, protocol.kl_estimator), 0.0)
         return terms * totals.kl_weight(protocol.kl_reduction)
 
     def kl_loss(self, found: TokenStatistics, rollout: Rollout, totals: Totals) -> Tensor:

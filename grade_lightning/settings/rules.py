@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from grade_lightning.settings.data import PromptDataSettings
 from grade_lightning.settings.fields import Component, fields_of
+from grade_lightning.settings.methods import AnnealedSettings
 from grade_lightning.settings.rollout import ProtocolSettings
 from grade_lightning.settings.root import Settings
 
@@ -93,6 +94,8 @@ def _relaxation(s: Settings) -> Iterator[Fault]:
     metric = getattr(getattr(temperature, "settings", None), "metric", None)
     if metric == "first_ratio" and getattr(method, "backprop", "adjoint") != "adjoint":
         yield "temperature.metric", "first_ratio is measured by the adjoint alone: use largest_weight, or method.backprop=adjoint"
+    if metric == "first_ratio" and isinstance(method, AnnealedSettings) and method.max_hops == 0:
+        yield "temperature.metric", "without hops this method does not measure first_ratio: use largest_weight, or method.max_hops=null"
 
 
 NEEDS_SURROGATE = (

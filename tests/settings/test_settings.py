@@ -152,6 +152,9 @@ def test_components_that_cannot_work():
     assert "set it to true" in message("method=reinmax", "method.relaxation._partial_=false")
     assert "must lie between minimum=9.0 and maximum" in message("temperature=adaptive", "temperature.minimum=9.0")
     assert "use largest_weight" in message("temperature=adaptive", "temperature.metric=first_ratio", "method.backprop=sequential")
+    mixture = ("method=annealed", "temperature=adaptive", "temperature.metric=first_ratio")
+    settings(*mixture, "method.max_hops=1")
+    assert "use largest_weight" in message(*mixture, "method.max_hops=0")
 
 
 def test_faults_of_a_group_name_its_key_and_the_command_line():
