@@ -22,25 +22,43 @@ from grade_lightning.reporting.palette import estimator_title, looks
 from grade_lightning.study.output import from_json
 
 STUDIES = Path(__file__).parents[1]
-# Where gradients were measured: by the leaf of gradient_quality, and of this study's own with intervals.
-PLACES = {"initial": ("initial policy", "o"), "grade_ste": ("GRADE-STE's middle", "s"), "rloo": ("RLOO's middle", "^")}
-SHOWN = ("rloo", "reinforce", "grade_ste:tau=2:rollouts=16", "grade_ste:tau=1", "decoupled_st:tau=1", "gumbel_rao:tau=1", "reinmax:tau=1")
-CHECKPOINTS = STUDIES / "gradient_quality" / "gradients.parquet"
+# Estimators of hard tokens at the checkpoints of gradient_quality, whose lengths have no intervals, and places of this study, which has.
+PLACES = {"initial": "o", "grade_ste": "s", "rloo": "^"}
+SHOWN = ("gumbel_rao:tau=1", "reinmax:tau=1", "decoupled_st:tau=1", "grade_ste:tau=2:rollouts=16")
+MEASURED = {"initial": ("initial policy", "o"), "rloo-beta0.2-seed6": ("end of a run of RLOO", "v")}
+CHECKPOINTS, APART = STUDIES / "gradient_quality" / "gradients.parquet", STUDIES / "frontier" / "measured.parquet"
 
 
 def _lengths(axes: Axes) -> None:
-    """Length against cosine of the estimators of hard tokens at the three checkpoints of gradient_quality."""
-    stored, colours = read_leaves(CHECKPOINTS), looks([name.split(":")[0] for name in SHOWN])
-    for place, (_, marker) in PLACES.items():
+    """Length against cosine: of the reward's and the KL's gradient with intervals, and of the reward's by more estimators without."""
+    stored, own = read_leaves(CHECKPOINTS), read_leaves(APART)
+    colours = dict(zip(SHOWN, (look.colour for look in looks([name.split(":")[0] for name in SHOWN])), strict=True))
+    for place, marker in PLACES.items():
         found = from_json(stored[f"checkpoints/{place}"])["estimators"]
-        for name, look in zip(SHOWN, colours, strict=True):
-            numbers, label = found[name]["numbers"], estimator_title(name.removesuffix(":rollouts=16")) if place == "initial" else None
-            axes.plot(numbers["cosine"], numbers["length_ratio"], color=look.colour, ls="", marker=marker, label=label)
-    for title, marker in PLACES.values():
-        axes.plot([], [], color="0.5", ls="", marker=marker, label=title)
+        for name in SHOWN:
+            numbers = found[name]["numbers"]
+            axes.plot(numbers["cosine"], numbers["length_ratio"], color=colours[name], ls="", marker=marker, ms=4, alpha=0.35)
+    for place, (_, marker) in MEASURED.items():
+        for part in ("reward", "kl"):
+            for name, entry in from_json(own[f"apart/{place}/{part}"])["estimators"].items():
+                if name == "rloo":
+                    continue
+                cosine, length = (entry["numbers"][key] for key in ("cosine", "length_ratio"))
+                bars = [[[value - low], [high - value]] for value, (low, high) in (
+                    (value, entry["intervals"][key]) for value, key in ((cosine, "cosine"), (length, "length_ratio"))
+                )]  # fmt: skip
+                colour = colours[name if name in colours else f"{name}:rollouts=16"]
+                axes.errorbar(cosine, length, xerr=bars[0], yerr=bars[1], color=colour, marker=marker, ms=7, capsize=2, ls="",
+                              mfc="white" if part == "kl" else colour)  # fmt: skip
+    for name in SHOWN:
+        axes.plot([], [], color=colours[name], ls="", marker="o", label=estimator_title(name.removesuffix(":rollouts=16")))
+    for title, marker in (*MEASURED.values(), ("gradient of the KL", "o")):
+        axes.plot([], [], color="0.4", ls="", marker=marker, ms=7, mfc="white" if title == "gradient of the KL" else "0.4", label=title)
     axes.axhline(1, color="0.8", lw=0.8, zorder=0)
-    axes.set(xlabel="cosine to the policy gradient", ylabel="length / RLOO's", yscale="log", title="Reward gradients: length and direction")
-    axes.legend(frameon=False, fontsize=7)
+    axes.set(xlabel="cosine to the policy gradient", ylabel="length / RLOO's", yscale="log", title="Gradients: length and direction")
+    axes.set_yticks([0.15, 0.2, 0.3, 0.5, 1.0], ["0.15", "0.2", "0.3", "0.5", "1"], minor=False)
+    axes.minorticks_off()
+    axes.legend(frameon=False, fontsize=7, loc="center left")
 
 
 def draw_weights(records: Sequence[Record], out: Path) -> None:
