@@ -16,11 +16,25 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+from omegaconf import OmegaConf
+
 from grade_lightning.records.from_folder import read_folder
-from grade_lightning.records.study_table import add, read_table, run_keys
+from grade_lightning.records.identity import ADDED
+from grade_lightning.records.study_table import Record, add, read_table, run_keys
 
 REPOSITORY = Path(__file__).parents[1]
 OUTPUTS = REPOSITORY / "outputs"  # what is derived from records; git ignores it
+
+
+def ran_with(record: Record, override: str) -> bool:
+    """Whether a run had what an override says, by its command or, but for choices of groups, by what was the default then."""
+    if override in record.environment["command"]:
+        return True
+    key, value = override.split("=", 1)
+    unknown = object()
+    found = OmegaConf.select(OmegaConf.create(dict(record.config)), key, default=ADDED.get(key, unknown))
+    return found is not unknown and found == yaml.safe_load(value)
 
 
 @dataclass(frozen=True)
@@ -128,8 +142,7 @@ class Queue:
     def _check(self, cell: Cell) -> None:
         """Say so where a record was made by other settings than the cell's."""
         (record,) = read_table(cell.records, part=cell.part, name=cell.name)
-        command = record.environment["command"]
-        missing = [override for override in (*self.common, *cell.overrides) if override not in command]
+        missing = [override for override in (*self.common, *cell.overrides) if not ran_with(record, override)]
         if missing:
             without = ", ".join(missing)
             print(f"{cell.part}/{cell.name}: its record was made without {without}; give the cell another name to run it anew", flush=True)

@@ -39,6 +39,7 @@ RATE = at_best("rloo")[1]
 CONSTANT = "temperature=constant"
 SPREAD = "method.prompt_weights=spread"
 PLAIN = ("method=decoupled_st", CONSTANT, "temperature.value=1.0", RATE)
+MIXED, HOPS = ("method=annealed", CONSTANT, "temperature.value=1.0", RATE), "method.max_hops=null"
 CALIBRATED = ("method.reward_gain=calibrated", "method.completions_per_prompt=4")
 METHODS = {
     "rloo": at_best("rloo"),
@@ -52,10 +53,10 @@ METHODS = {
     "ppo": at_best("ppo"),
     "reinforce": at_best("reinforce"),
     "grade": at_best("grade"),
-    "annealed": ("method=annealed", "method.policy_gradient=rloo", CONSTANT, "temperature.value=1.0", RATE),
-    "annealed_grpo": ("method=annealed", "method.policy_gradient=grpo", CONSTANT, "temperature.value=1.0", RATE),
-    "annealed_no_hops": ("method=annealed", "method.policy_gradient=grpo", "method.max_hops=0", CONSTANT, "temperature.value=1.0", RATE),
-    "annealed_spread": ("method=annealed", "method.policy_gradient=grpo", SPREAD, CONSTANT, "temperature.value=1.0", RATE),
+    "annealed": (*MIXED, HOPS, "method.policy_gradient=rloo"),
+    "annealed_grpo": (*MIXED, HOPS, "method.policy_gradient=grpo"),
+    "annealed_no_hops": (*MIXED, "method.max_hops=0", "method.policy_gradient=grpo"),
+    "annealed_spread": (*MIXED, HOPS, "method.policy_gradient=grpo", SPREAD),
     "hybrid": ("method=hybrid", CONSTANT, "temperature.value=1.0", RATE),
     "rloo_cv": ("method=rloo_cv", RATE),
     "grad2reward": ("method=grad2reward", RATE),

@@ -208,6 +208,10 @@ class AnnealedSettings(GradeSettings):
     grouped: ClassVar[bool] = True
 
     half: Float = key("policy steps after which both have the same share", default=100.0, gt=0)
+    max_hops: Int | None = key(
+        "hops of the adjoint from a token to an earlier one; 0 = tokens that were fed are constants, which ended in the same place for "
+        "less; null = as many as it takes", default=0, ge=0,
+    )  # fmt: skip
     policy_gradient: Literal["rloo", "grpo"] = key(
         "what straight-through fades into; grpo: advantages divided by their spread among a prompt's completions, the whole as long along "
         "RLOO's as these are", default="grpo",

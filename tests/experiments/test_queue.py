@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from experiments.queue import Cell, Queue
+from experiments.frontier import study as frontier
+from experiments.queue import Cell, Queue, ran_with
 from grade_lightning.records.study_table import read_table, run_keys
 from tests.reporting.test_report import write_run
 
@@ -58,3 +59,12 @@ def test_a_kept_run_is_not_run_again_but_other_settings_are_named(tmp_path, caps
     queue(tmp_path).run(Cell(table, "part", "a", ("lr=2",)))
     assert "made without lr=2" in capsys.readouterr().out
     assert table.read_bytes() == before
+
+
+def test_a_record_has_what_its_command_or_its_defaults_said():
+    """The mixture's first records name neither its policy gradient, which there was no choice of, nor its hops, which were the default."""
+    (record,) = read_table(Path(frontier.__file__).with_name("runs.parquet"), part="slow", name="annealed-beta0.2-seed1")
+    for override in ("method=annealed", "kl_coef=0.2", "method.max_hops=null", "method.policy_gradient=rloo", "max_steps=180"):
+        assert ran_with(record, override), override
+    for override in ("method=rloo", "kl_coef=0.5", "method.max_hops=0", "method.policy_gradient=grpo", "max_steps=60", "no.such=key"):
+        assert not ran_with(record, override), override

@@ -22,7 +22,7 @@ def make(policy, **options):
         for name in ("half", "reward_gain", "policy_gradient", "max_hops", "prompt_weights", "backprop")
         if name in options
     }
-    settings = {"temperature": lambda step: 1.0, "completions_per_prompt": 2, "tol": 1e-12, **own}
+    settings = {"temperature": lambda step: 1.0, "completions_per_prompt": 2, "tol": 1e-12, "max_hops": None, **own}
     return make_module(AnnealedGradient, policy, settings, **options)
 
 
