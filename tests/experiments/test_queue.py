@@ -66,5 +66,5 @@ def test_a_record_has_what_its_command_or_its_defaults_said():
     (record,) = read_table(Path(frontier.__file__).with_name("runs.parquet"), part="slow", name="annealed-beta0.2-seed1")
     for override in ("method=annealed", "kl_coef=0.2", "method.max_hops=null", "method.policy_gradient=rloo", "max_steps=180"):
         assert ran_with(record, override), override
-    for override in ("method=rloo", "kl_coef=0.5", "method.max_hops=0", "method.policy_gradient=grpo", "max_steps=60", "no.such=key"):
+    for override in ("method=rloo", "kl_coef=0.5", "method.max_hops=0", "method.policy_gradient=grpo", "max_steps=90", "no.such=key"):
         assert not ran_with(record, override), override
