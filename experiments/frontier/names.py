@@ -14,6 +14,7 @@ METHOD = {
 NAMES = {
     "rloo": "RLOO", "plain": "plain straight-through", "ste": "GRADE-STE, tau 2", "calibrated": "calibrated straight-through",
     "annealed": "straight-through to RLOO", "annealed_grpo": "straight-through to GRPO", "annealed_no_hops": "to GRPO, no hops",
+    "annealed_no_hops_350": "to GRPO, no hops, 350 steps",
     "annealed_spread": "to GRPO, prompts by spread",
     "grpo_average": "GRPO, KL by the average", "grpo_squares": "GRPO, KL by squares", "rloo_180": "RLOO, 180 steps",
     "grpo_average_180": "GRPO, 180 steps", "ppo_average": "PPO, KL by the average",

@@ -29,11 +29,12 @@ ELSEWHERE = {
 }  # fmt: skip
 REFERENCES = ("rloo", "grpo", "grpo_average")
 SMOOTHED, FINAL = 10, 6  # training rewards are averaged over so many steps while they rise, and over a sixth of all steps in the end
-BEST, NO_HOPS = "annealed_grpo", "annealed_no_hops"
+BEST, NO_HOPS, LONGER = "annealed_grpo", "annealed_no_hops", "_350"
 # A mixture's steps beside those of a policy gradient at about its cost: 1.87 of its steps, without hops 1.22.
 COSTS = {
     BEST: ((30, 60), (60, 120), (90, 180), (180, 330), (180, 430)),
     NO_HOPS: ((30, 60), (60, 90), (90, 120), (120, 150), (150, 180), (180, 210), (180, 240), (180, 430)),
+    f"{NO_HOPS}{LONGER}": ((60, 90), (120, 150), (180, 240), (240, 300), (300, 360), (350, 430)),
 }  # fmt: skip
 AGAINST = ("grpo", "grpo_average", "plain", "ste", "annealed", "annealed_grpo", "annealed_no_hops")
 PAIRS = (
@@ -77,16 +78,22 @@ def parts(records: Path) -> dict[str, list[Record]]:
     seeds = {method_weight_seed(record)[2] for record in found["why"]}
     whole = [record for record in found["frontier"] if method_weight_seed(record)[0] in {"rloo", "grpo"}]
     found["why"] += [record for record in whole if method_weight_seed(record)[2] in seeds]
-    found["matched"] += _shorter(found["slow"], {method_weight_seed(record) for record in found["matched"]})
+    found["matched"] = _matched(found["slow"], found["matched"])
     found["slow_rate"] = _rates(found["slow"], found["slow_rate"])
     both = [record for record in found["slow"] if method_weight_seed(record)[0] in (*REFERENCES, BEST, NO_HOPS)]
     two = [record for record in found["fresh"] if method_weight_seed(record)[1] != ADDED]
     return found | {"larger": _larger(records.with_name("larger.parquet")), "ten_seeds": [*both, *found["fresh"]], "fresh_two": two}
 
 
-def _shorter(slow: Sequence[Record], longer: set[tuple[str, str, int]]) -> list[Record]:
-    """The mixtures' runs of the seeds that policy gradients ran longer, and the 180 steps of those, under names of their own."""
+def _matched(slow: Sequence[Record], long: Sequence[Record]) -> list[Record]:
+    """Longer runs, mixtures' under a name of their own; the mixtures' runs of 180 steps and the same seeds, and the 180 steps of policy
+    gradients under names of their own."""
+    longer = {method_weight_seed(record) for record in long}
     found, seeds = [], {seed for _, _, seed in longer}
+    for record in long:
+        method, _, _ = method_weight_seed(record)
+        name = f"{method}{LONGER}{record.name.removeprefix(method)}" if method in COSTS else record.name
+        found.append(dataclasses.replace(record, name=name))
     for record in slow:
         method, beta, seed = method_weight_seed(record)
         if method in COSTS and seed in seeds:
