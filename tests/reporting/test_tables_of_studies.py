@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 
 from experiments.gradient_quality.study import curve_runs
+from experiments.imdb_small.study import METHODS
 from grade_lightning.records.from_folder import read_folder
 from grade_lightning.records.leaves import read_leaves
 from grade_lightning.records.study_table import write_table
 from grade_lightning.report import main
 from grade_lightning.reporting.output import tables
 from grade_lightning.reporting.read import read_runs
+from grade_lightning.reporting.table2 import table2
 from grade_lightning.reporting.variants import group
 from grade_lightning.study.output import from_json, table
 from tests.reporting.test_report import write_run
@@ -32,7 +34,7 @@ def test_committed_tables_are_made_from_the_committed_records(part):
 
 
 def test_committed_tables_of_runs_of_two_studies():
-    made = tables(group(curve_runs()))
+    made = {**tables(group(curve_runs())), "all_pairs": table2(group(curve_runs(METHODS)))}
     for file in sorted((EXPERIMENTS / "gradient_quality" / "report").glob("*.md")):
         assert made[file.stem].markdown() == file.read_text(), file
 
