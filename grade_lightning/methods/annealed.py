@@ -65,21 +65,23 @@ class AnnealedGradient(Method):
         has been through later tokens already and the policy gradient's, which goes through none, is added."""
         pathwise, sampled, unused = self.pathwise, self.sampled, Meter(self.policy.device)
         pathwise.apart = self.apart
-        weights, first = pathwise.reward_weights(rollouts), None
+        weights = pathwise.reward_weights(rollouts)
+
+        def descend(found: Evaluated, one: Sampled, advantages: Tensor) -> None:
+            beside = self._beside(one, advantages, found, self._scaled(1 - share), totals, unused)
+            pathwise.descend(found, meter, share=share, beside=beside)
+            pathwise.measure(found, meter, step)
+
         if len(rollouts) == 1:  # nobody else's scores to wait for: they come with their gradient
             with self.dropout(rollouts[0], step):
-                first = pathwise.evaluate(rollouts[0], weights[0], totals, step)
-            micro = [Sampled(rollouts[0], first.direct.scored.scores, first.direct.reference_hidden)]
+                found = pathwise.evaluate(rollouts[0], weights[0], totals, step)
+                read = Sampled(rollouts[0], found.direct.scored.scores, found.direct.reference_hidden)
+                descend(found, *sampled.credit([read], totals, unused)[0])
         else:
-            micro = [sampled.read(rollout, unused) for rollout in rollouts]
-        credited = sampled.credit(micro, totals, unused)
-        rest = self._scaled(1 - share)
-        for (one, advantages), weight in zip(credited, weights, strict=True):
-            with self.dropout(one.rollout, step):
-                found = first or pathwise.evaluate(one.rollout, weight, totals, step)
-                beside = self._beside(one, advantages, found, rest, totals, unused)
-                pathwise.descend(found, meter, share=share, beside=beside)
-                pathwise.measure(found, meter, step)
+            credited = sampled.credit([sampled.read(rollout, unused) for rollout in rollouts], totals, unused)
+            for (one, advantages), weight in zip(credited, weights, strict=True):
+                with self.dropout(one.rollout, step):
+                    descend(pathwise.evaluate(one.rollout, weight, totals, step), one, advantages)
         self._report(unused, meter)
 
     def _beside(  # noqa: PLR0917

@@ -89,10 +89,23 @@ PROTOCOLS = {"exact": {}, "full": {"logprobs": "full"}, "by tokens": {"kl_reduct
 )  # fmt: skip
 def test_one_pass_for_both_parts_is_a_pass_for_each(policy64, protocol, options, accumulation):
     """Also where reward and KL are wanted apart; each part by itself is what a study of gradients asks for."""
-    module = make(policy64, half=10, reward_gain=3.0, kl_coef=0.3, grad_accumulation=accumulation, **PROTOCOLS[protocol], **options)
-    method, weights, found = module.method, list(policy64.trainable().values()), []
-    rollouts = rollouts_of(module, at(make_batch(policy64), 11))
-    assert len(rollouts) == accumulation
+    one_pass_is_two(policy64, grad_accumulation=accumulation, **PROTOCOLS[protocol], **options)
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("hops", [None, 0])
+def test_one_pass_with_dropout(model_folder, checkpointing, accumulation, hops):
+    """A checkpointed layer runs again in the backward pass, and must find the dropout that it ran with."""
+    _, policy = make_policy(model_folder, dropout=0.3, checkpointing=checkpointing)
+    one_pass_is_two(policy, grad_accumulation=accumulation, max_hops=hops)
+
+
+def one_pass_is_two(policy, **options):
+    module = make(policy, half=10, reward_gain=3.0, kl_coef=0.3, **options)
+    method, weights, found = module.method, list(policy.trainable().values()), []
+    rollouts = rollouts_of(module, at(make_batch(policy), 11))
+    assert len(rollouts) == options["grad_accumulation"]
     for accumulate in (method.accumulate, method.accumulate_plainly):
         for apart in (None, Apart(weights)):
             method.apart, meter = apart, Meter()

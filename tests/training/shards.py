@@ -41,6 +41,7 @@ METHODS = {
     "rloo": lambda policy: make_module(RLOOGradient, policy, IN_PAIRS),
     "grpo": lambda policy: make_module(GRPOGradient, policy, IN_PAIRS),
     "annealed": lambda policy: make_module(AnnealedGradient, policy, {**IN_PAIRS, **ADJOINT, "half": 0.01}),
+    "annealed, all hops": lambda policy: make_module(AnnealedGradient, policy, {**IN_PAIRS, **ADJOINT, "half": 0.01, "max_hops": None}),
     "hybrid": lambda policy: make_module(HybridGradient, policy, {**IN_PAIRS, **ADJOINT}),
 }
 PROMPTS = [TEXTS[i % 4] + " Again." * (i // 4) for i in range(8)]
