@@ -47,6 +47,7 @@ STEPS = {
     "slow": THIRTIES, "fresh": THIRTIES, "fresh_two": THIRTIES, "ten_seeds": THIRTIES, "half": THIRTIES, "slow_rate": THIRTIES,
     "larger": THIRTIES, "matched": THIRTIES, "completion": (10, 20, 40, 60), "why": (20, 40, 60), "long": (50, 100, 150, 200, 250),
 }  # fmt: skip
+FORMED = {part: f"Rate {rate}" for part, rate in RATES.items()} | {"ten_seeds": "Rate 1e-3, 180 steps, all seeds"}
 ADDED = "0.5"  # the weight of the fresh seeds that was added to the two foreseen
 LARGER_RATE = 1e-3  # of the larger base where a run is not named after its rate
 
@@ -207,7 +208,7 @@ def write(records: Path, curve: Sequence[dict[str, Any]], out: Path) -> None:
         "by_steps": "\n\n".join(by_steps(found["frontier"], (20, 40, 60), r, NAMES).markdown() for r in REFERENCES),
         "speed": speed(found["frontier"]).markdown(),
         "targets": "\n\n".join(f"Rate {RATES[part]}\n\n{targets(_often(found[part]), COMPARED, NAMES).markdown()}" for part in RATES),
-        "forms": "\n\n".join(f"Rate {RATES[part]}\n\n{forms(found[part], PAIRS, NAMES).markdown()}" for part in RATES),
+        "forms": "\n\n".join(f"{title}\n\n{forms(found[part], PAIRS, NAMES).markdown()}" for part, title in FORMED.items()),
     }  # fmt: skip
     for part, steps in STEPS.items():
         if found[part]:

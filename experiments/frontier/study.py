@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.frontier import linear
+from experiments.frontier.cost import measure as costs
 from experiments.frontier.length import measure
 from experiments.imdb_small.study import COMMON, at_best
 from experiments.queue import OUTPUTS, Cell, Queue, study_arguments
@@ -134,7 +135,7 @@ MORE_SEEDS = (4, 5)  # of the best
 BEST = ("rloo", "plain", "annealed", "grpo")
 PARTS = (
     "rates", "length", "frontier", "best_of_n", "slow", "fresh", "half", "why", "slow_rate", "completion", "long", "matched", "apart",
-    "linear",
+    "cost", "linear",
 )  # fmt: skip
 
 
@@ -195,6 +196,13 @@ def length(queue: Queue) -> None:
     if "length" not in read_leaves(MEASURED):
         found = measure(["experiment=imdb_small", "max_new_tokens=32", *queue.paths])
         add_leaves(MEASURED, "length", finite({**found, "environment": environment()}))
+
+
+def cost(queue: Queue) -> None:
+    """What a policy step costs."""
+    if "cost" not in read_leaves(MEASURED):
+        found = costs(["experiment=imdb_small", "max_new_tokens=32", *queue.paths])
+        add_leaves(MEASURED, "cost", finite({**found, "environment": environment()}))
 
 
 def apart(queue: Queue) -> None:
@@ -261,6 +269,8 @@ def main() -> int:
     for part, cells in parts.items():
         if part in chosen.parts:
             queue.run_all(cells(), chosen.jobs)
+    if "cost" in chosen.parts:
+        cost(queue)
     if "apart" in chosen.parts:
         apart(queue)
     if "linear" in chosen.parts:
