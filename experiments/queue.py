@@ -11,17 +11,21 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 from omegaconf import OmegaConf
 
 from grade_lightning.records.from_folder import read_folder
 from grade_lightning.records.identity import ADDED
+from grade_lightning.records.leaves import add_leaves, read_leaves
 from grade_lightning.records.study_table import Record, add, read_table, run_keys
+from grade_lightning.records.text import finite
+from grade_lightning.training.environment import environment
 
 REPOSITORY = Path(__file__).parents[1]
 OUTPUTS = REPOSITORY / "outputs"  # what is derived from records; git ignores it
@@ -35,6 +39,12 @@ def ran_with(record: Record, override: str) -> bool:
     unknown = object()
     found = OmegaConf.select(OmegaConf.create(dict(record.config)), key, default=ADDED.get(key, unknown))
     return found is not unknown and found == yaml.safe_load(value)
+
+
+def keep_measured(records: Path, leaf: str, find: Callable[[], Mapping[str, Any]]) -> None:
+    """Measure what a study's file of measurements does not have yet, and keep it there with the environment."""
+    if leaf not in read_leaves(records):
+        add_leaves(records, leaf, finite({**find(), "environment": environment()}))
 
 
 @dataclass(frozen=True)

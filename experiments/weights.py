@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -48,6 +49,12 @@ def method_weight_seed(record: Record) -> tuple[str, str, int]:
     method, rest = record.name.rsplit("-beta", 1)
     beta, seed = rest.split("-seed")
     return method, beta, int(seed)
+
+
+def suffixed(record: Record, suffix: str) -> Record:
+    """The same run under its method's name with a suffix."""
+    method, beta, seed = method_weight_seed(record)
+    return dataclasses.replace(record, name=f"{method}{suffix}-beta{beta}-seed{seed}")
 
 
 def ends(records: Sequence[Record]) -> Table:

@@ -20,11 +20,10 @@ from torch import Tensor
 
 from experiments.estimator_lab.gradients import relaxed_gradients
 from experiments.estimator_lab.sequence import Toy, exact, make_toy, rewards_of, step_logits
+from experiments.queue import keep_measured
 from grade_lightning.estimators import decoupled_st_weights
-from grade_lightning.records.leaves import add_leaves, read_leaves
-from grade_lightning.records.text import finite
+from grade_lightning.records.leaves import read_leaves
 from grade_lightning.reporting.table import Table
-from grade_lightning.training.environment import environment
 
 RECORDS = Path(__file__).parent / "credit.parquet"
 KINDS, SEEDS, LENGTHS, SIZE = ("linear", "smooth", "steep"), 5, range(1, 9), 4
@@ -92,8 +91,7 @@ def table(found: dict[str, Any]) -> Table:
 
 
 def main() -> int:
-    if "credit" not in read_leaves(RECORDS):
-        add_leaves(RECORDS, "credit", finite({**measure(), "environment": environment()}))
+    keep_measured(RECORDS, "credit", measure)
     found = read_leaves(RECORDS)["credit"]
     print(table({kind: found[kind] for kind in KINDS}).markdown())
     return 0

@@ -31,11 +31,10 @@ from torch import Tensor
 
 from experiments.estimator_lab.figures import shares
 from experiments.estimator_lab.sequence import Toy, make_toy, rewards_of
+from experiments.queue import keep_measured
 from grade_lightning.estimators import decoupled_st_weights, rloo_advantages, token_credit
-from grade_lightning.records.leaves import add_leaves, read_leaves
-from grade_lightning.records.text import finite
+from grade_lightning.records.leaves import read_leaves
 from grade_lightning.reporting.table import Table
-from grade_lightning.training.environment import environment
 
 RECORDS = Path(__file__).parent / "frontier.parquet"
 KINDS, POLICIES = ("smooth", "steep"), (0, 1, 2, 3)
@@ -282,10 +281,8 @@ def table(found: dict[str, Any], kl: float) -> Table:
 
 def main() -> int:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    if "frontier" not in read_leaves(RECORDS):
-        add_leaves(RECORDS, "frontier", finite({**measure(), "environment": environment()}))
-    if "noise" not in read_leaves(RECORDS):
-        add_leaves(RECORDS, "noise", finite({**noise(), "environment": environment()}))
+    keep_measured(RECORDS, "frontier", measure)
+    keep_measured(RECORDS, "noise", noise)
     found = read_leaves(RECORDS)["frontier"]
     for kind, each in read_leaves(RECORDS)["noise"].items():
         if kind in KINDS:

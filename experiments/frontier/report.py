@@ -14,7 +14,7 @@ import numpy as np
 from experiments.against import against, by_cost, by_steps, comparison, forms, targets
 from experiments.frontier.figures import draw, draw_weights
 from experiments.frontier.names import COMPARED, NAMES, RATES
-from experiments.weights import ends, method_weight_seed
+from experiments.weights import ends, method_weight_seed, suffixed
 from grade_lightning.records.files import write_atomically
 from grade_lightning.records.study_table import Record, read_table
 from grade_lightning.reporting.significance import few_interval
@@ -92,15 +92,13 @@ def _matched(slow: Sequence[Record], long: Sequence[Record]) -> list[Record]:
     longer = {method_weight_seed(record) for record in long}
     found, seeds = [], {seed for _, _, seed in longer}
     for record in long:
-        method, _, _ = method_weight_seed(record)
-        name = f"{method}{LONGER}{record.name.removeprefix(method)}" if method in COSTS else record.name
-        found.append(dataclasses.replace(record, name=name))
+        found.append(suffixed(record, LONGER) if method_weight_seed(record)[0] in COSTS else record)
     for record in slow:
         method, beta, seed = method_weight_seed(record)
         if method in COSTS and seed in seeds:
             found.append(record)
         elif (method, beta, seed) in longer:
-            found.append(dataclasses.replace(record, name=f"{method}_180-beta{beta}-seed{seed}"))
+            found.append(suffixed(record, "_180"))
     return found
 
 
@@ -110,19 +108,14 @@ def _rates(usual: Sequence[Record], others: Sequence[Record]) -> list[Record]:
     for record in others:
         method, beta, seed = method_weight_seed(record)
         tried.add((method.removesuffix("_higher"), beta, seed))
-        lower = record.name if method.endswith("_higher") else f"{method}_lower{record.name.removeprefix(method)}"
-        found.append(dataclasses.replace(record, name=lower))
+        found.append(record if method.endswith("_higher") else suffixed(record, "_lower"))
     return found + [record for record in usual if method_weight_seed(record) in tried]
 
 
 def _larger(records: Path) -> list[Record]:
     """Runs of the larger base: at the small base's rate, and those whose sweep said a lower one under a name of their own."""
     slow, found = read_table(records, part="slow"), read_table(records, part="same_rate")
-    for record in slow:
-        method, _, _ = method_weight_seed(record)
-        lower = record.config["optimizer"]["lr"] < LARGER_RATE
-        found.append(dataclasses.replace(record, name=f"{method}_lower{record.name.removeprefix(method)}") if lower else record)
-    return found
+    return found + [suffixed(record, "_lower") if record.config["optimizer"]["lr"] < LARGER_RATE else record for record in slow]
 
 
 def _by_method(records: Sequence[Record]) -> dict[str, dict[int, list[tuple[float, float, float]]]]:

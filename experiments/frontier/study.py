@@ -11,18 +11,17 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from experiments.frontier import linear
 from experiments.frontier.cost import measure as costs
 from experiments.frontier.length import measure
 from experiments.imdb_small.study import COMMON, at_best
-from experiments.queue import OUTPUTS, Cell, Queue, study_arguments
+from experiments.queue import OUTPUTS, Cell, Queue, keep_measured, study_arguments
 from experiments.weights import by_weight
 from grade_lightning.records.files import write_atomically
 from grade_lightning.records.leaves import add_leaves, read_leaves
-from grade_lightning.records.text import finite
-from grade_lightning.training.environment import environment
 
 HERE = Path(__file__).parent
 RECORDS = HERE / "runs.parquet"
@@ -87,6 +86,7 @@ CORE = ("rloo", "plain", "ste")  # all seeds of these before the first of the ot
 GAINS = dict.fromkeys(("calibrated_layer", "calibrated_projection", "calibrated_batch"), WEIGHTS["calibrated"])
 # Gradients of the reward and of the KL apart, with intervals of their lengths.
 ESTIMATORS = ("rloo", "decoupled_st:tau=1", "grade_ste:tau=2")
+SETTING = ("experiment=imdb_small", "max_new_tokens=32")
 SAMPLES = ("prompts=48", "draws=2", "rollouts=16", "relaxed_rollouts=4")
 # The grid of imdb_small ends at 3e-3, and these were best there.
 EDGES = ("rloo", "plain", "ste", "reinforce", "grade")
@@ -193,16 +193,12 @@ def completion() -> list[Cell]:
 
 def length(queue: Queue) -> None:
     """Where the length goes."""
-    if "length" not in read_leaves(MEASURED):
-        found = measure(["experiment=imdb_small", "max_new_tokens=32", *queue.paths])
-        add_leaves(MEASURED, "length", finite({**found, "environment": environment()}))
+    keep_measured(MEASURED, "length", lambda: measure([*SETTING, *queue.paths]))
 
 
 def cost(queue: Queue) -> None:
     """What a policy step costs."""
-    if "cost" not in read_leaves(MEASURED):
-        found = costs(["experiment=imdb_small", "max_new_tokens=32", *queue.paths])
-        add_leaves(MEASURED, "cost", finite({**found, "environment": environment()}))
+    keep_measured(MEASURED, "cost", lambda: costs([*SETTING, *queue.paths]))
 
 
 def apart(queue: Queue) -> None:
@@ -213,7 +209,7 @@ def apart(queue: Queue) -> None:
             leaf, folder = f"apart/{place}/{part}", queue.work / "apart" / f"{place}-{part}"
             if leaf in read_leaves(MEASURED):
                 continue
-            options = ("experiment=imdb_small", "max_new_tokens=32", "kl_coef=0.1", *where)
+            options = (*SETTING, "kl_coef=0.1", *where)
             if queue.measure("gradients", folder, f"methods={','.join(ESTIMATORS)}", f"part={part}", *SAMPLES, *options):
                 add_leaves(MEASURED, leaf, json.loads(queue.without_paths((folder / "results.json").read_text())))
 
@@ -223,13 +219,10 @@ def explained(queue: Queue) -> None:
     for name in ("", "rloo-beta0.2-seed4", "rloo-beta0.05-seed4"):
         adapter = queue.work / "slow" / name / "checkpoints" / "last" / "adapter_model.safetensors" if name else None
         leaf = f"linear/{name or 'initial'}"
-        if leaf in read_leaves(MEASURED):
-            continue
-        if adapter is not None and not adapter.exists():
+        if leaf not in read_leaves(MEASURED) and adapter is not None and not adapter.exists():
             print(f"{leaf} was not measured: make the run first (--parts slow, and the same --work)", flush=True)
             continue
-        found = linear.measure(["experiment=imdb_small", "max_new_tokens=32", *queue.paths], adapter)
-        add_leaves(MEASURED, leaf, finite({**found, "environment": environment()}))
+        keep_measured(MEASURED, leaf, partial(linear.measure, [*SETTING, *queue.paths], adapter))
 
 
 def best_of_n(queue: Queue) -> None:

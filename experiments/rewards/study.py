@@ -21,14 +21,12 @@ from pathlib import Path
 
 from experiments.frontier.study import SLOW
 from experiments.imdb_small.study import at_best
-from experiments.queue import Cell, Queue, study_arguments
+from experiments.queue import Cell, Queue, keep_measured, study_arguments
 from experiments.rewards.make_pairs import make_pairs
 from experiments.rewards.report import write
 from experiments.rewards.swaps import measure
 from experiments.weights import by_weight
 from grade_lightning.records.leaves import add_leaves, read_leaves
-from grade_lightning.records.text import finite
-from grade_lightning.training.environment import environment
 
 HERE = Path(__file__).parent
 RECORDS = HERE / "runs.parquet"
@@ -106,9 +104,7 @@ def gradients(queue: Queue) -> None:
 
 def swaps(queue: Queue) -> None:
     """What single swaps do to the score, against what the gradient says of them."""
-    if "swaps" not in read_leaves(MEASURED):
-        found = measure(["experiment=imdb_small", "max_new_tokens=32", *CROSS, *queue.paths])
-        add_leaves(MEASURED, "swaps", finite({**found, "environment": environment()}))
+    keep_measured(MEASURED, "swaps", lambda: measure(["experiment=imdb_small", "max_new_tokens=32", *CROSS, *queue.paths]))
 
 
 def main() -> int:

@@ -70,6 +70,21 @@ def token_statistics(
     return TokenStatistics(*(torch.zeros_like(mask, dtype=column.dtype).masked_scatter(mask, column) for column in columns))
 
 
+def sampled_from(
+    candidates: Float[Tensor, "*tokens k"], support: Bool[Tensor, "*tokens k"], hard: Int[Tensor, "*tokens"]
+) -> tuple[Float[Tensor, "*tokens"], Float[Tensor, "*tokens"]]:
+    """Log-probability of each token under the distribution that it was drawn from, and that distribution's entropy in nats.
+
+    Args:
+        candidates: [..., k] logits as tokens were drawn from them, -inf outside of ``support`` [..., k].
+        hard: [...] position of the token among its candidates.
+    """
+    logprobs = torch.log_softmax(candidates, dim=-1)
+    finite = logprobs.masked_fill(~support, 0.0)
+    entropy = -(finite.exp() * finite * support).sum(dim=-1)
+    return logprobs.gather(-1, hard.unsqueeze(-1)).squeeze(-1), entropy
+
+
 def statistics_beside(
     policy: Policy, rollout: Rollout, hidden: Float[Tensor, "B T d"], kl: Float[Tensor, "B T"], kl_slope: Float[Tensor, "B T d"]
 ) -> TokenStatistics:  # fmt: skip
@@ -87,10 +102,7 @@ def statistics_beside(
         value and gradient are exact.  ``log_ratio``, which needs the whole vocabulary, is nan.
     """
     candidates = rollout.on_support(candidate_logits(policy, hidden, rollout.indices))
-    matched = torch.log_softmax(candidates, dim=-1)
-    finite = matched.masked_fill(~rollout.support, 0.0)
-    entropy = -(finite.exp() * finite * rollout.support).sum(dim=-1)
-    chosen = matched.gather(-1, rollout.hard.unsqueeze(-1)).squeeze(-1)
+    chosen, entropy = sampled_from(candidates, rollout.support, rollout.hard)
     moved = kl + ((hidden - hidden.detach()) * kl_slope).sum(dim=-1)
     logprobs, entropy, moved = (torch.where(rollout.mask, x, 0.0) for x in (chosen, entropy, moved))
     return TokenStatistics(logprobs, entropy, moved, torch.full_like(kl, torch.nan))
@@ -162,8 +174,5 @@ def _statistics(
         reference_logits = policy.logits(other)
     at_indices, kl, own_p, own_q = _Read.apply(logits, reference_logits, tokens.indices, ids)  # type: ignore[no-untyped-call]
     candidates = (at_indices / tokens.temperature).masked_fill(~tokens.support, float("-inf"))
-    matched = torch.log_softmax(candidates, dim=-1)
-    finite = matched.masked_fill(~tokens.support, 0.0)
-    entropy = -(finite.exp() * finite * tokens.support).sum(dim=-1)
-    chosen = matched.gather(-1, tokens.hard.unsqueeze(-1)).squeeze(-1) if logprobs == "matched" else own_p
-    return chosen, entropy, kl, own_p - own_q
+    matched, entropy = sampled_from(candidates, tokens.support, tokens.hard)
+    return matched if logprobs == "matched" else own_p, entropy, kl, own_p - own_q

@@ -12,6 +12,7 @@ from torch import Tensor
 from grade_lightning.chain.adjoint import ParallelRollout, adjoint_backward, relax_in_parallel
 from grade_lightning.chain.direct import DirectGradient, direct_gradient
 from grade_lightning.chain.divergence import kl_gradients
+from grade_lightning.chain.logprobs import sampled_from
 from grade_lightning.chain.parallel import completions_of, read_frozen
 from grade_lightning.chain.sequential import RelaxedRollout, relax_sequentially
 from grade_lightning.distributed import gather_rows, my_rows
@@ -188,7 +189,7 @@ class GradeGradient(Method):
         rollout, relaxed, direct, settings = found.rollout, found.relaxed, found.direct, self.settings
         tokens = max(1, rollout.tokens)
         meter.update(len(rollout), **score_measurements(self.reward, direct.scored))
-        entropy = entropy_of(relaxed.candidates)
+        _, entropy = sampled_from(relaxed.candidates, rollout.support, rollout.hard)
         meter.update(tokens, kl=direct.kl.sum() / tokens, entropy=torch.where(rollout.mask, entropy, 0.0).sum() / tokens)
         with torch.no_grad():
             if self.context.protocol.kl_alignment == "shifted":
@@ -210,12 +211,6 @@ def _mixes(weights: Callable[..., Tensor]) -> bool:
     """Whether a relaxation's values are mixtures, told by what it makes of two logits."""
     logits, hard = torch.tensor([0.0, 1.0], dtype=torch.float64), torch.tensor(0)
     return float(weights(logits, torch.zeros_like(logits), 1.0, hard=hard).detach().max()) < 0.999
-
-
-def entropy_of(logits: Tensor) -> Tensor:
-    """[..., k] logits of the candidates as tokens were drawn from them, -inf where none could be -> [...] entropy in nats."""
-    logprobs = torch.log_softmax(logits, dim=-1)
-    return -torch.where(logprobs.isfinite(), logprobs.exp() * logprobs, 0.0).sum(dim=-1)
 
 
 def shifted_kl(policy: Policy, hidden: Tensor, reference_hidden: Tensor, mask: Tensor) -> Tensor:

@@ -76,36 +76,26 @@ def test_grpo_comes_in_at_the_length_of_rloo(policy64):
     assert (found - 0.5 * pathwise).norm() > 1e-3 * found.norm()
 
 
-PROTOCOLS = {"exact": {}, "full": {"logprobs": "full"}, "by tokens": {"kl_reduction": "token_mean"}}
+FULL, BY_TOKENS = {"logprobs": "full"}, {"kl_reduction": "token_mean"}
+DROPS = {"dropout": 0.3}
+CHECKPOINTED = {**DROPS, "checkpointing": True}  # such a layer runs again in the backward pass, and must find the dropout that it ran with
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
 @pytest.mark.parametrize(
-    ("protocol", "options"),
+    ("own", "options"),
     [
-        *((name, {}) for name in PROTOCOLS), ("exact", {"max_hops": 0}), ("exact", {"policy_gradient": "rloo"}),
-        ("exact", {"prompt_weights": "spread"}), ("exact", {"backprop": "sequential"}),
+        ({}, {}), ({}, FULL), ({}, BY_TOKENS), ({}, {"max_hops": 0}), ({}, {"policy_gradient": "rloo"}), ({}, {"prompt_weights": "spread"}),
+        ({}, {"backprop": "sequential"}), (DROPS, {}), (DROPS, {"max_hops": 0}), (CHECKPOINTED, {}), (CHECKPOINTED, {"max_hops": 0}),
     ],
 )  # fmt: skip
-def test_one_pass_for_both_parts_is_a_pass_for_each(policy64, protocol, options, accumulation):
+def test_one_pass_for_both_parts_is_a_pass_for_each(model_folder, own, options, accumulation):
     """Also where reward and KL are wanted apart; each part by itself is what a study of gradients asks for."""
-    one_pass_is_two(policy64, grad_accumulation=accumulation, **PROTOCOLS[protocol], **options)
-
-
-@pytest.mark.parametrize("accumulation", [1, 2])
-@pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("hops", [None, 0])
-def test_one_pass_with_dropout(model_folder, checkpointing, accumulation, hops):
-    """A checkpointed layer runs again in the backward pass, and must find the dropout that it ran with."""
-    _, policy = make_policy(model_folder, dropout=0.3, checkpointing=checkpointing)
-    one_pass_is_two(policy, grad_accumulation=accumulation, max_hops=hops)
-
-
-def one_pass_is_two(policy, **options):
-    module = make(policy, half=10, reward_gain=3.0, kl_coef=0.3, **options)
+    _, policy = make_policy(model_folder, **own)
+    module = make(policy, half=10, reward_gain=3.0, kl_coef=0.3, grad_accumulation=accumulation, **options)
     method, weights, found = module.method, list(policy.trainable().values()), []
     rollouts = rollouts_of(module, at(make_batch(policy), 11))
-    assert len(rollouts) == options["grad_accumulation"]
+    assert len(rollouts) == accumulation
     for accumulate in (method.accumulate, method.accumulate_plainly):
         for apart in (None, Apart(weights)):
             method.apart, meter = apart, Meter()
