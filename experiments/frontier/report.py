@@ -24,6 +24,7 @@ STUDIES = Path(__file__).parents[1]
 # Runs at beta 0.1 of the same setting in the records of other studies: study, part, what their names begin with.
 ELSEWHERE = {
     "rloo": ("imdb_small", "controlled", "rloo-seed"), "ppo": ("imdb_small", "controlled", "ppo-seed"),
+    "ppo_average": ("imdb_small", "averaged", "ppo-seed"),
     "reinforce": ("imdb_small", "controlled", "reinforce-seed"), "grade": ("imdb_small", "controlled", "grade-seed"),
     "plain": ("gradient_quality", "curves", "decoupled_st-seed"), "ste": ("gradient_quality", "curves", "grade_ste-tau2-seed"),
 }  # fmt: skip
