@@ -64,8 +64,8 @@ METHODS = {
 }
 # Runs named ppo and grpo are of revisions that scaled the KL by each batch's own scale; these of one that averages it over steps.
 METHODS |= {f"{name}_average": METHODS[name] for name in ("ppo", "grpo")}
-# Weights of the KL, in the order in which they are run; runs at 0.1 of most methods stand in the records of imdb_small and gradient_quality,
-# of the same setting.
+# Weights of the KL, in the order in which they are run; runs at 0.1 of most methods stand in the records of imdb_small and
+# gradient_quality, of the same setting.
 GRID = ("0.1", "0.02", "0.5", "0.05", "0.2", "0.01")
 WEIGHTS = {
     "rloo": ("0.5", "0.02", "0.2", "0.05", "0.01"),

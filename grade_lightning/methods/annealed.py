@@ -15,7 +15,7 @@ from grade_lightning.methods.group import GRPOGradient, RLOOGradient
 from grade_lightning.methods.meter import Meter
 from grade_lightning.methods.policy_gradient import Sampled, SequencePolicyGradient
 from grade_lightning.rollout.types import Rollout
-from grade_lightning.settings.methods import AnnealedSettings
+from grade_lightning.settings.relaxed import AnnealedSettings
 
 
 class AnnealedGradient(Method):

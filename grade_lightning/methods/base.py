@@ -16,7 +16,7 @@ from grade_lightning.models.policy import Policy
 from grade_lightning.rewards.base import Reward, Scored, is_probability
 from grade_lightning.rollout.sampling import Relaxation
 from grade_lightning.rollout.types import Rollout
-from grade_lightning.settings.methods import MethodSettings
+from grade_lightning.settings.method import MethodSettings
 from grade_lightning.settings.rollout import ProtocolSettings, RolloutSettings
 from grade_lightning.settings.rules import NO_MIXTURES, NOT_DIFFERENTIABLE, kl_faults
 

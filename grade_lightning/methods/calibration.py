@@ -18,7 +18,8 @@ from grade_lightning.methods.paired import Pair, chunks_of, reduced
 from grade_lightning.rollout.noise import keyed_generator
 from grade_lightning.rollout.sampling import sample
 from grade_lightning.rollout.types import Rollout
-from grade_lightning.settings.methods import CHUNKS, GradeSettings
+from grade_lightning.settings.method import CHUNKS
+from grade_lightning.settings.relaxed import GradeSettings
 
 if TYPE_CHECKING:
     from grade_lightning.methods.grade import GradeGradient
@@ -33,11 +34,12 @@ class Calibration(nn.Module):
     a nominal weight beta of the KL acts as beta / c, c = cosine x ratio of lengths.  The gain of a step is made from the moments of earlier
     steps alone: no sample weighs itself.
 
-    Where completions stand in groups, the step's own rollouts serve both estimators.  Otherwise a batch of its own is sampled: the step's
-    first prompts, several completions each.
+    Where completions of hard tokens stand in groups, the step's own rollouts serve both estimators.  Otherwise a batch of its own is
+    sampled: the step's first prompts, several completions each; for a method that feeds mixtures, of hard tokens for RLOO and of mixtures
+    for it, from the same noise.
 
     Args:
-        context: of the run.
+        context: of the run; its reward is that whose gradient RLOO has.
         grade: whose gradient is scaled.
 
     Attributes:
@@ -49,7 +51,7 @@ class Calibration(nn.Module):
     def __init__(self, context: Context, grade: GradeGradient):
         super().__init__()
         own: GradeSettings = grade.settings
-        self.every, self.by_layer, self.grouped = own.gain_every, own.gain_scope == "layer", own.completions_per_prompt > 1
+        self.every, self.by_layer, self.grouped = own.gain_every, own.gain_scope == "layer", own.gain_of_own
         self.pair = Pair(context, grade, own.completions_per_prompt if self.grouped else COMPLETIONS)
         self.context = context
         self.average = GainAverage(len(self.pair.sizes) if self.by_layer else 1, momentum=own.gain_momentum, form=own.gain_form)
@@ -100,15 +102,15 @@ class Calibration(nn.Module):
 
     def _calibration_batch(self, rollouts: list[Rollout], step: int) -> PairedSums:
         """Sums over the step's first prompts, each with completions of its own; the gradient of the step is not touched."""
-        weights, sums = self.pair.weights, self.pair.sums()
-        kept = take_gradient(weights)
+        weights, sums, soft = self.pair.weights, self.pair.sums(), self.pair.biased.relaxation(step)
+        policy, settings, kept = self.context.policy, self.context.rollout, take_gradient(weights)
         for prompt, counts in self._shared_out([one for rollout in rollouts for one in _first(rollout.prompt)]):
             generator = keyed_generator("reward gain", self.context.seed, step, int(prompt.rows[0]))
-            settings = self.context.rollout
             noise = gumbel_noise((COMPLETIONS, settings.max_new_tokens, settings.top_k), generator=generator).to(prompt.ids.device)
-            rollout = sample(self.context.policy, prompt.repeat(COMPLETIONS), noise, settings)
+            rollout = sample(policy, prompt.repeat(COMPLETIONS), noise, settings)
+            relaxed = None if soft is None else [sample(policy, prompt.repeat(COMPLETIONS), noise, settings, soft=soft)]
             totals = Totals(COMPLETIONS, max(1, rollout.tokens))
-            found = self.pair.chunk([rollout], totals, Meter(self.context.policy.device), step, alone=True)
+            found = self.pair.chunk([rollout], totals, Meter(policy.device), step, relaxed=relaxed, alone=True)
             if counts:
                 sums.add(found.unbiased, found.biased)
         give_gradient(weights, kept)

@@ -23,7 +23,7 @@ from grade_lightning.methods.meter import Meter
 from grade_lightning.models.policy import Policy
 from grade_lightning.rollout.sampling import Relaxation
 from grade_lightning.rollout.types import Rollout
-from grade_lightning.settings.methods import GradeSettings, check_feeds
+from grade_lightning.settings.relaxed import GradeSettings, check_feeds
 
 
 class Evaluated(NamedTuple):

@@ -16,7 +16,7 @@ from grade_lightning.methods.gradients import give_gradient, take_gradient
 from grade_lightning.methods.meter import Meter
 from grade_lightning.methods.paired import Pair, chunks_of, reduced
 from grade_lightning.rollout.types import Rollout
-from grade_lightning.settings.methods import HybridSettings
+from grade_lightning.settings.relaxed import HybridSettings
 
 
 class HybridGradient(Method):
@@ -41,6 +41,7 @@ class HybridGradient(Method):
         super().__init__(context, settings, **values)
         own: HybridSettings = self.settings
         relaxed = {key: getattr(own, key) for key in ("temperature", "backprop", "tol", "max_hops")}
+        self.gain = 1.0 if own.reward_gain == "none" else float(own.reward_gain)  # of the whole reward gradient
         self.biased = GradeGradient(context, diagnostics_every=0, **relaxed)
         self._pair = Pair(context, self.biased, own.completions_per_prompt)
         self.register_buffer("moments", torch.zeros(2, 2, 2, dtype=torch.float64))  # signal, total: running sums
@@ -80,7 +81,7 @@ class HybridGradient(Method):
         for own, other in ((halves[0], found[1]), (halves[1], found[0])):
             moments = self._with_history(other)
             a, b = hybrid_weights(moments, count, min_cosine=self.settings.min_cosine)
-            total += a * own.unbiased + b * own.biased
+            total += self.gain * (a * own.unbiased + b * own.biased)
             cosine = moments.cosine
             meter.update(st_weight=b, pg_weight=a, fallback=float(b == 0.0), **({} if math.isnan(cosine) else {"gradient_cosine": cosine}))
         now = torch.stack([torch.stack([m.signal, m.total]) for m in found]).mean(dim=0)

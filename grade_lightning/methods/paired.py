@@ -14,7 +14,7 @@ from grade_lightning.methods.gradients import Apart, take_gradient
 from grade_lightning.methods.group import RLOOGradient
 from grade_lightning.methods.meter import Meter
 from grade_lightning.rollout.types import Rollout
-from grade_lightning.settings.methods import CHUNKS
+from grade_lightning.settings.method import CHUNKS
 
 if TYPE_CHECKING:
     from grade_lightning.methods.grade import GradeGradient
@@ -71,7 +71,9 @@ class Pair:
         """Of no chunk yet, tensor by tensor."""
         return PairedSums(self.sizes, like=self.weights[0])
 
-    def chunk(self, rollouts: list[Rollout], totals: Totals, meter: Meter, step: int, *, alone: bool = False) -> Chunk:
+    def chunk(
+        self, rollouts: list[Rollout], totals: Totals, meter: Meter, step: int, *, relaxed: list[Rollout] | None = None, alone: bool = False
+    ) -> Chunk:  # fmt: skip
         """Gradients of a chunk's micro-batches; ``.grad`` is left empty.
 
         Args:
@@ -79,12 +81,13 @@ class Pair:
             totals: of the whole effective batch.
             meter: takes what straight-through measures.
             step: policy step.
+            relaxed: what straight-through's place is taken on, where that method feeds mixtures; None = the same rollouts.
             alone: no other process has a part in the batch.
         """
         take_gradient(self.weights)
         self.unbiased.alone = alone
         self.unbiased.accumulate(rollouts, totals, Meter(self.biased.policy.device), step)
-        return Chunk(take_gradient(self.weights), *self.straight_through(rollouts, totals, meter, step))
+        return Chunk(take_gradient(self.weights), *self.straight_through(rollouts if relaxed is None else relaxed, totals, meter, step))
 
     def straight_through(self, rollouts: list[Rollout], totals: Totals, meter: Meter, step: int) -> tuple[Tensor, Tensor]:
         """Straight-through gradients of -E[r] and of beta KL, [D] each; arguments as those of :meth:`chunk`; ``.grad`` is left empty."""

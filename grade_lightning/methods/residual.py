@@ -9,13 +9,14 @@ from torch import Tensor
 
 from grade_lightning.distributed import sum_tensor
 from grade_lightning.methods.base import Context, Method, Totals
+from grade_lightning.methods.calibration import Calibration
 from grade_lightning.methods.grade import GradeGradient
 from grade_lightning.methods.gradients import give_gradient, take_gradient
 from grade_lightning.methods.group import RLOOGradient
 from grade_lightning.methods.meter import Meter
-from grade_lightning.rewards.surrogate import RestReward, SurrogateReward
+from grade_lightning.rewards.surrogate import EstimatedReward, RestReward, SurrogateReward
 from grade_lightning.rollout.types import Rollout
-from grade_lightning.settings.methods import ResidualSettings
+from grade_lightning.settings.relaxed import ResidualSettings
 from grade_lightning.settings.rules import NEEDS_SURROGATE
 
 
@@ -24,7 +25,8 @@ class ResidualGradient(Method):
 
     r^ was fitted to earlier steps, so that both expectations are of a fixed function: where the first part were unbiased, the sum would be,
     whatever r^ is.  Only r^'s part carries the straight-through bias, only the rest has the policy gradient's variance.  The KL stands in
-    the first part alone.
+    the first part alone.  ``reward_gain`` is of the first part's reward: calibrated, it is learned from RLOO's gradient of r^ itself, so
+    that the sum is right in length where both are.
 
     Args:
         context: its reward is a :class:`grade_lightning.rewards.surrogate.SurrogateReward`.
@@ -41,8 +43,11 @@ class ResidualGradient(Method):
         if not isinstance(context.reward, SurrogateReward):
             raise ValueError(NEEDS_SURROGATE)
         own: ResidualSettings = self.settings
-        relaxed = {key: getattr(own, key) for key in ("temperature", "backprop", "tol", "max_hops")}
+        relaxed = {field.name: getattr(own, field.name) for field in dataclasses.fields(own)}
         self.pathwise = GradeGradient(context, diagnostics_every=0, **relaxed)
+        if self.pathwise.calibration is not None:
+            estimated = dataclasses.replace(context, reward=EstimatedReward(context.reward))
+            self.pathwise.calibration = Calibration(estimated, self.pathwise)
         rest = dataclasses.replace(context, reward=RestReward(context.reward), kl_coef=0.0)
         self.rest = RLOOGradient(rest, completions_per_prompt=own.completions_per_prompt)
 
@@ -53,10 +58,16 @@ class ResidualGradient(Method):
         self.pathwise.observe(measured)
 
     def accumulate(self, rollouts: list[Rollout], totals: Totals, meter: Meter, step: int) -> None:
+        self._accumulate(rollouts, totals, meter, step, plainly=False)
+
+    def accumulate_plainly(self, rollouts: list[Rollout], totals: Totals, meter: Meter, step: int) -> None:
+        self._accumulate(rollouts, totals, meter, step, plainly=True)
+
+    def _accumulate(self, rollouts: list[Rollout], totals: Totals, meter: Meter, step: int, *, plainly: bool) -> None:
         weights = list(self.policy.trainable().values())
         self.pathwise.apart = self.rest.apart = self.apart  # both add to the whole; the KL is the first one's
         before = take_gradient(weights)
-        self.pathwise.accumulate(rollouts, totals, meter, step)
+        (self.pathwise.accumulate_plainly if plainly else self.pathwise.accumulate)(rollouts, totals, meter, step)
         pathwise, unused = take_gradient(weights), Meter(self.policy.device)
         self.rest.accumulate(rollouts, totals, unused, step)
         rest = take_gradient(weights)

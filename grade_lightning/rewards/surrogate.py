@@ -152,6 +152,29 @@ class SurrogateReward(nn.Module):
         return 1.0 - float((values - self._estimate(states)).square().sum()) / total if total else float("nan")
 
 
+class EstimatedReward:
+    """What a surrogate says of completions, r^, for a policy gradient that is compared with the surrogate's own.
+
+    Args:
+        surrogate: whose estimate it is.
+    """
+
+    differentiable, soft, reads_states = False, False, True
+    range: tuple[float | None, float | None] = (None, None)
+
+    def __init__(self, surrogate: SurrogateReward):
+        self.surrogate, self.vocabulary = surrogate, surrogate.vocabulary
+
+    @torch.no_grad()
+    def score(self, completions: Completions) -> Tensor:
+        """[B]."""
+        return self.surrogate.estimate(completions).to(torch.float32)
+
+    def scoped(self, scope: str) -> Reward | None:
+        """None: it is part of a method, not of an evaluation."""
+        return None
+
+
 class RestReward:
     """What a surrogate leaves of its reward: r - r^, for a policy gradient on the same completions.
 

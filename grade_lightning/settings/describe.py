@@ -12,7 +12,7 @@ import yaml
 from pydantic_core import PydanticUndefined
 
 from grade_lightning.settings.fields import fields_of, is_component
-from grade_lightning.settings.methods import MethodSettings
+from grade_lightning.settings.method import MethodSettings
 from grade_lightning.settings.parse import KNOWN, locate
 from grade_lightning.settings.root import PretrainingSettings, Settings
 from grade_lightning.settings.types import groups_in, nested, type_text

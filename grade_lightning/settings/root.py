@@ -6,7 +6,7 @@ from typing import Any
 
 from grade_lightning.settings.data import AnyData, DataSettings
 from grade_lightning.settings.fields import Bool, Component, Float, Int, Text, component, components, key, settings
-from grade_lightning.settings.methods import MethodSettings
+from grade_lightning.settings.method import MethodSettings
 from grade_lightning.settings.model import ModelSettings, PretrainSettings
 from grade_lightning.settings.rollout import ProtocolSettings, RolloutSettings
 from grade_lightning.settings.run import (

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from grade_lightning.settings.data import PromptDataSettings
 from grade_lightning.settings.fields import Component, fields_of
-from grade_lightning.settings.methods import AnnealedSettings
+from grade_lightning.settings.relaxed import AnnealedSettings
 from grade_lightning.settings.rollout import ProtocolSettings
 from grade_lightning.settings.root import Settings
 

@@ -23,7 +23,7 @@ from grade_lightning.rewards.base import Learning, Reward, evaluation_reward
 from grade_lightning.rollout.noise import training_noise
 from grade_lightning.rollout.sampling import sample
 from grade_lightning.rollout.types import Rollout
-from grade_lightning.settings.methods import MethodSettings
+from grade_lightning.settings.method import MethodSettings
 from grade_lightning.settings.rollout import RolloutSettings
 from grade_lightning.settings.run import OptimizerSettings
 from grade_lightning.training.optimizer import clip_and_measure, optimizer_of

@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from grade_lightning.estimators import GainAverage, PairedSums, chunk_moments
+from grade_lightning.estimators import GainAverage, PairedSums, chunk_moments, gumbel_noise
 from grade_lightning.methods import GradeGradient, GRPOGradient, PPOGradient, ReinforceGradient, RLOOGradient
 from grade_lightning.methods.gradients import Apart, take_gradient
 from grade_lightning.methods.meter import Meter
 from grade_lightning.methods.policy_gradient import Scale, scale_of
+from grade_lightning.rollout.noise import keyed_generator
+from grade_lightning.rollout.sampling import sample
 from tests.conftest import make_batch, make_policy
 from tests.entry import run_small
 from tests.methods.harness import gradient, make_grade, make_module, one_update, rollouts_of, totals_of
@@ -100,8 +102,11 @@ def test_parts_add_up_and_the_kls_part_is_the_kls(policy64, kind, settings):
     assert (whole - reward).norm() > 0
 
 
+OWN = ("completions_per_prompt", "straight_through")
+
+
 def calibrated(policy, **options):
-    own = {name: options.pop(name) for name in list(options) if name.startswith("gain_") or name == "completions_per_prompt"}
+    own = {name: options.pop(name) for name in list(options) if name.startswith("gain_") or name in OWN}
     settings = {"temperature": lambda step: 1.0, "tol": 1e-12, "reward_gain": "calibrated", "completions_per_prompt": 2, **own}
     return make_module(GradeGradient, policy, settings, **options)
 
@@ -144,6 +149,37 @@ def test_a_calibration_batch_of_its_own_leaves_the_step_alone(policy64):
     assert (gradient(module, batch) - plain).norm() < 1e-9 * plain.norm()
     assert float(module.method.calibration.state[:, 12]) == 1.0
     assert float(module.method.calibration.state[:, 2]) > 0
+
+
+def test_soft_grade_is_compared_on_the_same_noise(policy64):
+    """RLOO's moments are those that a straight-through method's own batch finds, soft GRADE's those of its own samples of that noise."""
+    hard, soft = (calibrated(policy64, completions_per_prompt=1, straight_through=hard, kl_coef=0.3) for hard in (True, False))
+    batch = make_batch(policy64)
+    plain = gradient(make_grade(policy64, straight_through=False, kl_coef=0.3), batch)
+    assert (gradient(soft, batch) - plain).norm() < 1e-6 * plain.norm()
+    gradient(hard, batch)
+    known, state = (module.method.calibration.state[0] for module in (hard, soft))
+    assert float(state[0]) == pytest.approx(float(known[0]), rel=1e-6)
+    context, own = soft.method.context, []
+    method = make_grade(policy64, straight_through=False, kl_coef=0.0).method
+    for row in range(len(batch)):
+        generator = keyed_generator("reward gain", context.seed, batch.step, int(batch.rows[row]))
+        noise = gumbel_noise((4, context.rollout.max_new_tokens, context.rollout.top_k), generator=generator)
+        rollout = sample(policy64, batch[row : row + 1].repeat(4), noise, context.rollout, soft=method.relaxation(1))
+        method.accumulate([rollout], totals_of([rollout]), Meter(), 1)
+        own.append(take_gradient(list(policy64.trainable().values())))
+    products = torch.stack(own) @ torch.stack(own).T
+    across = (products.sum() - products.trace()) / (len(own) * (len(own) - 1))
+    assert float(state[2]) == pytest.approx(float(across), rel=1e-4)
+    assert float(state[2]) != pytest.approx(float(known[2]), rel=0.01)
+
+
+def test_soft_grade_in_groups_has_a_batch_of_its_own_too(policy64):
+    module, batch = calibrated(policy64, straight_through=False), make_batch(policy64)
+    plain = gradient(make_grade(policy64, straight_through=False), batch.repeat(2))
+    assert (gradient(module, batch) - plain).norm() < 1e-6 * plain.norm()
+    assert module.method.settings.chunks == 1
+    assert float(module.method.calibration.state[0, 0]) != 0
 
 
 def test_the_state_is_part_of_checkpoints(model_folder):
@@ -237,7 +273,6 @@ def test_measuring_parts_changes_nothing_of_the_step(policy64):
 
 def test_the_alarm_and_the_study_do_not_teach_the_gain(policy64):
     module = calibrated(policy64, completions_per_prompt=1)
-    from grade_lightning.estimators import gumbel_noise
     from grade_lightning.study.units import UnitSampler
 
     batch = make_batch(policy64)[:1].repeat(4)
@@ -263,5 +298,5 @@ def test_runs_log_parts_entropy_and_gain(tmp_path, shared_cache, monkeypatch):
     assert float(row["train/kl_grad_norm"]) >= 0
     assert float(row["train/entropy"]) > 0
     assert float(row["train/reward_gain"]) == 1.0
-    with pytest.raises(ValueError, match="soft GRADE does not sample"):
-        run_small(tmp_path / "soft", "method=grade", "method.reward_gain=calibrated")
+    with pytest.raises(ValueError, match="give none or a number"):
+        run_small(tmp_path / "hybrid", "method=hybrid", "method.reward_gain=calibrated")

@@ -14,7 +14,7 @@ from tests.methods.suite import MethodSuite
 
 
 def make(policy, **options):
-    own = {name: options.pop(name) for name in ("min_cosine", "momentum") if name in options}
+    own = {name: options.pop(name) for name in ("min_cosine", "momentum", "reward_gain") if name in options}
     settings = {"temperature": lambda step: 1.0, "completions_per_prompt": 2, "tol": 1e-12, **own}
     return make_module(HybridGradient, policy, settings, **options)
 
@@ -38,12 +38,12 @@ def parents(policy):
     return rloo, reward, whole - reward
 
 
-@pytest.mark.parametrize(("a", "b"), [(1.0, 0.0), (0.25, 3.0)])
-def test_weights_combine_the_rewards_gradients_and_the_kl_counts_once(policy64, monkeypatch, a, b):
+@pytest.mark.parametrize(("a", "b", "gain"), [(1.0, 0.0, "none"), (0.25, 3.0, "none"), (0.25, 3.0, 2.5)])
+def test_weights_combine_the_rewards_gradients_and_the_kl_counts_once(policy64, monkeypatch, a, b, gain):
     monkeypatch.setattr("grade_lightning.methods.hybrid.hybrid_weights", lambda *_, **__: (a, b))
-    found = gradient(make(policy64, kl_coef=0.3), make_batch(policy64))
+    found = gradient(make(policy64, kl_coef=0.3, reward_gain=gain), make_batch(policy64))
     rloo, straight_through, kl = parents(policy64)
-    expected = a * rloo + b * straight_through + kl
+    expected = (1.0 if gain == "none" else gain) * (a * rloo + b * straight_through) + kl
     assert (found - expected).norm() < 1e-6 * expected.norm()  # Qwen3's norms round to fp32, each part by itself
 
 

@@ -20,7 +20,7 @@ from grade_lightning.methods.gradients import take_gradient
 from grade_lightning.methods.meter import Meter
 from grade_lightning.rewards.function import FunctionReward
 from grade_lightning.rewards.ridge import PENALTIES, fit_ridge
-from grade_lightning.rewards.surrogate import RestReward, SurrogateReward
+from grade_lightning.rewards.surrogate import EstimatedReward, RestReward, SurrogateReward
 from grade_lightning.rollout.sampling import sample
 from tests.conftest import make_batch, make_context, make_policy
 from tests.entry import run_small
@@ -158,6 +158,48 @@ def test_the_method_is_its_two_parts(taught):
     both, pathwise, policy_gradient = gradients
     torch.testing.assert_close(both, pathwise + policy_gradient, rtol=1e-9, atol=1e-12)
     assert min(pathwise.norm(), policy_gradient.norm()) > 0
+
+
+def parts_of(policy, rollouts, *methods):
+    """Gradient of each method's own from the same rollouts."""
+    totals, found = Totals(sum(map(len, rollouts)), sum(rollout.tokens for rollout in rollouts)), []
+    for method in methods:
+        method.accumulate(rollouts, totals, Meter(), 1)
+        found.append(take_gradient(list(policy.trainable().values())))
+    return found
+
+
+def test_a_gain_is_of_the_surrogates_part_alone(taught):
+    """Neither the KL nor what RLOO credits of the rest is scaled."""
+    policy, reward, context = taught
+    rollouts, options = [rollout_of(policy, context, 5)], {"temperature": lambda step: 1.0}
+    with_kl, without = (make_context(policy, reward, kl_coef=beta) for beta in (0.3, 0.0))
+    whole, plain, of_reward = parts_of(
+        policy, rollouts, ResidualGradient(with_kl, **options, reward_gain=2.5), ResidualGradient(with_kl, **options),
+        GradeGradient(without, diagnostics_every=0, **options),
+    )  # fmt: skip
+    assert (whole - plain - 1.5 * of_reward).norm() < 1e-3 * of_reward.norm()  # the base rounds to fp32
+
+
+def test_a_calibrated_gain_learns_from_rloo_of_the_surrogate_itself(taught):
+    """Its moments are of r^'s gradients: none where r^ is flat, whatever the reward; the sum is the plain one while nothing is known."""
+    policy, reward, context = taught
+    rollouts, options = [rollout_of(policy, context, step, repeat=2) for step in range(4)], {"temperature": lambda step: 1.0}
+    method = ResidualGradient(context, **options, reward_gain="calibrated", completions_per_prompt=2)
+    found, plain = parts_of(policy, rollouts, method, ResidualGradient(context, **options, completions_per_prompt=2))
+    assert (found - plain).norm() < 1e-5 * plain.norm()
+    state = method.pathwise.calibration.state
+    totals, own = Totals(sum(map(len, rollouts)), sum(rollout.tokens for rollout in rollouts)), []
+    for rollout in rollouts:  # four chunks: inner products of different ones
+        rloo = RLOOGradient(make_context(policy, EstimatedReward(reward), kl_coef=0.0), completions_per_prompt=2)
+        rloo.accumulate([rollout], totals, Meter(), 1)
+        own.append(take_gradient(list(policy.trainable().values())))
+    products = torch.stack(own).double() @ torch.stack(own).double().T
+    assert float(state[0, 0]) == pytest.approx(float((products.sum() - products.trace()) / 12), rel=1e-4)
+    reward.slope.zero_()
+    flat = ResidualGradient(context, **options, reward_gain="calibrated", completions_per_prompt=2)
+    parts_of(policy, rollouts, flat)
+    assert flat.pathwise.calibration.state[0, :3].tolist() == [0.0, 0.0, 0.0]
 
 
 def test_residual_needs_a_surrogate(model_folder):

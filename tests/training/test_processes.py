@@ -38,6 +38,8 @@ VARIANTS = {
     "calibrated": ["method=grade_ste", "method.reward_gain=calibrated", "method.completions_per_prompt=2"],
     "calibrated_apart": ["method=grade_ste", "method.reward_gain=calibrated"],
     "calibrated_layer": ["method=grade_ste", "method.reward_gain=calibrated", "method.gain_scope=layer", "method.completions_per_prompt=2"],
+    "calibrated_soft": ["method=grade", "method.reward_gain=calibrated"],
+    "residual_calibrated": ["method=residual", "method.reward_gain=calibrated", "method.completions_per_prompt=2"],
     "hybrid": ["method=hybrid", "method.completions_per_prompt=2"],
     "annealed_grpo": [
         "method=annealed", "method.policy_gradient=grpo", "method.half=2", "method.completions_per_prompt=2", "method.prompt_weights=spread"
@@ -82,7 +84,7 @@ def test_killed_and_run_again_equals_uninterrupted(method, tmp_path, monkeypatch
     options = ["max_steps=12", "run.checkpoint_every=3", "evaluation.validate_every=4", "model.lora.dropout=0.05"]
     options += [*VARIANTS[method], "effective_batch_size=8"] if method in VARIANTS else [f"method={method}"]
     options += ["logger=wandb"] if method == "grade_ste" else []
-    options += SURROGATE if method == "residual" else []
+    options += SURROGATE if "residual" in method else []
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     finish(start(tmp_path, *command(whole, *options)))
     process = start(tmp_path, *command(killed, *options))
@@ -114,7 +116,7 @@ def test_two_processes_are_one(method, tmp_path):
     """torchrun with two gloo processes against one process: the same updates up to the order of summation."""
     options = ["max_steps=3", "evaluation.validate_every=1", "effective_batch_size=8", "max_new_tokens=12"]
     options += VARIANTS.get(method, [f"method={method}"])
-    options += SURROGATE if method == "residual" else []
+    options += SURROGATE if "residual" in method else []
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     finish(start(tmp_path, *command(tmp_path / "one", *options)))
     finish(start(tmp_path, *command(tmp_path / "two", "hardware=ddp", *options), executable=torchrun))
