@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-FORMS = ("regression", "projection")
+FORMS = ("projection", "regression")
+# What is averaged of a step: (<g, G>, <g, H>, <h, G>, <h, H>), their products, weights and squared weights.
+_GG, _GH, _HG, _HH = range(4)
+_PRODUCTS, _WEIGHT, _SQUARES, _WIDTH = slice(4, 20), 20, 21, 22
+_FEW = 3.5  # effective steps: fewer say too little of their own spread
 
 
 class GainEstimate(NamedTuple):
@@ -31,59 +36,78 @@ class GainEstimate(NamedTuple):
 
 
 class GainAverage:
-    """Averages of the signal moments of RLOO (g) and a straight-through estimator (h), with weights that fall from step to step.
+    """How long a step's gradients by RLOO (g) and by a straight-through estimator (h) are along the mean gradients of earlier steps.
 
-    The gain a is <mu_g, mu_h> / |mu_h|^2, where a h comes closest to g (``regression``), or |mu_g|^2 / <mu_g, mu_h> = 1 / c, where a h
-    has the length of g along g (``projection``).  They differ by the squared cosine; the second needs |mu_g|^2, of which few
-    completions say little.
+    G and H are the directions of the two estimators' means over earlier steps.  They have no sample in common with g and h, so that each of
+    <g, G>, <g, H>, <h, G> and <h, H> is an unbiased estimate of the same product with the expectation of g or h, and its noise is what a
+    gradient has along one direction: squared lengths of noisy gradients are never needed.  The gain is the mean of <g, H> over that of
+    <h, H> (``regression``), which takes h as near to g as it can, or the mean of <g, G> over that of <h, G> (``projection``), which makes h
+    as long along g as g is: 1 / c with c = cosine x ratio of lengths.  They differ by the squared cosine.
 
     Args:
-        parts: L.
-        momentum: what an earlier step's weight is multiplied by at each step; averages are corrected for where they begin.
+        sizes: lengths of the L parts of which a gradient [D] consists, each of which has a gain.
+        momentum: what an earlier step's weight is multiplied by at each step, in means of gradients and of products; averages are corrected
+            for where they begin.
         form: one of ``FORMS``.
+        like: a tensor of the device and, in at least 32 bits, the type of the means; fp32 on the CPU if None.
 
     Attributes:
-        state: [L, 3 + 9 + 2]: weighted sums of (|mu_g|^2, <mu_g, mu_h>, |mu_h|^2), of their products, of weights and of squared weights.
+        state: [L, 22] weighted sums of the four products, of the products of these, of weights and of squared weights.
+        means: [2, D] weighted sums of g and of h.
     """
 
     state: Tensor
+    means: Tensor
 
-    def __init__(self, parts: int, *, momentum: float = 0.95, form: str = "regression"):
+    def __init__(self, sizes: Sequence[int], *, momentum: float = 0.95, form: str = "projection", like: Tensor | None = None):
         if form not in FORMS:
             raise ValueError(f"the form of a gain is one of {', '.join(FORMS)}, got {form}")
-        self.momentum, self.form = momentum, form
-        self.state = torch.zeros(parts, 14, dtype=torch.float64)
+        self.sizes, self.momentum, self.form = list(sizes), momentum, form
+        self.state = torch.zeros(len(self.sizes), _WIDTH, dtype=torch.float64)
+        like = torch.zeros(0) if like is None else like
+        self.means = like.new_zeros(2, sum(self.sizes), dtype=torch.promote_types(like.dtype, torch.float32))
 
-    def add(self, signal: Float[Tensor, "L 2 2"]) -> None:
-        """One more step: unbiased estimates of the signal moments, part by part."""
-        x = torch.stack([signal[:, 0, 0], signal[:, 0, 1], signal[:, 1, 1]], dim=1).double()
-        products = (x[:, :, None] * x[:, None, :]).flatten(1)
-        decay = torch.full((14,), self.momentum, dtype=torch.float64)
-        decay[13] = self.momentum**2
-        self.state = self.state * decay + torch.cat([x, products, torch.ones(len(x), 2, dtype=torch.float64)], dim=1)
+    def add(self, unbiased: Float[Tensor, " D"], biased: Float[Tensor, " D"]) -> None:
+        """One more step: both estimators' gradients, of all samples of the step together."""
+        now = torch.stack([unbiased, biased]).to(self.means)
+        found = [self._products(own, mean) for own, mean in zip(self._parts(now), self._parts(self.means), strict=True)]
+        if bool(self.means.any()):
+            x = torch.stack(found).flatten(1).cpu()
+            products = (x[:, :, None] * x[:, None, :]).flatten(1)
+            decay = torch.full((_WIDTH,), self.momentum, dtype=torch.float64)
+            decay[_SQUARES] = self.momentum**2
+            self.state = self.state * decay + torch.cat([x, products, torch.ones(len(x), 2, dtype=torch.float64)], dim=1)
+        self.means = self.momentum * self.means + (1 - self.momentum) * now
+
+    def _parts(self, both: Tensor) -> tuple[Tensor, ...]:
+        return both.split(self.sizes, dim=1)
+
+    @staticmethod
+    def _products(now: Tensor, mean: Tensor) -> Tensor:
+        """[2, 2] of g and h with the directions of the means; 0 where there is none."""
+        directions = torch.nn.functional.normalize(mean.double(), dim=1, eps=1e-300)
+        return now.double() @ directions.T
 
     def estimate(self) -> GainEstimate:
         """The gain with one standard error by the delta method."""
-        weight, squares = self.state[:, 12], self.state[:, 13]
-        mean = self.state[:, :3] / weight[:, None].clamp_min(1e-300)
+        weight, squares = self.state[:, _WEIGHT], self.state[:, _SQUARES]
+        mean = self.state[:, :4] / weight[:, None].clamp_min(1e-300)
         count = weight.square() / squares.clamp_min(1e-300)  # effective number of steps
-        second = (self.state[:, 3:12] / weight[:, None].clamp_min(1e-300)).view(-1, 3, 3)
+        second = (self.state[:, _PRODUCTS] / weight[:, None].clamp_min(1e-300)).view(-1, 4, 4)
         spread = second - mean[:, :, None] * mean[:, None, :]
         covariance = spread / (count - 1).clamp_min(1e-300)[:, None, None]  # of the mean: spread n/(n-1), over n
-        gg, gh, hh = mean.unbind(dim=1)
-        zero = torch.zeros_like(gg)
-        if self.form == "regression":
-            value, known, slope = gh / hh, hh > 0, torch.stack([zero, 1 / hh, -gh / hh.square()], dim=1)
-        else:
-            value, known, slope = gg / gh, (gg > 0) & (gh > 0), torch.stack([1 / gh, -gg / gh.square(), zero], dim=1)
+        above, below = (_GH, _HH) if self.form == "regression" else (_GG, _HG)
+        value, slope = mean[:, above] / mean[:, below], torch.zeros_like(mean)
+        slope[:, above], slope[:, below] = 1 / mean[:, below], -value / mean[:, below]
         error = torch.einsum("li,lij,lj->l", slope, covariance, slope).clamp_min(0).sqrt()
-        known = known & (count > 1.5) & torch.isfinite(error) & (value > 0)
+        known = (mean[:, [above, below]] > 0).all(dim=1) & (count > _FEW) & torch.isfinite(error)
         infinite = torch.full_like(value, torch.inf)
         low, high = torch.where(known, (value - error).clamp_min(0), -infinite), torch.where(known, value + error, infinite)
         return GainEstimate(torch.where(known, value, 1.0), low, high)
 
     @property
     def cosine(self) -> float:
-        """Cosine of both estimators' means, all parts together; nan while noise leaves a squared norm at or below 0."""
-        gg, gh, hh = self.state[:, :3].sum(dim=0).tolist()
-        return gh / (gg * hh) ** 0.5 if min(gg, hh) > 0 else float("nan")
+        """Cosine of both estimators' means, all parts together: the root of regression over projection; nan while noise leaves a product
+        at or below 0."""
+        products = self.state[:, :4].sum(dim=0).tolist()
+        return float((products[_GH] * products[_HG] / (products[_HH] * products[_GG])) ** 0.5) if min(products) > 0 else float("nan")

@@ -9,29 +9,28 @@ import torch
 from torch import Tensor, nn
 
 from grade_lightning.data.prompts import PromptBatch
-from grade_lightning.distributed import gather_objects, world
-from grade_lightning.estimators import GainAverage, PairedSums, gumbel_noise
+from grade_lightning.distributed import gather_objects, sum_tensor, world
+from grade_lightning.estimators import GainAverage, gumbel_noise
 from grade_lightning.methods.base import Context, Totals
 from grade_lightning.methods.gradients import give_gradient, take_gradient
 from grade_lightning.methods.meter import Meter
-from grade_lightning.methods.paired import Pair, chunks_of, reduced
+from grade_lightning.methods.paired import Pair
 from grade_lightning.rollout.noise import keyed_generator
 from grade_lightning.rollout.sampling import sample
 from grade_lightning.rollout.types import Rollout
-from grade_lightning.settings.method import CHUNKS
 from grade_lightning.settings.relaxed import GradeSettings
 
 if TYPE_CHECKING:
     from grade_lightning.methods.grade import GradeGradient
 
-COMPLETIONS = 4  # of each prompt of a calibration batch
+PROMPTS, COMPLETIONS = 4, 4  # of a calibration batch
 
 
 class Calibration(nn.Module):
     """Scales the reward gradient, never the KL's, by what earlier steps say that it is too short.
 
     A straight-through gradient of the reward points as the policy gradient does and is shorter, while the KL's has its full length, so that
-    a nominal weight beta of the KL acts as beta / c, c = cosine x ratio of lengths.  The gain of a step is made from the moments of earlier
+    a nominal weight beta of the KL acts as beta / c, c = cosine x ratio of lengths.  The gain of a step is made from gradients of earlier
     steps alone: no sample weighs itself.
 
     Where completions of hard tokens stand in groups, the step's own rollouts serve both estimators.  Otherwise a batch of its own is
@@ -43,10 +42,11 @@ class Calibration(nn.Module):
         grade: whose gradient is scaled.
 
     Attributes:
-        state: of :class:`grade_lightning.estimators.GainAverage`, part of a checkpoint.
+        state, means: of :class:`grade_lightning.estimators.GainAverage`, part of a checkpoint.
     """
 
     state: Tensor
+    means: Tensor
 
     def __init__(self, context: Context, grade: GradeGradient):
         super().__init__()
@@ -54,12 +54,14 @@ class Calibration(nn.Module):
         self.every, self.by_layer, self.grouped = own.gain_every, own.gain_scope == "layer", own.gain_of_own
         self.pair = Pair(context, grade, own.completions_per_prompt if self.grouped else COMPLETIONS)
         self.context = context
-        self.average = GainAverage(len(self.pair.sizes) if self.by_layer else 1, momentum=own.gain_momentum, form=own.gain_form)
+        sizes = self.pair.sizes if self.by_layer else [sum(self.pair.sizes)]
+        self.average = GainAverage(sizes, momentum=own.gain_momentum, form=own.gain_form, like=self.pair.weights[0].detach())
         self.register_buffer("state", self.average.state.clone())
+        self.register_buffer("means", self.average.means.clone())
 
     def gains(self) -> Tensor:
         """[L] or [1]: of the coming step."""
-        self.average.state = self.state.cpu()
+        self.average.state, self.average.means = self.state.cpu(), self.means
         return self.average.estimate().trusted
 
     def accumulate(self, grade: GradeGradient, rollouts: list[Rollout], totals: Totals, meter: Meter, step: int) -> None:
@@ -74,37 +76,24 @@ class Calibration(nn.Module):
             grade.gain = 1.0
         else:
             before = take_gradient(weights)
-            sums, reward, kl = self._apart(rollouts, totals, meter, step, due=due and self.grouped)
-            reward = torch.cat([g * part for g, part in zip(self._each(gains).to(reward), reward.split(self.pair.sizes), strict=True)])
+            if due and self.grouped:
+                unbiased, biased, kl = self.pair.chunk(rollouts, totals, meter, step)
+            else:
+                biased, kl = self.pair.straight_through(rollouts, totals, meter, step)
+            parts = biased.split(self.average.sizes)
+            reward = torch.cat([gain * part for gain, part in zip(gains.to(biased), parts, strict=True)])
             give_gradient(weights, before + reward + kl)
             if grade.apart is not None:
                 grade.apart.set(reward, kl)
         if due:
-            self._learn(sums if self.grouped else self._calibration_batch(rollouts, step))
+            self._learn(*((unbiased, biased) if self.grouped else self._calibration_batch(rollouts, step)))
 
-    def _each(self, gains: Tensor) -> Tensor:
-        return gains if self.by_layer else gains.expand(len(self.pair.sizes))
-
-    def _apart(
-        self, rollouts: list[Rollout], totals: Totals, meter: Meter, step: int, *, due: bool
-    ) -> tuple[PairedSums, Tensor, Tensor]:  # fmt: skip
-        """Sums over chunks, and the whole gradients of reward and KL.  -> sums, [D], [D]."""
-        sums = self.pair.sums()
-        if not due:
-            return sums, *self.pair.straight_through(rollouts, totals, meter, step)
-        parts = []
-        for chunk in chunks_of(rollouts):
-            found = self.pair.chunk(chunk, totals, meter, step)
-            sums.add(found.unbiased, found.biased)
-            parts.append(found)
-        reward, kl = (torch.stack([getattr(part, name) for part in parts]).sum(dim=0) for name in ("biased", "kl"))
-        return sums, reward, kl
-
-    def _calibration_batch(self, rollouts: list[Rollout], step: int) -> PairedSums:
-        """Sums over the step's first prompts, each with completions of its own; the gradient of the step is not touched."""
-        weights, sums, soft = self.pair.weights, self.pair.sums(), self.pair.biased.relaxation(step)
+    def _calibration_batch(self, rollouts: list[Rollout], step: int) -> tuple[Tensor, Tensor]:
+        """Both gradients [D] of the step's first prompts, each with completions of its own; the gradient of the step is not touched."""
+        weights, soft = self.pair.weights, self.pair.biased.relaxation(step)
         policy, settings, kept = self.context.policy, self.context.rollout, take_gradient(weights)
-        for prompt, counts in self._shared_out([one for rollout in rollouts for one in _first(rollout.prompt)]):
+        unbiased, biased = torch.zeros_like(kept), torch.zeros_like(kept)
+        for prompt, counts in self._shared_out([one for rollout in rollouts for one in self._first(rollout.prompt)]):
             generator = keyed_generator("reward gain", self.context.seed, step, int(prompt.rows[0]))
             noise = gumbel_noise((COMPLETIONS, settings.max_new_tokens, settings.top_k), generator=generator).to(prompt.ids.device)
             rollout = sample(policy, prompt.repeat(COMPLETIONS), noise, settings)
@@ -112,9 +101,15 @@ class Calibration(nn.Module):
             totals = Totals(COMPLETIONS, max(1, rollout.tokens))
             found = self.pair.chunk([rollout], totals, Meter(policy.device), step, relaxed=relaxed, alone=True)
             if counts:
-                sums.add(found.unbiased, found.biased)
+                unbiased, biased = unbiased + found.unbiased, biased + found.biased
         give_gradient(weights, kept)
-        return sums
+        return unbiased, biased
+
+    def _first(self, prompt: PromptBatch) -> list[PromptBatch]:
+        """Prompts among the first of the whole effective batch, one by one: the same for any number of micro-batches and processes."""
+        each = self.pair.biased.completions_per_prompt  # rows in a row that have the same prompt
+        rows = [row for row, place in enumerate(prompt.rows.tolist()) if place % each == 0 and place // each < PROMPTS]
+        return [prompt[row : row + 1] for row in rows]
 
     def _shared_out(self, own: list[PromptBatch]) -> list[tuple[PromptBatch, bool]]:
         """Prompts whose gradients this process makes, and whether they count: its own; where processes make their passes through the layers
@@ -126,15 +121,8 @@ class Calibration(nn.Module):
         places = range(rank, -(-len(prompts) // processes) * processes, processes)
         return [(prompts[min(place, len(prompts) - 1)].to(self.context.policy.device), place < len(prompts)) for place in places]
 
-    def _learn(self, sums: PairedSums) -> None:
-        everywhere = reduced(sums)
-        if everywhere.chunks < 2:
-            return
-        signal = torch.stack([moments.signal for moments in everywhere.moments()])
-        self.average.add(signal if self.by_layer else signal.sum(dim=0, keepdim=True))
+    def _learn(self, unbiased: Tensor, biased: Tensor) -> None:
+        """Take in what both estimators say of one batch, of which this process has a share."""
+        self.average.add(sum_tensor(unbiased), sum_tensor(biased))
         self.state.copy_(self.average.state)
-
-
-def _first(prompt: PromptBatch) -> list[PromptBatch]:
-    """Prompts among the first of the whole effective batch, one by one: the same for any number of micro-batches and processes."""
-    return [prompt[row : row + 1] for row in range(len(prompt)) if int(prompt.rows[row]) < CHUNKS]
+        self.means.copy_(self.average.means)

@@ -34,6 +34,7 @@ ADDED: dict[str, Any] = {
     "reward.head.rows": None,
     "run.adapter": None,
 }
+GAIN = "gain_"  # begins what of a method says how a calibrated gain is learned: no part of it where none is
 _ABSENT = object()
 
 
@@ -41,6 +42,8 @@ def _with_changed(plain: dict[str, Any]) -> dict[str, Any]:
     """Settings that meant something else in earlier versions: a run that has them is not the run that an earlier version made with them."""
     method = plain.get("method", {})
     changed = {} if method.get("max_hops") is None else {"max_hops": f"{method['max_hops']} beyond the direct term"}
+    if method.get("reward_gain") == "calibrated":
+        changed["reward_gain"] = "calibrated along earlier gradients"  # and not by products within a step
     if method.get("match_kl"):
         changed["match_kl"] = "over steps"  # and not each batch by itself
     return {**plain, "method": {**method, **changed}} if changed else plain
@@ -49,6 +52,9 @@ def _with_changed(plain: dict[str, Any]) -> dict[str, Any]:
 def _without_added(plain: dict[str, Any]) -> dict[str, Any]:
     for name, value in ADDED.items():
         plain = _without(plain, name.split("."), value)
+    method = plain.get("method", {})
+    if method.get("reward_gain") != "calibrated" and any(key.startswith(GAIN) for key in method):
+        plain = {**plain, "method": {key: kept for key, kept in method.items() if not key.startswith(GAIN)}}
     if plain.get("method", {}).get("completions_per_prompt") == 1:  # which relaxed methods could not choose
         plain = {**plain, "method": {key: kept for key, kept in plain["method"].items() if key != "completions_per_prompt"}}
     return plain

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from itertools import combinations
 
-from grade_lightning.records.identity import ADDED
+from grade_lightning.records.identity import ADDED, GAIN
 from grade_lightning.reporting.read import Run, flat
 
 FACTS = ("protocol", "model", "data", "steps")
@@ -21,7 +21,9 @@ ABSENT = "-"
 def settings_of(run: Run) -> dict[str, str]:
     """What a run's configuration decides, by dotted name; what its version could not choose has the value it had."""
     own = {key: value for key, value in run.config.items() if key == _START or not key.startswith(_NOT_SETTINGS)}
-    return {**dict(flat("", ADDED)), **own} if own else {}
+    found = {**dict(flat("", ADDED)), **own} if own else {}
+    learned = found.get("method.reward_gain") == "calibrated"
+    return {key: value for key, value in found.items() if learned or not key.startswith(f"method.{GAIN}")}
 
 
 def comparable(run: Run) -> dict[str, str]:

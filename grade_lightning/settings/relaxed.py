@@ -44,9 +44,9 @@ class GainSettings(RelaxedSettings):
     )  # fmt: skip
     gain_every: Int = key("policy steps between calibrations", default=1, ge=1)
     gain_scope: Literal["global", "layer"] = key("one gain, or one for each adapter tensor", default="global")
-    gain_form: Literal["regression", "projection"] = key(
-        "regression: as near to RLOO's gradient as can be, <g, h> / |h|^2; projection: as long along it, |g|^2 / <g, h>, which needs the "
-        "length of a noisy gradient", default="regression",
+    gain_form: Literal["projection", "regression"] = key(
+        "projection: as long along RLOO's gradient as that is, |g|^2 / <g, h> = 1 / c; regression: as near to it as can be, <g, h> / |h|^2",
+        default="projection",
     )  # fmt: skip
     gain_momentum: Float = key("what an earlier calibration's weight is multiplied by at each later one", default=0.95, ge=0.5, lt=1)
 
@@ -60,10 +60,6 @@ class GainSettings(RelaxedSettings):
     def gain_of_own(self) -> bool:
         """Whether a gain is calibrated with the step's own rollouts."""
         return self.reward_gain == "calibrated" and self.completions_per_prompt > 1 and not self.feeds_mixtures
-
-    @property
-    def chunks(self) -> int:  # type: ignore[override]
-        return CHUNKS if self.gain_of_own else 1
 
 
 _ESTIMATORS = "grade_lightning.estimators."
