@@ -5,22 +5,23 @@ from __future__ import annotations
 METHOD = {
     "plain": "decoupled_st",
     "ste": "grade_ste",
-    "calibrated": "decoupled_st",
+    "calibrated_along": "decoupled_st",
     "annealed_grpo": "annealed",
     "annealed_no_hops": "annealed",
     "annealed_spread": "annealed",
     "grpo_average": "grpo",
 }  # of the package, by what the study calls it
 NAMES = {
-    "rloo": "RLOO", "plain": "plain straight-through", "ste": "GRADE-STE, tau 2", "calibrated": "calibrated straight-through",
+    "rloo": "RLOO", "plain": "plain straight-through", "ste": "GRADE-STE, tau 2", 
+    "calibrated_along": "calibrated straight-through", "calibrated": "calibrated, products within steps",
     "annealed": "straight-through to RLOO", "annealed_grpo": "straight-through to GRPO", "annealed_no_hops": "to GRPO, no hops",
     "annealed_no_hops_350": "to GRPO, no hops, 350 steps",
     "annealed_spread": "to GRPO, prompts by spread",
     "grpo_average": "GRPO, KL by the average", "grpo_squares": "GRPO, KL by squares", "rloo_180": "RLOO, 180 steps",
     "grpo_average_180": "GRPO, 180 steps", "ppo_average": "PPO, KL by the average",
     "half30": "to RLOO, half 30", "half300": "to RLOO, half 300",
-    "calibrated_layer": "calibrated layer by layer", "calibrated_projection": "calibrated by projection",
-    "calibrated_batch": "calibrated by a batch of its own",
+    "calibrated_layer": "within steps, layer by layer", "calibrated_projection": "within steps, by projection",
+    "calibrated_batch": "within steps, a batch of its own",
     "rloo_forgets": "RLOO, beta2 0.95", "grpo_scaled": "GRPO at RLOO's scale", "hybrid": "hybrid", "grpo": "GRPO", "ppo": "PPO",
     "reinforce": "REINFORCE", "grade": "GRADE", "rloo_cv": "RLOO, control variate", "entrgi": "EntRGi", "grad2reward": "Grad2Reward",
 }  # fmt: skip

@@ -40,15 +40,11 @@ CONSTANT = "temperature=constant"
 SPREAD = "method.prompt_weights=spread"
 PLAIN = ("method=decoupled_st", CONSTANT, "temperature.value=1.0", RATE)
 MIXED, HOPS = ("method=annealed", CONSTANT, "temperature.value=1.0", RATE), "method.max_hops=null"
-CALIBRATED = ("method.reward_gain=calibrated", "method.completions_per_prompt=4")
 METHODS = {
     "rloo": at_best("rloo"),
     "plain": PLAIN,
     "ste": (*at_best("grade_ste"), CONSTANT, "temperature.value=2.0"),
-    "calibrated": (*PLAIN, *CALIBRATED),
-    "calibrated_layer": (*PLAIN, *CALIBRATED, "method.gain_scope=layer"),
-    "calibrated_projection": (*PLAIN, *CALIBRATED, "method.gain_form=projection"),
-    "calibrated_batch": (*PLAIN, "method.reward_gain=calibrated", "method.gain_every=5"),  # learned from a batch of its own
+    "calibrated_along": (*PLAIN, "method.reward_gain=calibrated", "method.completions_per_prompt=4"),
     "grpo": ("method=grpo", RATE),
     "ppo": at_best("ppo"),
     "reinforce": at_best("reinforce"),
@@ -62,7 +58,9 @@ METHODS = {
     "grad2reward": ("method=grad2reward", RATE),
     "entrgi": ("method=entrgi", CONSTANT, "temperature.value=1.0", RATE),
 }
-# Runs named ppo and grpo are of revisions that scaled the KL by each batch's own scale; these of one that averages it over steps.
+# Runs named calibrated, calibrated_projection, calibrated_layer and calibrated_batch are of revisions that learned the gain from products
+# of gradients within each step, calibrated_along of these, which take products with the means of earlier steps.  Runs named ppo and grpo
+# are of revisions that scaled the KL by each batch's own scale, ppo_average and grpo_average of these, which average it over steps.
 METHODS |= {f"{name}_average": METHODS[name] for name in ("ppo", "grpo")}
 # Weights of the KL, in the order in which they are run; runs at 0.1 of most methods stand in the records of imdb_small and
 # gradient_quality, of the same setting.
@@ -71,9 +69,7 @@ WEIGHTS = {
     "rloo": ("0.5", "0.02", "0.2", "0.05", "0.01"),
     "plain": ("0.02", "0.2", "0.05", "0.01", "0.5"),
     "ste": ("0.02", "0.05", "0.01", "0.2", "0.5"),
-    "calibrated": ("0.1", "0.03"),
-    "calibrated_projection": ("0.1", "0.03"),
-    "calibrated_layer": ("0.1", "0.03"),
+    "calibrated_along": GRID,
     "grpo": ("0.1", "0.5", "2", "0.02"),
     "grpo_average": GRID,
     "rloo_cv": ("0.1", "0.02"),
@@ -86,7 +82,6 @@ WEIGHTS = {
     "grade": GRID[1:],
 }
 CORE = ("rloo", "plain", "ste")  # all seeds of these before the first of the others
-GAINS = {"calibrated_batch": WEIGHTS["calibrated"]}  # another way to a calibrated gain, one seed
 # Gradients of the reward and of the KL apart, with intervals of their lengths.
 ESTIMATORS = ("rloo", "decoupled_st:tau=1", "grade_ste:tau=2")
 SETTING = ("experiment=imdb_small", "max_new_tokens=32")
@@ -153,8 +148,7 @@ def frontier() -> list[Cell]:
     every = ("evaluation.validate_every=10",)
     cells = [cell for weights in groups for cell in by_weight(RECORDS, "frontier", METHODS, weights, SEEDS, every)]
     best = {name: WEIGHTS[name] for name in (*BEST, "ste") if name in WEIGHTS}
-    cells += by_weight(RECORDS, "frontier", METHODS, best, MORE_SEEDS, every)
-    return cells + by_weight(RECORDS, "frontier", METHODS, GAINS, SEEDS[:1], every)
+    return cells + by_weight(RECORDS, "frontier", METHODS, best, MORE_SEEDS, every)
 
 
 def slow() -> list[Cell]:
