@@ -119,7 +119,8 @@ LOWER = {name: at_rate(SLOW[name], "3e-4") for name in ("rloo", "annealed", "pla
 HIGHER = {f"{name}_higher": at_rate(SLOW[name], "3e-3") for name in ("rloo", "annealed_grpo", "grpo_average", "plain")}
 HIGHER_SEEDS = {"rloo_higher": (1, 2), "annealed_grpo_higher": (1, 2), "grpo_average_higher": (1,), "plain_higher": (1,)}
 # Longer completions for longer: does a lead last?
-LONG = {name: (*SLOW[name], "max_steps=250", "max_new_tokens=64") for name in ("rloo", "grpo", "annealed_grpo", "annealed", "plain")}
+LONG_METHODS = ("rloo", "grpo", "annealed_grpo", "annealed_no_hops", "annealed", "plain")
+LONG = {name: (*SLOW[name], "max_steps=250", "max_new_tokens=64") for name in LONG_METHODS}
 LONG_WEIGHTS = {name: SLOW_WEIGHTS[name][:2] for name in LONG}
 LONG_SEEDS = (1, 2)
 # Policy gradients for as long as 180 steps of the mixture took at first, 2.4 of theirs each, and as 350 of it without hops take now.
