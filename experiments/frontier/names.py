@@ -5,6 +5,7 @@ from __future__ import annotations
 METHOD = {
     "plain": "decoupled_st",
     "ste": "grade_ste",
+    "calibrated": "decoupled_st",
     "calibrated_along": "decoupled_st",
     "annealed_grpo": "annealed",
     "annealed_no_hops": "annealed",

@@ -13,6 +13,7 @@ FORMS = ("projection", "regression")
 # What is averaged of a step: (<g, G>, <g, H>, <h, G>, <h, H>), their products, weights and squared weights.
 _GG, _GH, _HG, _HH = range(4)
 _PRODUCTS, _WEIGHT, _SQUARES, _WIDTH = slice(4, 20), 20, 21, 22
+_BLOCK = 1 << 20  # elements whose products are taken at once
 _FEW = 3.5  # effective steps: fewer say too little of their own spread
 
 
@@ -38,11 +39,14 @@ class GainEstimate(NamedTuple):
 class GainAverage:
     """How long a step's gradients by RLOO (g) and by a straight-through estimator (h) are along the mean gradients of earlier steps.
 
-    G and H are the directions of the two estimators' means over earlier steps.  They have no sample in common with g and h, so that each of
-    <g, G>, <g, H>, <h, G> and <h, H> is an unbiased estimate of the same product with the expectation of g or h, and its noise is what a
-    gradient has along one direction: squared lengths of noisy gradients are never needed.  The gain is the mean of <g, H> over that of
-    <h, H> (``regression``), which takes h as near to g as it can, or the mean of <g, G> over that of <h, G> (``projection``), which makes h
-    as long along g as g is: 1 / c with c = cosine x ratio of lengths.  They differ by the squared cosine.
+    G and H are the directions of the two estimators' means over earlier steps.  They have no sample in common with g and h, so that, given
+    the earlier steps, each of <g, G>, <g, H>, <h, G> and <h, H> is an unbiased estimate of the same product with the expectation of g or h,
+    and its noise is what a gradient has along one direction: squared lengths of noisy gradients are never needed.  The gain is the mean of
+    <g, H> over that of <h, H> (``regression``), which takes h as near to g as it can, or the mean of <g, G> over that of <h, G>
+    (``projection``), which makes h as long along g as g is: 1 / c with c = cosine x ratio of lengths.  They differ by the squared cosine.
+
+    The error bar takes steps as independent.  Where the two estimators' directions differ (a cosine of 0.5), the noise of G itself, which
+    is much the same for about 1 / (1 - momentum) steps, adds to it: one standard error then holds the truth in about half of the cases.
 
     Args:
         sizes: lengths of the L parts of which a gradient [D] consists, each of which has a gain.
@@ -52,7 +56,8 @@ class GainAverage:
         like: a tensor of the device and, in at least 32 bits, the type of the means; fp32 on the CPU if None.
 
     Attributes:
-        state: [L, 22] weighted sums of the four products, of the products of these, of weights and of squared weights.
+        state: [L, 22] weighted sums of the four products, of the products of these, of weights and of squared weights.  A step in which
+            either gradient of a part, or either mean, is zero says nothing of it and leaves no trace but the passing of time.
         means: [2, D] weighted sums of g and of h.
     """
 
@@ -70,23 +75,17 @@ class GainAverage:
     def add(self, unbiased: Float[Tensor, " D"], biased: Float[Tensor, " D"]) -> None:
         """One more step: both estimators' gradients, of all samples of the step together."""
         now = torch.stack([unbiased, biased]).to(self.means)
-        found = [self._products(own, mean) for own, mean in zip(self._parts(now), self._parts(self.means), strict=True)]
-        if bool(self.means.any()):
-            x = torch.stack(found).flatten(1).cpu()
-            products = (x[:, :, None] * x[:, None, :]).flatten(1)
-            decay = torch.full((_WIDTH,), self.momentum, dtype=torch.float64)
-            decay[_SQUARES] = self.momentum**2
-            self.state = self.state * decay + torch.cat([x, products, torch.ones(len(x), 2, dtype=torch.float64)], dim=1)
+        parts = zip(now.split(self.sizes, dim=1), self.means.split(self.sizes, dim=1), strict=True)
+        found = torch.stack([_gram(torch.cat(part)) for part in parts]).cpu()  # [L, 4, 4] of g, h and the means of both
+        squares = found.diagonal(dim1=1, dim2=2)
+        known = (squares > 0).all(dim=1)
+        x = (found[:, :2, 2:] / squares[:, None, 2:].clamp_min(1e-300).sqrt()).flatten(1)
+        products = (x[:, :, None] * x[:, None, :]).flatten(1)
+        record = torch.cat([x, products, torch.ones(len(x), 2, dtype=torch.float64)], dim=1)
+        decay = torch.full((_WIDTH,), self.momentum, dtype=torch.float64)
+        decay[_SQUARES] = self.momentum**2
+        self.state = self.state * decay + torch.where(known[:, None], record, 0.0)
         self.means = self.momentum * self.means + (1 - self.momentum) * now
-
-    def _parts(self, both: Tensor) -> tuple[Tensor, ...]:
-        return both.split(self.sizes, dim=1)
-
-    @staticmethod
-    def _products(now: Tensor, mean: Tensor) -> Tensor:
-        """[2, 2] of g and h with the directions of the means; 0 where there is none."""
-        directions = torch.nn.functional.normalize(mean.double(), dim=1, eps=1e-300)
-        return now.double() @ directions.T
 
     def estimate(self) -> GainEstimate:
         """The gain with one standard error by the delta method."""
@@ -107,7 +106,18 @@ class GainAverage:
 
     @property
     def cosine(self) -> float:
-        """Cosine of both estimators' means, all parts together: the root of regression over projection; nan while noise leaves a product
-        at or below 0."""
-        products = self.state[:, :4].sum(dim=0).tolist()
+        """Cosine of both estimators' means, all parts together: the root of regression over projection, which noise may take above 1; nan
+        while it leaves a product at or below 0."""
+        lengths = torch.stack([part.double().norm(dim=1) for part in self.means.split(self.sizes, dim=1)]).cpu()  # [L, 2]
+        means = self.state[:, :4] / self.state[:, [_WEIGHT]].clamp_min(1e-300)
+        products = (means.view(-1, 2, 2) * lengths[:, None, :]).sum(dim=0).flatten().tolist()
         return float((products[_GH] * products[_HG] / (products[_HH] * products[_GG])) ** 0.5) if min(products) > 0 else float("nan")
+
+
+def _gram(rows: Tensor) -> Tensor:
+    """Inner products of rows in fp64, a block at a time: [R, n] -> [R, R]."""
+    found = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=rows.device)
+    for block in rows.split(_BLOCK, dim=1):
+        wide = block.double()
+        found += wide @ wide.T
+    return found

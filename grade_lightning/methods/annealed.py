@@ -29,7 +29,7 @@ class AnnealedGradient(Method):
     weighs prompts as GRPO does and is as long along A as RLOO's.
 
     Args:
-        context, settings, **values: see :class:`Method` and :class:`grade_lightning.settings.methods.AnnealedSettings`.
+        context, settings, **values: see :class:`Method` and :class:`grade_lightning.settings.relaxed.AnnealedSettings`.
     """
 
     Settings = AnnealedSettings

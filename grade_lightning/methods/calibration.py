@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,6 +16,7 @@ from grade_lightning.methods.base import Context, Totals
 from grade_lightning.methods.gradients import give_gradient, take_gradient
 from grade_lightning.methods.meter import Meter
 from grade_lightning.methods.paired import Pair
+from grade_lightning.rewards.base import Learning
 from grade_lightning.rollout.noise import keyed_generator
 from grade_lightning.rollout.sampling import sample
 from grade_lightning.rollout.types import Rollout
@@ -35,7 +37,7 @@ class Calibration(nn.Module):
 
     Where completions of hard tokens stand in groups, the step's own rollouts serve both estimators.  Otherwise a batch of its own is
     sampled: the step's first prompts, several completions each; for a method that feeds mixtures, of hard tokens for RLOO and of mixtures
-    for it, from the same noise.
+    for it, from the same noise.  Of a surrogate's gradient the gain makes up for what the surrogate does not know of the reward, too.
 
     Args:
         context: of the run; its reward is that whose gradient RLOO has.
@@ -72,8 +74,10 @@ class Calibration(nn.Module):
             meter.update(gain_cosine=cosine)
         if not self.by_layer and not (due and self.grouped):
             grade.gain = float(gains)
-            grade.accumulate_plainly(rollouts, totals, meter, step)
-            grade.gain = 1.0
+            try:
+                grade.accumulate_plainly(rollouts, totals, meter, step)
+            finally:
+                grade.gain = 1.0
         else:
             before = take_gradient(weights)
             if due and self.grouped:
@@ -89,7 +93,13 @@ class Calibration(nn.Module):
             self._learn(*((unbiased, biased) if self.grouped else self._calibration_batch(rollouts, step)))
 
     def _calibration_batch(self, rollouts: list[Rollout], step: int) -> tuple[Tensor, Tensor]:
-        """Both gradients [D] of the step's first prompts, each with completions of its own; the gradient of the step is not touched."""
+        """Both gradients [D] of the step's first prompts, each with completions of its own; the gradient of the step is not touched, and a
+        reward that learns does not learn from them."""
+        reward = self.pair.biased.reward
+        with reward.aside() if isinstance(reward, Learning) else nullcontext():
+            return self._of_first(rollouts, step)
+
+    def _of_first(self, rollouts: list[Rollout], step: int) -> tuple[Tensor, Tensor]:
         weights, soft = self.pair.weights, self.pair.biased.relaxation(step)
         policy, settings, kept = self.context.policy, self.context.rollout, take_gradient(weights)
         unbiased, biased = torch.zeros_like(kept), torch.zeros_like(kept)
@@ -122,7 +132,14 @@ class Calibration(nn.Module):
         return [(prompts[min(place, len(prompts) - 1)].to(self.context.policy.device), place < len(prompts)) for place in places]
 
     def _learn(self, unbiased: Tensor, biased: Tensor) -> None:
-        """Take in what both estimators say of one batch, of which this process has a share."""
-        self.average.add(sum_tensor(unbiased), sum_tensor(biased))
+        """Take in what both estimators say of one batch, of which this process has a share.
+
+        Raises:
+            FloatingPointError: either gradient is not finite.
+        """
+        whole = sum_tensor(unbiased), sum_tensor(biased)
+        if not all(bool(gradient.isfinite().all()) for gradient in whole):
+            raise FloatingPointError("a gradient that calibrates reward_gain is not finite: lower optimizer.lr, or give a number")
+        self.average.add(*whole)
         self.state.copy_(self.average.state)
         self.means.copy_(self.average.means)

@@ -58,7 +58,7 @@ class GradeGradient(Method):
     """L = -E[r] + beta KL(policy || reference) (eq. 16), differentiated through relaxed tokens.
 
     Args:
-        context, settings, **values: see :class:`Method` and :class:`grade_lightning.settings.methods.GradeSettings`.  ``temperature`` is
+        context, settings, **values: see :class:`Method` and :class:`grade_lightning.settings.relaxed.GradeSettings`.  ``temperature`` is
             tau as a function of the number of policy steps already made; ``relaxation`` a function (logits, noise, tau, *, hard) ->
             weights with a gradient, of :mod:`grade_lightning.estimators`, in place of Gumbel-softmax: one-hot in value where
             ``straight_through``.

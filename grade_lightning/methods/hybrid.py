@@ -30,7 +30,7 @@ class HybridGradient(Method):
         moments, weight_of_moments: running sums, part of a checkpoint.
 
     Args:
-        context, settings, **values: see :class:`Method` and :class:`grade_lightning.settings.methods.HybridSettings`.
+        context, settings, **values: see :class:`Method` and :class:`grade_lightning.settings.relaxed.HybridSettings`.
     """
 
     Settings = HybridSettings

@@ -1,4 +1,4 @@
-"""RLOO's and a straight-through gradient of the same hard rollouts, chunk by chunk, the KL kept out of both."""
+"""RLOO's and a relaxed method's gradient of the same rollouts or of the same noise, the KL kept out of both."""
 
 from __future__ import annotations
 
@@ -66,10 +66,6 @@ class Pair:
     def sizes(self) -> list[int]:
         """Lengths of the tensors of which a gradient consists."""
         return [weight.numel() for weight in self.weights]
-
-    def sums(self) -> PairedSums:
-        """Of no chunk yet, tensor by tensor."""
-        return PairedSums(self.sizes, like=self.weights[0])
 
     def chunk(
         self, rollouts: list[Rollout], totals: Totals, meter: Meter, step: int, *, relaxed: list[Rollout] | None = None, alone: bool = False

@@ -30,7 +30,7 @@ class ResidualGradient(Method):
 
     Args:
         context: its reward is a :class:`grade_lightning.rewards.surrogate.SurrogateReward`.
-        settings, **values: see :class:`Method` and :class:`grade_lightning.settings.methods.ResidualSettings`.
+        settings, **values: see :class:`Method` and :class:`grade_lightning.settings.relaxed.ResidualSettings`.
 
     Raises:
         ValueError: the reward is no surrogate.

@@ -26,6 +26,12 @@ def settings_of(run: Run) -> dict[str, str]:
     return {key: value for key, value in found.items() if learned or not key.startswith(f"method.{GAIN}")}
 
 
+def redefined(run: Run) -> bool:
+    """Whether a run has a setting that did not mean the same in every version (:mod:`grade_lightning.records.identity`)."""
+    gain, match, hops = (run.config.get(f"method.{key}", "None") for key in ("reward_gain", "match_kl", "max_hops"))
+    return gain == "calibrated" or match == "True" or hops != "None"
+
+
 def comparable(run: Run) -> dict[str, str]:
     """Settings with the last part of folders alone: on another machine the same data may lie elsewhere."""
     return {

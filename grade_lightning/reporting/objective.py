@@ -53,10 +53,13 @@ def _effective(run: Run, beta: float, place: str) -> str:
 def _of_relaxed(run: Run, beta: float) -> str:
     """The same of methods with relaxed tokens."""
     gain = run.config.get("method.reward_gain", "none")
+    if run.method == "residual" and gain == "calibrated":
+        return "about the same"
     if run.method == "residual" or (run.method == "annealed" and gain == "calibrated"):
         return "in between"  # in part as short as a straight-through gradient
     if run.method == "hybrid":  # as long as RLOO's along it; earlier versions, which measured no parts, weighed the KL too
-        return "about the same" if len(run.column("train/reward_grad_norm")) else "not measured"
+        known = "about the same" if gain == "none" else f"about {beta / float(gain):.2g}"
+        return known if len(run.column("train/reward_grad_norm")) else "not measured"
     if gain == "calibrated":  # as far as it was trusted
         trusted = run.column("train/reward_gain")
         return f"{beta:g} / ({np.mean(trusted):.1f} c)" if len(trusted) else "not measured"

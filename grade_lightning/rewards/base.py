@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol, get_args, runtime_checkable
@@ -131,6 +132,10 @@ class Learning(Protocol):
 
     def discard(self) -> None:
         """Forget the completions scored since the last policy step: they were measured, not trained on."""
+        ...
+
+    def aside(self) -> AbstractContextManager[None]:
+        """Inside, completions are scored and never learned from; those of the step that were scored before stay known."""
         ...
 
 

@@ -6,6 +6,8 @@ policy's frozen base, fitted after each policy step to the completions of earlie
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -116,6 +118,16 @@ class SurrogateReward(nn.Module):
     def discard(self) -> None:
         """Forget the completions scored since the last policy step."""
         self._fresh, self._known = [], {}
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Inside, completions are scored and never learned from."""
+        fresh, known = self._fresh, self._known
+        self._fresh, self._known = [], dict(known)
+        try:
+            yield
+        finally:
+            self._fresh, self._known = fresh, known
 
     @torch.no_grad()
     def learn(self) -> dict[str, float]:

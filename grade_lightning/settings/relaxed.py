@@ -48,7 +48,7 @@ class GainSettings(RelaxedSettings):
         "projection: as long along RLOO's gradient as that is, |g|^2 / <g, h> = 1 / c; regression: as near to it as can be, <g, h> / |h|^2",
         default="projection",
     )  # fmt: skip
-    gain_momentum: Float = key("what an earlier calibration's weight is multiplied by at each later one", default=0.95, ge=0.5, lt=1)
+    gain_momentum: Float = key("what an earlier calibration's weight is multiplied by at each later one", default=0.95, ge=0.7, lt=1)
 
     @model_validator(mode="after")
     def _gain(self) -> GainSettings:
@@ -127,16 +127,14 @@ class HybridSettings(RelaxedSettings):
 
     completions_per_prompt: Int = key("effective_batch_size must be a multiple of 4 x this", default=4, ge=2)  # type: ignore[misc]  # a fact of the class where it cannot be chosen
     min_cosine: Float = key("below this agreement of the two directions the step is RLOO's alone", default=0.1, ge=-1, le=1)
-    reward_gain: Literal["none", "calibrated"] | Float = key(
-        "none, or a number that the gradient of the reward (never the KL's) is multiplied by; the weights of its parts make it as long as "
-        "RLOO's already", default="none",
+    reward_gain: Literal["none"] | Float = key(
+        "none, or a number that the gradient of the reward (never the KL's) is multiplied by; calibrated it is already: the weights of its "
+        "parts make it as long as RLOO's", default="none",
     )  # fmt: skip
     momentum: Float = key("of the running second moments, in policy steps; 0 = this step's other half alone", default=0.98, ge=0, lt=1)
 
     @model_validator(mode="after")
     def _gain(self) -> HybridSettings:
-        if self.reward_gain == "calibrated":
-            raise ValueError("reward_gain=calibrated is what the hybrid's weights do already: give none or a number")
         if isinstance(self.reward_gain, float) and self.reward_gain <= 0:
             raise ValueError(f"reward_gain={self.reward_gain} must be above 0")
         return self

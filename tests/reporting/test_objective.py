@@ -16,6 +16,13 @@ def run(method: str, scale: float | None = None, **config: str) -> Run:
     return Run(Path(method), {"method": method}, metrics, [], values, {})
 
 
+def measured(method: str, gain: str) -> Run:
+    """A relaxed method's run that logged the length of its reward gradient."""
+    made = run(method, method__tol="0.001", method__reward_gain=gain)
+    made.metrics["train/reward_grad_norm"] = [1.0]
+    return made
+
+
 def test_the_average_scale_counts_where_it_was_measured():
     made = run("grpo", 5.0)
     made.metrics["train/average_scale"] = [0.08, 0.08]
@@ -34,6 +41,8 @@ def test_the_average_scale_counts_where_it_was_measured():
         (run("grade_ste", method__tol="0.001", method__reward_gain="calibrated"), "0.1: not measured"),
         (run("grade_ste", method__tol="0.001", method__reward_gain="3.0"), "0.1: 0.1 / (3.0 c)"),
         (run("hybrid", method__tol="0.001"), "0.1: not measured"), (run("residual", method__tol="0.001"), "0.1: in between"),
+        (measured("hybrid", "none"), "0.1: about the same"), (measured("hybrid", "2.5"), "0.1: about 0.04"),
+        (run("residual", method__tol="0.001", method__reward_gain="calibrated"), "0.1: about the same"),
         (run("annealed", method__tol="0.001", method__reward_gain="3.0"), "0.1: 0.1 / (3.0 c) at first, the same in the end"),
         (run("rloo", protocol__kl_in="none"), "0"), (run("ppo", protocol__kl_in="reward"), "0.1: the same"),
         (run("rloo", protocol__kl_reduction="sequence"), "0.1 a completion: the same"),

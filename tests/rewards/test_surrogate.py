@@ -24,7 +24,7 @@ from grade_lightning.rewards.surrogate import EstimatedReward, RestReward, Surro
 from grade_lightning.rollout.sampling import sample
 from tests.conftest import make_batch, make_context, make_policy
 from tests.entry import run_small
-from tests.methods.harness import make_module
+from tests.methods.harness import gradient, make_module
 
 
 def test_surrogate_and_rest_are_unbiased_for_any_surrogate():
@@ -132,6 +132,19 @@ def test_what_was_only_measured_is_not_learned_from(taught):
     assert torch.equal(reward.slope, before)
 
 
+def test_a_calibration_batch_is_not_learned_from(taught):
+    """The fit's rows are the step's own completions, with a calibrated gain and without."""
+    policy, reward, _ = taught
+    rows = []
+    for gain in ("none", "calibrated"):
+        module = make_module(GradeGradient, policy, {"temperature": lambda step: 1.0, "reward_gain": gain}, reward=reward)
+        gradient(module, make_batch(policy, step=7))
+        rows.append(len(torch.cat([pooled for pooled, _ in reward._fresh])))
+        reward.discard()
+    assert rows[0] == rows[1] == len(make_batch(policy))
+    assert float(module.method.calibration.means[1].norm()) > 0
+
+
 def test_the_ring_forgets_the_oldest(taught):
     policy, reward, context = taught
     assert int(reward.seen) == 64 == reward.capacity
@@ -192,6 +205,13 @@ def test_a_calibrated_gain_learns_from_rloo_of_the_surrogate_itself(taught):
     means = method.pathwise.calibration.means
     assert (means[0] - 0.05 * own).norm() < 1e-4 * means[0].norm()
     assert means[1].norm() > 0
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):  # evidence of a sure gain of 4
+        h = 1 + 0.01 * torch.randn(means.shape[1], generator=generator, dtype=means.dtype)
+        method.pathwise.calibration._learn(4 * h, h)
+    scaled, of_reward = parts_of(policy, rollouts, method, GradeGradient(
+        make_context(policy, reward, kl_coef=0.0), diagnostics_every=0, **options))  # fmt: skip
+    assert (scaled - plain - 3 * of_reward).norm() < 0.02 * of_reward.norm()
     reward.slope.zero_()
     flat = ResidualGradient(context, **options, reward_gain="calibrated", completions_per_prompt=2)
     parts_of(policy, rollouts, flat)

@@ -47,6 +47,18 @@ def test_a_mixture_keeps_the_hash_from_before_it_could_fade_into_something_else(
     assert run_hash(former) == run_hash(plain) != run_hash(other)
 
 
+def test_how_a_gain_is_learned_is_no_part_of_a_run_that_learns_none():
+    """And a calibrated run is not the one that an earlier version made with the same keys."""
+
+    def hashes(*overrides: str) -> list[str]:
+        forms = ([], ["method.gain_form=regression"])
+        return [config_hash(composed(["method=grade_ste", *form, *overrides, "run.dir=x"])) for form in forms]
+
+    none, number = hashes(), hashes("method.reward_gain=3")
+    assert len(set(none)) == len(set(number)) == 1
+    assert len({*none, *number, *hashes("method.reward_gain=calibrated")}) == 4
+
+
 @pytest.mark.parametrize("overrides", [["method=ppo"], ["method=ppo", "protocol=released"], ["method=hybrid", *LOCAL], []])
 def test_what_an_earlier_version_wrote_is_understood(overrides):
     """The former layout is the present one with the moved keys where they were: laid out now it gives the same settings and hash."""

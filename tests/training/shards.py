@@ -36,6 +36,9 @@ METHODS = {
     "grade_ste": make_grade,
     "grade_ste in parts": lambda policy: make_grade(policy, grad_accumulation=2),
     "calibrated": lambda policy: make_module(GradeGradient, policy, {**ADJOINT, "reward_gain": "calibrated"}),
+    "calibrated, soft": lambda policy: make_module(
+        GradeGradient, policy, {**ADJOINT, "straight_through": False, "reward_gain": "calibrated"}
+    ),
     "ppo": lambda policy: make_module(PPOGradient, policy, {}),
     "reinforce": lambda policy: make_module(ReinforceGradient, policy, {}),
     "rloo": lambda policy: make_module(RLOOGradient, policy, IN_PAIRS),
