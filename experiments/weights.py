@@ -22,6 +22,9 @@ ENDS = (
 )  # fmt: skip
 
 
+USUAL = 3  # seeds of a weight
+
+
 def by_weight(  # noqa: PLR0917
     records: Path, part: str, methods: Mapping[str, Sequence[str]], weights: Mapping[str, Sequence[str]], seeds: Sequence[int],
     more: Sequence[str] = (),
@@ -55,6 +58,32 @@ def suffixed(record: Record, suffix: str) -> Record:
     """The same run under its method's name with a suffix."""
     method, beta, seed = method_weight_seed(record)
     return dataclasses.replace(record, name=f"{method}{suffix}-beta{beta}-seed{seed}")
+
+
+def grid(records: Sequence[Record], weights: Sequence[str], names: Mapping[str, str]) -> Table:
+    """Where each method ended at each weight, mean test reward at mean KL.
+
+    Args:
+        records: named by :func:`by_weight`.
+        weights: of the KL, in the order of the columns.
+        names: methods' names for readers, in the order of the rows.
+    """
+    found: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
+    for record in records:
+        method, beta, _ = method_weight_seed(record)
+        found[method, beta].append((record.results["test"]["reward_mean"], record.results["test"]["kl_mean"]))
+
+    def cell(method: str, beta: str) -> str:
+        ends = found.get((method, beta))
+        if not ends:
+            return ""
+        reward, kl = np.mean(ends, axis=0)
+        return f"{reward:.3f} at {kl:.2f}" + (f" ({len(ends)})" if len(ends) != USUAL else "")
+
+    rows = [{"method": name, **{beta: cell(method, beta) for beta in weights}} for method, name in names.items()]
+    columns = [("method", "Method", ""), *((beta, beta, "") for beta in weights)]
+    note = f"Test reward at KL in nats per token, by weight of the KL; means of {USUAL} seeds, or of as many as stand in brackets."
+    return Table("Grid", columns, rows, [note])
 
 
 def ends(records: Sequence[Record]) -> Table:

@@ -32,4 +32,6 @@ NAMES |= {
     for method in ("rloo", "annealed", "annealed_grpo", "grpo_average", "plain")
 }
 COMPARED = ("rloo", "grpo_average", "plain", "annealed", "annealed_grpo", "annealed_no_hops", "ste")
+# What stands in the whole grid of weights.
+NINE = ("rloo", "grpo_average", "ppo_average", "reinforce", "grade", "ste", "plain", "calibrated_along", "hybrid")
 RATES = {"frontier": "3e-3, 60 steps", "slow": "1e-3, 180 steps"}  # of the methods that are compared most
