@@ -40,11 +40,13 @@ CONSTANT = "temperature=constant"
 SPREAD = "method.prompt_weights=spread"
 PLAIN = ("method=decoupled_st", CONSTANT, "temperature.value=1.0", RATE)
 MIXED, HOPS = ("method=annealed", CONSTANT, "temperature.value=1.0", RATE), "method.max_hops=null"
+CALIBRATED = ("method.reward_gain=calibrated", "method.completions_per_prompt=4")
 METHODS = {
     "rloo": at_best("rloo"),
     "plain": PLAIN,
     "ste": (*at_best("grade_ste"), CONSTANT, "temperature.value=2.0"),
-    "calibrated_along": (*PLAIN, "method.reward_gain=calibrated", "method.completions_per_prompt=4"),
+    "calibrated_along": (*PLAIN, *CALIBRATED),
+    "calibrated_along_layer": (*PLAIN, *CALIBRATED, "method.gain_scope=layer"),
     "grpo": ("method=grpo", RATE),
     "ppo": at_best("ppo"),
     "reinforce": at_best("reinforce"),
@@ -70,6 +72,7 @@ WEIGHTS = {
     "plain": ("0.02", "0.2", "0.05", "0.01", "0.5"),
     "ste": ("0.02", "0.05", "0.01", "0.2", "0.5"),
     "calibrated_along": GRID,
+    "calibrated_along_layer": ("0.1", "0.02"),
     "grpo": ("0.1", "0.5", "2", "0.02"),
     "grpo_average": GRID,
     "rloo_cv": ("0.1", "0.02"),
