@@ -15,7 +15,8 @@ METHOD = {
 }  # of the package, by what the study calls it
 NAMES = {
     "rloo": "RLOO", "plain": "plain straight-through", "ste": "GRADE-STE, tau 2", 
-    "calibrated_along": "calibrated straight-through", "calibrated_along_layer": "calibrated layer by layer", "calibrated": "calibrated, products within steps",
+    "calibrated_along": "calibrated straight-through", "calibrated_along_layer": "calibrated layer by layer",
+    "calibrated": "calibrated, products within steps",
     "annealed": "straight-through to RLOO", "annealed_grpo": "straight-through to GRPO", "annealed_no_hops": "to GRPO, no hops",
     "annealed_no_hops_350": "to GRPO, no hops, 350 steps",
     "annealed_spread": "to GRPO, prompts by spread",
