@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.against import against, by_cost, by_steps, comparison, forms, targets
+from experiments.against import against, by_band, by_cost, by_steps, comparison, forms, targets
 from experiments.frontier.figures import draw, draw_weights
 from experiments.frontier.names import COMPARED, NAMES, NINE, RATES
 from experiments.weights import ends, grid, method_weight_seed, suffixed
@@ -42,6 +42,8 @@ PAIRS = (
     *((m, r) for r in REFERENCES for m in AGAINST if m != r),
     ("annealed_grpo", "annealed"), ("annealed_no_hops", "annealed_grpo"),
 )  # fmt: skip
+# Of the whole grid, band by band.
+GRID_PAIRS = (*((m, "rloo") for m in NINE if m != "rloo"), ("ste", "ppo_average"), ("ste", "grade"), ("ppo_average", "ppo"))
 # Parts beside the frontier itself, and the steps after which they are compared.
 THIRTIES = (30, 60, 90, 120, 150, 180)
 STEPS = {
@@ -200,6 +202,7 @@ def write(records: Path, curve: Sequence[dict[str, Any]], out: Path) -> None:
     made = {
         "ends": ends(found["frontier"]).markdown(),
         "grid": grid(found["frontier"], SIX, {method: NAMES[method] for method in NINE}).markdown(),
+        "bands": by_band(found["frontier"], GRID_PAIRS, NAMES).markdown(),
         "effective": effective(found["frontier"]).markdown(),
         "against": "\n\n".join(against(found["frontier"], r, NAMES).markdown() for r in REFERENCES),
         "by_steps": "\n\n".join(by_steps(found["frontier"], (20, 40, 60), r, NAMES).markdown() for r in REFERENCES),
