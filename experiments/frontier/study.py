@@ -62,7 +62,8 @@ METHODS = {
 }
 # Runs named calibrated, calibrated_projection, calibrated_layer and calibrated_batch are of revisions that learned the gain from products
 # of gradients within each step, calibrated_along of these, which take products with the means of earlier steps.  Runs named ppo and grpo
-# are of revisions that scaled the KL by each batch's own scale, ppo_average and grpo_average of these, which average it over steps.
+# are of revisions that scaled the KL by each batch's own scale (ppo at 0.1, of imdb_small: not at all), ppo_average and grpo_average of
+# these, which average it over steps.
 METHODS |= {f"{name}_average": METHODS[name] for name in ("ppo", "grpo")}
 # Weights of the KL, in the order in which they are run; runs at 0.1 of most methods stand in the records of imdb_small and
 # gradient_quality, of the same setting.
