@@ -43,7 +43,13 @@ PAIRS = (
     ("annealed_grpo", "annealed"), ("annealed_no_hops", "annealed_grpo"),
 )  # fmt: skip
 # Of the whole grid, band by band.
-GRID_PAIRS = (*((m, "rloo") for m in NINE if m != "rloo"), ("ste", "ppo_average"), ("ste", "grade"), ("ppo_average", "ppo"))
+GRID_PAIRS = (
+    *((m, "rloo") for m in NINE if m != "rloo"),
+    ("ste", "ppo_average"),
+    ("ste", "grade"),
+    ("ppo_average", "ppo"),
+    ("calibrated_along", "plain"),
+)
 # Parts beside the frontier itself, and the steps after which they are compared.
 THIRTIES = (30, 60, 90, 120, 150, 180)
 STEPS = {

@@ -187,28 +187,18 @@ class EstimatedReward:
         return None
 
 
-class RestReward:
+class RestReward(EstimatedReward):
     """What a surrogate leaves of its reward: r - r^, for a policy gradient on the same completions.
 
     Args:
         surrogate: whose estimate is taken away.
     """
 
-    differentiable, soft, reads_states = False, False, True
-    range: tuple[float | None, float | None] = (None, None)
-
-    def __init__(self, surrogate: SurrogateReward):
-        self.surrogate, self.vocabulary = surrogate, surrogate.vocabulary
-
     @torch.no_grad()
     def score(self, completions: Completions) -> Tensor:
         """[B]."""
         values = self.surrogate.score(completions)
         return values - self.surrogate.estimate(completions).to(values.dtype)
-
-    def scoped(self, scope: str) -> Reward | None:
-        """None: it is part of a method, not of an evaluation."""
-        return None
 
 
 def surrogate(

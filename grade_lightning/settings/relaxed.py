@@ -34,6 +34,12 @@ class RelaxedSettings(MethodSettings):
         return self
 
 
+def check_gain(gain: str | float) -> None:
+    """Raise ValueError where a gain is a number that is not above 0."""
+    if isinstance(gain, float) and gain <= 0:
+        raise ValueError(f"reward_gain={gain} must be above 0")
+
+
 @settings
 class GainSettings(RelaxedSettings):
     """What the gradient of the reward, never the KL's, is multiplied by."""
@@ -52,8 +58,7 @@ class GainSettings(RelaxedSettings):
 
     @model_validator(mode="after")
     def _gain(self) -> GainSettings:
-        if isinstance(self.reward_gain, float) and self.reward_gain <= 0:
-            raise ValueError(f"reward_gain={self.reward_gain} must be above 0")
+        check_gain(self.reward_gain)
         return self
 
     @property
@@ -135,8 +140,7 @@ class HybridSettings(RelaxedSettings):
 
     @model_validator(mode="after")
     def _gain(self) -> HybridSettings:
-        if isinstance(self.reward_gain, float) and self.reward_gain <= 0:
-            raise ValueError(f"reward_gain={self.reward_gain} must be above 0")
+        check_gain(self.reward_gain)
         return self
 
 
