@@ -188,11 +188,7 @@ class EstimatedReward:
 
 
 class RestReward(EstimatedReward):
-    """What a surrogate leaves of its reward: r - r^, for a policy gradient on the same completions.
-
-    Args:
-        surrogate: whose estimate is taken away.
-    """
+    """What a surrogate leaves of its reward: r - r^, for a policy gradient on the same completions."""
 
     @torch.no_grad()
     def score(self, completions: Completions) -> Tensor:
