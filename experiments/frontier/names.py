@@ -14,7 +14,7 @@ METHOD = {
     "grpo_average": "grpo",
 }  # of the package, by what the study calls it
 NAMES = {
-    "rloo": "RLOO", "plain": "plain straight-through", "ste": "GRADE-STE, tau 2", 
+    "rloo": "RLOO", "plain": "plain straight-through", "ste": "GRADE-STE, tau 2",
     "calibrated_along": "calibrated straight-through", "calibrated_along_layer": "calibrated layer by layer",
     "calibrated": "calibrated, products within steps",
     "annealed": "straight-through to RLOO", "annealed_grpo": "straight-through to GRPO", "annealed_no_hops": "to GRPO, no hops",
@@ -35,5 +35,6 @@ NAMES |= {
 }
 COMPARED = ("rloo", "grpo_average", "plain", "annealed", "annealed_grpo", "annealed_no_hops", "ste")
 # What stands in the whole grid of weights.
+GRID = ("0.1", "0.02", "0.5", "0.05", "0.2", "0.01")  # weights of the KL, in the order in which they are run
 NINE = ("rloo", "grpo_average", "ppo_average", "reinforce", "grade", "ste", "plain", "calibrated_along", "hybrid")
 RATES = {"frontier": "3e-3, 60 steps", "slow": "1e-3, 180 steps"}  # of the methods that are compared most

@@ -13,7 +13,7 @@ import numpy as np
 
 from experiments.against import against, by_band, by_cost, by_steps, comparison, forms, targets
 from experiments.frontier.figures import draw, draw_weights
-from experiments.frontier.names import COMPARED, NAMES, NINE, RATES
+from experiments.frontier.names import COMPARED, GRID, NAMES, NINE, RATES
 from experiments.weights import ends, grid, method_weight_seed, suffixed
 from grade_lightning.records.files import write_atomically
 from grade_lightning.records.study_table import Record, read_table
@@ -57,7 +57,6 @@ STEPS = {
     "larger": THIRTIES, "matched": THIRTIES, "completion": (10, 20, 40, 60), "why": (20, 40, 60), "long": (50, 100, 150, 200, 250),
 }  # fmt: skip
 FORMED = {part: f"Rate {rate}" for part, rate in RATES.items()} | {"ten_seeds": "Rate 1e-3, 180 steps, all seeds"}
-SIX = ("0.5", "0.2", "0.1", "0.05", "0.02", "0.01")  # weights of the whole grid
 ADDED = "0.5"  # the weight of the fresh seeds that was added to the two foreseen
 LARGER_RATE = 1e-3  # of the larger base where a run is not named after its rate
 
@@ -207,7 +206,7 @@ def write(records: Path, curve: Sequence[dict[str, Any]], out: Path) -> None:
     found = parts(records)
     made = {
         "ends": ends(found["frontier"]).markdown(),
-        "grid": grid(found["frontier"], SIX, {method: NAMES[method] for method in NINE}).markdown(),
+        "grid": grid(found["frontier"], sorted(GRID, key=float, reverse=True), {method: NAMES[method] for method in NINE}).markdown(),
         "bands": by_band(found["frontier"], GRID_PAIRS, NAMES).markdown(),
         "effective": effective(found["frontier"]).markdown(),
         "against": "\n\n".join(against(found["frontier"], r, NAMES).markdown() for r in REFERENCES),

@@ -17,6 +17,7 @@ from pathlib import Path
 from experiments.frontier import linear
 from experiments.frontier.cost import measure as costs
 from experiments.frontier.length import measure
+from experiments.frontier.names import GRID
 from experiments.imdb_small.study import COMMON, at_best
 from experiments.queue import OUTPUTS, Cell, Queue, keep_measured, study_arguments
 from experiments.weights import by_weight
@@ -67,7 +68,6 @@ METHODS = {
 METHODS |= {f"{name}_average": METHODS[name] for name in ("ppo", "grpo")}
 # Weights of the KL, in the order in which they are run; runs at 0.1 of most methods stand in the records of imdb_small and
 # gradient_quality, of the same setting.
-GRID = ("0.1", "0.02", "0.5", "0.05", "0.2", "0.01")
 WEIGHTS = {
     "rloo": ("0.5", "0.02", "0.2", "0.05", "0.01"),
     "plain": ("0.02", "0.2", "0.05", "0.01", "0.5"),

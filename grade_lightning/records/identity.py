@@ -38,15 +38,21 @@ GAIN = "gain_"  # begins what of a method says how a calibrated gain is learned:
 _ABSENT = object()
 
 
-def _with_changed(plain: dict[str, Any]) -> dict[str, Any]:
-    """Settings that meant something else in earlier versions: a run that has them is not the run that an earlier version made with them."""
-    method = plain.get("method", {})
-    changed = {} if method.get("max_hops") is None else {"max_hops": f"{method['max_hops']} beyond the direct term"}
-    if method.get("reward_gain") == "calibrated":
+def redefined(method: Mapping[str, Any]) -> dict[str, str]:
+    """What a method's settings, as values or as text, say now where they meant something else in earlier versions."""
+    hops, gain, match = (str(method.get(key)) for key in ("max_hops", "reward_gain", "match_kl"))
+    changed = {} if hops == "None" else {"max_hops": f"{hops} beyond the direct term"}
+    if gain == "calibrated":
         changed["reward_gain"] = "calibrated along earlier gradients"  # and not by products within a step
-    if method.get("match_kl"):
+    if match == "True":
         changed["match_kl"] = "over steps"  # and not each batch by itself
-    return {**plain, "method": {**method, **changed}} if changed else plain
+    return changed
+
+
+def _with_changed(plain: dict[str, Any]) -> dict[str, Any]:
+    """A run that has settings with another meaning is not the run that an earlier version made with them."""
+    changed = redefined(plain.get("method", {}))
+    return {**plain, "method": {**plain["method"], **changed}} if changed else plain
 
 
 def _without_added(plain: dict[str, Any]) -> dict[str, Any]:

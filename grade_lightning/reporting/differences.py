@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from itertools import combinations
 
-from grade_lightning.records.identity import ADDED, GAIN
+from grade_lightning.records.identity import ADDED, GAIN, redefined
 from grade_lightning.reporting.read import Run, flat
 
 FACTS = ("protocol", "model", "data", "steps")
@@ -26,10 +26,10 @@ def settings_of(run: Run) -> dict[str, str]:
     return {key: value for key, value in found.items() if learned or not key.startswith(f"method.{GAIN}")}
 
 
-def redefined(run: Run) -> bool:
-    """Whether a run has a setting that did not mean the same in every version (:mod:`grade_lightning.records.identity`)."""
-    gain, match, hops = (run.config.get(f"method.{key}", "None") for key in ("reward_gain", "match_kl", "max_hops"))
-    return gain == "calibrated" or match == "True" or hops != "None"
+def meant_otherwise(run: Run) -> bool:
+    """Whether a run has a setting that did not mean the same in every version."""
+    method = {key.removeprefix("method."): value for key, value in run.config.items() if key.startswith("method.")}
+    return bool(redefined(method))
 
 
 def comparable(run: Run) -> dict[str, str]:

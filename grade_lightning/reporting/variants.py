@@ -6,7 +6,7 @@ import hashlib
 from collections import defaultdict
 from dataclasses import dataclass
 
-from grade_lightning.reporting.differences import FACTS, comparable, folder_says, redefined, settings_of, told_apart
+from grade_lightning.reporting.differences import FACTS, comparable, folder_says, meant_otherwise, settings_of, told_apart
 from grade_lightning.reporting.palette import Look, looks, title
 from grade_lightning.reporting.published import comparable_with_paper
 from grade_lightning.reporting.read import Run
@@ -100,7 +100,7 @@ def _adds_settings(first: Run, second: Run) -> bool:
 
     Never where a setting meant something else in an earlier version: then only equal hashes say that two configurations are one.
     """
-    if any(redefined(run) for run in (first, second)):
+    if any(meant_otherwise(run) for run in (first, second)):
         return False
     facts = all(first.results.get(fact) == second.results.get(fact) for fact in FACTS)
     old, new = comparable(first), comparable(second)

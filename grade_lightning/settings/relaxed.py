@@ -27,6 +27,17 @@ class RelaxedSettings(MethodSettings):
         "0 = tokens that were fed are constants", default=None, ge=0,
     )  # fmt: skip
 
+    reward_gain: Literal["none", "calibrated"] | Float = key(
+        "what the gradient of the reward (never the KL's) is multiplied by: none, a number, or calibrated: by what earlier steps say that "
+        "it is too short, compared with RLOO's gradient of hard rollouts", default="none",
+    )  # fmt: skip
+
+    @model_validator(mode="after")
+    def _gain(self) -> RelaxedSettings:
+        if isinstance(self.reward_gain, float) and self.reward_gain <= 0:
+            raise ValueError(f"reward_gain={self.reward_gain} must be above 0")
+        return self
+
     @model_validator(mode="after")
     def _truncation(self) -> RelaxedSettings:
         if self.backprop == "sequential" and self.max_hops is not None:
@@ -34,20 +45,10 @@ class RelaxedSettings(MethodSettings):
         return self
 
 
-def check_gain(gain: str | float) -> None:
-    """Raise ValueError where a gain is a number that is not above 0."""
-    if isinstance(gain, float) and gain <= 0:
-        raise ValueError(f"reward_gain={gain} must be above 0")
-
-
 @settings
 class GainSettings(RelaxedSettings):
-    """What the gradient of the reward, never the KL's, is multiplied by."""
+    """How a gain of the reward's gradient is learned, where it is calibrated."""
 
-    reward_gain: Literal["none", "calibrated"] | Float = key(
-        "what the gradient of the reward (never the KL's) is multiplied by: none, a number, or calibrated: by what earlier steps say that "
-        "it is too short, compared with RLOO's gradient of hard rollouts", default="none",
-    )  # fmt: skip
     gain_every: Int = key("policy steps between calibrations", default=1, ge=1)
     gain_scope: Literal["global", "layer"] = key("one gain, or one for each adapter tensor", default="global")
     gain_form: Literal["projection", "regression"] = key(
@@ -55,11 +56,6 @@ class GainSettings(RelaxedSettings):
         default="projection",
     )  # fmt: skip
     gain_momentum: Float = key("what an earlier calibration's weight is multiplied by at each later one", default=0.95, ge=0.7, lt=1)
-
-    @model_validator(mode="after")
-    def _gain(self) -> GainSettings:
-        check_gain(self.reward_gain)
-        return self
 
     @property
     def gain_of_own(self) -> bool:
@@ -137,11 +133,6 @@ class HybridSettings(RelaxedSettings):
         "parts make it as long as RLOO's", default="none",
     )  # fmt: skip
     momentum: Float = key("of the running second moments, in policy steps; 0 = this step's other half alone", default=0.98, ge=0, lt=1)
-
-    @model_validator(mode="after")
-    def _gain(self) -> HybridSettings:
-        check_gain(self.reward_gain)
-        return self
 
 
 @settings
