@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 FORMS = ("projection", "regression")
 # What is averaged of a step: (<g, G>, <g, H>, <h, G>, <h, H>), their products, weights and squared weights.
@@ -36,7 +36,7 @@ class GainEstimate(NamedTuple):
         return torch.ones_like(self.value).clamp(self.low, self.high)
 
 
-class GainAverage:
+class GainAverage(nn.Module):
     """How long a step's gradients by RLOO (g) and by a straight-through estimator (h) are along the mean gradients of earlier steps.
 
     G and H are the directions of the two estimators' means over earlier steps.  They have no sample in common with g and h, so that, given
@@ -58,31 +58,32 @@ class GainAverage:
     Attributes:
         state: [L, 22] weighted sums of the four products, of the products of these, of weights and of squared weights.  A step in which
             either gradient of a part, or either mean, is zero says nothing of it and leaves no trace but the passing of time.
-        means: [2, D] weighted sums of g and of h.
+        means: [2, D] weighted sums of g and of h.  Both are part of a checkpoint.
     """
 
     state: Tensor
     means: Tensor
 
     def __init__(self, sizes: Sequence[int], *, momentum: float = 0.95, form: str = "projection", like: Tensor | None = None):
+        super().__init__()
         if form not in FORMS:
             raise ValueError(f"the form of a gain is one of {', '.join(FORMS)}, got {form}")
         self.sizes, self.momentum, self.form = list(sizes), momentum, form
-        self.state = torch.zeros(len(self.sizes), _WIDTH, dtype=torch.float64)
         like = torch.zeros(0) if like is None else like
-        self.means = like.new_zeros(2, sum(self.sizes), dtype=torch.promote_types(like.dtype, torch.float32))
+        self.register_buffer("state", like.new_zeros(len(self.sizes), _WIDTH, dtype=torch.float64))
+        self.register_buffer("means", like.new_zeros(2, sum(self.sizes), dtype=torch.promote_types(like.dtype, torch.float32)))
 
     def add(self, unbiased: Float[Tensor, " D"], biased: Float[Tensor, " D"]) -> None:
         """One more step: both estimators' gradients, of all samples of the step together."""
         now = torch.stack([unbiased, biased]).to(self.means)
         parts = zip(now.split(self.sizes, dim=1), self.means.split(self.sizes, dim=1), strict=True)
-        found = torch.stack([_gram(torch.cat(part)) for part in parts]).cpu()  # [L, 4, 4] of g, h and the means of both
+        found = torch.stack([_gram(torch.cat(part)) for part in parts])  # [L, 4, 4] of g, h and the means of both
         squares = found.diagonal(dim1=1, dim2=2)
         known = (squares > 0).all(dim=1)
         x = (found[:, :2, 2:] / squares[:, None, 2:].clamp_min(1e-300).sqrt()).flatten(1)
         products = (x[:, :, None] * x[:, None, :]).flatten(1)
-        record = torch.cat([x, products, torch.ones(len(x), 2, dtype=torch.float64)], dim=1)
-        decay = torch.full((_WIDTH,), self.momentum, dtype=torch.float64)
+        record = torch.cat([x, products, x.new_ones(len(x), 2)], dim=1)
+        decay = torch.full_like(self.state[0], self.momentum)
         decay[_SQUARES] = self.momentum**2
         self.state = self.state * decay + torch.where(known[:, None], record, 0.0)
         self.means = self.momentum * self.means + (1 - self.momentum) * now
@@ -108,7 +109,7 @@ class GainAverage:
     def cosine(self) -> float:
         """Cosine of both estimators' means, all parts together: the root of regression over projection, which noise may take above 1; nan
         while it leaves a product at or below 0."""
-        lengths = torch.stack([part.double().norm(dim=1) for part in self.means.split(self.sizes, dim=1)]).cpu()  # [L, 2]
+        lengths = torch.stack([part.double().norm(dim=1) for part in self.means.split(self.sizes, dim=1)])  # [L, 2]
         means = self.state[:, :4] / self.state[:, [_WEIGHT]].clamp_min(1e-300)
         products = (means.view(-1, 2, 2) * lengths[:, None, :]).sum(dim=0).flatten().tolist()
         return float((products[_GH] * products[_HG] / (products[_HH] * products[_GG])) ** 0.5) if min(products) > 0 else float("nan")

@@ -44,11 +44,8 @@ class Calibration(nn.Module):
         grade: whose gradient is scaled.
 
     Attributes:
-        state, means: of :class:`grade_lightning.estimators.GainAverage`, part of a checkpoint.
+        average: what steps have taught, part of a checkpoint.
     """
-
-    state: Tensor
-    means: Tensor
 
     def __init__(self, context: Context, grade: GradeGradient):
         super().__init__()
@@ -58,17 +55,10 @@ class Calibration(nn.Module):
         self.context = context
         sizes = self.pair.sizes if self.by_layer else [sum(self.pair.sizes)]
         self.average = GainAverage(sizes, momentum=own.gain_momentum, form=own.gain_form, like=self.pair.weights[0].detach())
-        self.register_buffer("state", self.average.state.clone())
-        self.register_buffer("means", self.average.means.clone())
-
-    def gains(self) -> Tensor:
-        """[L] or [1]: of the coming step."""
-        self.average.state, self.average.means = self.state.cpu(), self.means
-        return self.average.estimate().trusted
 
     def accumulate(self, grade: GradeGradient, rollouts: list[Rollout], totals: Totals, meter: Meter, step: int) -> None:
         """The calibrated gradient of a batch, and what it teaches later steps."""
-        gains, due, weights = self.gains(), step % self.every == 0 or step == 1, self.pair.weights
+        gains, due, weights = self.average.estimate().trusted, step % self.every == 0 or step == 1, self.pair.weights
         meter.update(reward_gain=float(gains.mean()))
         if not math.isnan(cosine := self.average.cosine):
             meter.update(gain_cosine=cosine)
@@ -81,7 +71,7 @@ class Calibration(nn.Module):
         else:
             before = take_gradient(weights)
             if due and self.grouped:
-                unbiased, biased, kl = self.pair.chunk(rollouts, totals, meter, step)
+                unbiased, biased, kl = self.pair.gradients(rollouts, totals, meter, step)
             else:
                 biased, kl = self.pair.straight_through(rollouts, totals, meter, step)
             parts = biased.split(self.average.sizes)
@@ -109,7 +99,7 @@ class Calibration(nn.Module):
             rollout = sample(policy, prompt.repeat(COMPLETIONS), noise, settings)
             relaxed = None if soft is None else [sample(policy, prompt.repeat(COMPLETIONS), noise, settings, soft=soft)]
             totals = Totals(COMPLETIONS, max(1, rollout.tokens))
-            found = self.pair.chunk([rollout], totals, Meter(policy.device), step, relaxed=relaxed, alone=True)
+            found = self.pair.gradients([rollout], totals, Meter(policy.device), step, relaxed=relaxed, alone=True)
             if counts:
                 unbiased, biased = unbiased + found.unbiased, biased + found.biased
         give_gradient(weights, kept)
@@ -141,5 +131,3 @@ class Calibration(nn.Module):
         if not all(bool(gradient.isfinite().all()) for gradient in whole):
             raise FloatingPointError("a gradient that calibrates reward_gain is not finite: lower optimizer.lr, or give a number")
         self.average.add(*whole)
-        self.state.copy_(self.average.state)
-        self.means.copy_(self.average.means)

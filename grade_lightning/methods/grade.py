@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ from grade_lightning.methods.base import Context, Method, Schedule, Totals, scor
 from grade_lightning.methods.calibration import Calibration
 from grade_lightning.methods.meter import Meter
 from grade_lightning.models.policy import Policy
+from grade_lightning.rewards.base import Reward
 from grade_lightning.rollout.sampling import Relaxation
 from grade_lightning.rollout.types import Rollout
 from grade_lightning.settings.relaxed import GradeSettings, check_feeds
@@ -62,11 +64,12 @@ class GradeGradient(Method):
             tau as a function of the number of policy steps already made; ``relaxation`` a function (logits, noise, tau, *, hard) ->
             weights with a gradient, of :mod:`grade_lightning.estimators`, in place of Gumbel-softmax: one-hot in value where
             ``straight_through``.
+        measured_by: the reward whose policy gradient a calibrated gain is learned from; None = that of the context.
     """
 
     Settings = GradeSettings
 
-    def __init__(self, context: Context, settings: GradeSettings | None = None, **values: Any):
+    def __init__(self, context: Context, settings: GradeSettings | None = None, *, measured_by: Reward | None = None, **values: Any):
         super().__init__(context, settings, **values)
         self.weights = self.settings.relaxation or gumbel_softmax_weights
         self.temperature: Schedule = self.settings.temperature
@@ -74,7 +77,8 @@ class GradeGradient(Method):
             check_feeds(mixtures=_mixes(self.weights), straight_through=self.settings.straight_through)
         chosen = self.settings.reward_gain
         self.gain = float(chosen) if isinstance(chosen, int | float) else 1.0  # what the reward's gradient is multiplied by
-        self.calibration = Calibration(context, self) if chosen == "calibrated" else None
+        measured = context if measured_by is None else dataclasses.replace(context, reward=measured_by)
+        self.calibration = Calibration(measured, self) if chosen == "calibrated" else None
 
     def schedule_values(self, step: int) -> dict[str, float]:
         return {"tau": self.temperature(step - 1)}

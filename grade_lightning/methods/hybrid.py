@@ -59,7 +59,7 @@ class HybridGradient(Method):
         halves = [PairedSums([sum(self._pair.sizes)], like=before) for _ in range(2)]
         kl = torch.zeros_like(before)
         for place, chunk in enumerate(chunks):
-            found = self._pair.chunk(chunk, totals, meter, step)
+            found = self._pair.gradients(chunk, totals, meter, step)
             everywhere = rank * len(chunks) + place
             halves[2 * everywhere // (size * len(chunks))].add(found.unbiased, found.biased)
             kl += found.kl

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from grade_lightning.methods.grade import GradeGradient
 
 
-class Chunk(NamedTuple):
-    """Gradients of one chunk, as its share of the batch's.
+class PairGradients(NamedTuple):
+    """Gradients of some rollouts, as their share of the batch's.
 
     Attributes:
         unbiased: [D] of -E[r] by RLOO.
@@ -67,13 +67,13 @@ class Pair:
         """Lengths of the tensors of which a gradient consists."""
         return [weight.numel() for weight in self.weights]
 
-    def chunk(
+    def gradients(
         self, rollouts: list[Rollout], totals: Totals, meter: Meter, step: int, *, relaxed: list[Rollout] | None = None, alone: bool = False
-    ) -> Chunk:  # fmt: skip
-        """Gradients of a chunk's micro-batches; ``.grad`` is left empty.
+    ) -> PairGradients:  # fmt: skip
+        """Gradients of micro-batches; ``.grad`` is left empty.
 
         Args:
-            rollouts: of the chunk.
+            rollouts: the micro-batches.
             totals: of the whole effective batch.
             meter: takes what straight-through measures.
             step: policy step.
@@ -83,10 +83,11 @@ class Pair:
         take_gradient(self.weights)
         self.unbiased.alone = alone
         self.unbiased.accumulate(rollouts, totals, Meter(self.biased.policy.device), step)
-        return Chunk(take_gradient(self.weights), *self.straight_through(rollouts if relaxed is None else relaxed, totals, meter, step))
+        unbiased = take_gradient(self.weights)
+        return PairGradients(unbiased, *self.straight_through(rollouts if relaxed is None else relaxed, totals, meter, step))
 
     def straight_through(self, rollouts: list[Rollout], totals: Totals, meter: Meter, step: int) -> tuple[Tensor, Tensor]:
-        """Straight-through gradients of -E[r] and of beta KL, [D] each; arguments as those of :meth:`chunk`; ``.grad`` is left empty."""
+        """Straight-through gradients of -E[r] and of beta KL, [D] each; arguments: see :meth:`gradients`; ``.grad`` is left empty."""
         outer, self.biased.apart = self.biased.apart, Apart(self.weights)
         try:
             self.biased.accumulate_plainly(rollouts, totals, meter, step)

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from grade_lightning.distributed import sum_tensor
 from grade_lightning.methods.base import Context, Method, Totals
-from grade_lightning.methods.calibration import Calibration
 from grade_lightning.methods.grade import GradeGradient
 from grade_lightning.methods.gradients import give_gradient, take_gradient
 from grade_lightning.methods.group import RLOOGradient
@@ -44,10 +43,7 @@ class ResidualGradient(Method):
             raise ValueError(NEEDS_SURROGATE)
         own: ResidualSettings = self.settings
         relaxed = {field.name: getattr(own, field.name) for field in dataclasses.fields(own)}
-        self.pathwise = GradeGradient(context, diagnostics_every=0, **relaxed)
-        if self.pathwise.calibration is not None:
-            estimated = dataclasses.replace(context, reward=EstimatedReward(context.reward))
-            self.pathwise.calibration = Calibration(estimated, self.pathwise)
+        self.pathwise = GradeGradient(context, measured_by=EstimatedReward(context.reward), diagnostics_every=0, **relaxed)
         rest = dataclasses.replace(context, reward=RestReward(context.reward), kl_coef=0.0)
         self.rest = RLOOGradient(rest, completions_per_prompt=own.completions_per_prompt)
 

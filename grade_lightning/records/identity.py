@@ -34,7 +34,6 @@ ADDED: dict[str, Any] = {
     "reward.head.rows": None,
     "run.adapter": None,
 }
-GAIN = "gain_"  # begins what of a method says how a calibrated gain is learned: no part of it where none is
 _ABSENT = object()
 
 
@@ -49,6 +48,11 @@ def redefined(method: Mapping[str, Any]) -> dict[str, str]:
     return changed
 
 
+def idle(method: Mapping[str, Any]) -> set[str]:
+    """Which of a method's settings, as values or as text, decide nothing: how a calibrated gain is learned, where none is."""
+    return set() if str(method.get("reward_gain")) == "calibrated" else {key for key in method if key.startswith("gain_")}
+
+
 def _with_changed(plain: dict[str, Any]) -> dict[str, Any]:
     """A run that has settings with another meaning is not the run that an earlier version made with them."""
     changed = redefined(plain.get("method", {}))
@@ -58,9 +62,8 @@ def _with_changed(plain: dict[str, Any]) -> dict[str, Any]:
 def _without_added(plain: dict[str, Any]) -> dict[str, Any]:
     for name, value in ADDED.items():
         plain = _without(plain, name.split("."), value)
-    method = plain.get("method", {})
-    if method.get("reward_gain") != "calibrated" and any(key.startswith(GAIN) for key in method):
-        plain = {**plain, "method": {key: kept for key, kept in method.items() if not key.startswith(GAIN)}}
+    if unused := idle(plain.get("method", {})):
+        plain = {**plain, "method": {key: kept for key, kept in plain["method"].items() if key not in unused}}
     if plain.get("method", {}).get("completions_per_prompt") == 1:  # which relaxed methods could not choose
         plain = {**plain, "method": {key: kept for key, kept in plain["method"].items() if key != "completions_per_prompt"}}
     return plain

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 
-from grade_lightning.records.identity import ADDED, GAIN, redefined
+from grade_lightning.records.identity import ADDED, idle, redefined
 from grade_lightning.reporting.read import Run, flat
 
 FACTS = ("protocol", "model", "data", "steps")
 _NOT_SETTINGS = ("seed", "run.", "hydra", "logger", "callbacks", "quiet", "trainer._target_", "names.")
+_METHOD = "method."
 _START = "run.adapter"  # the one key of its group that says what a run is
 _LAST = ("evaluation.", "hardware.")  # say little about what was trained
 _MOST = 3  # settings in a label that all configurations of a method show
@@ -22,14 +23,17 @@ def settings_of(run: Run) -> dict[str, str]:
     """What a run's configuration decides, by dotted name; what its version could not choose has the value it had."""
     own = {key: value for key, value in run.config.items() if key == _START or not key.startswith(_NOT_SETTINGS)}
     found = {**dict(flat("", ADDED)), **own} if own else {}
-    learned = found.get("method.reward_gain") == "calibrated"
-    return {key: value for key, value in found.items() if learned or not key.startswith(f"method.{GAIN}")}
+    unused = {f"{_METHOD}{key}" for key in idle(_of_method(found))}
+    return {key: value for key, value in found.items() if key not in unused}
 
 
 def meant_otherwise(run: Run) -> bool:
     """Whether a run has a setting that did not mean the same in every version."""
-    method = {key.removeprefix("method."): value for key, value in run.config.items() if key.startswith("method.")}
-    return bool(redefined(method))
+    return bool(redefined(_of_method(run.config)))
+
+
+def _of_method(settings: Mapping[str, str]) -> dict[str, str]:
+    return {key.removeprefix(_METHOD): value for key, value in settings.items() if key.startswith(_METHOD)}
 
 
 def comparable(run: Run) -> dict[str, str]:

@@ -74,7 +74,7 @@ def test_the_first_step_is_not_scaled_and_later_ones_by_earlier_evidence(policy6
         g = 4 * h
         g[-sizes[-1] :] *= 2 if scope == "layer" else 1
         calibration._learn(g, h)
-    gains = calibration.gains()
+    gains = calibration.average.estimate().trusted
     assert gains.tolist() == pytest.approx([4.0] * (len(sizes) - 1) + [8.0 if scope == "layer" else 4.0], rel=0.02)
     reward = gradient(make_grade(policy64, kl_coef=0.0), batch.repeat(2))
     scaled = torch.cat([gain * part for gain, part in zip(gains, reward.split(sizes), strict=True)])
@@ -90,7 +90,7 @@ def test_it_is_exact_under_any_accumulation(policy64, accumulation):
         first, second = gradient(one, batch), gradient(many, batch)
         torch.testing.assert_close(first, second, rtol=1e-6, atol=1e-9)
     for name in ("state", "means"):
-        found, expected = (getattr(module.method.calibration, name) for module in (one, many))
+        found, expected = (getattr(module.method.calibration.average, name) for module in (one, many))
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-12)
         assert float(found.abs().sum()) > 0
 
@@ -101,8 +101,8 @@ def test_the_steps_own_rollouts_teach_what_both_estimators_make_of_them(policy64
     module.method.accumulate(rollouts, totals_of(rollouts), Meter(), 1)
     take_gradient(weights)
     for kind, settings, found in (
-        (RLOOGradient, {"completions_per_prompt": 2}, module.method.calibration.means[0]),
-        (GradeGradient, {"temperature": lambda step: 1.0, "tol": 1e-12}, module.method.calibration.means[1]),
+        (RLOOGradient, {"completions_per_prompt": 2}, module.method.calibration.average.means[0]),
+        (GradeGradient, {"temperature": lambda step: 1.0, "tol": 1e-12}, module.method.calibration.average.means[1]),
     ):
         make_module(kind, policy64, settings, kl_coef=0.0).method.accumulate(rollouts, totals_of(rollouts), Meter(), 1)
         expected = take_gradient(weights)
@@ -115,7 +115,7 @@ def test_a_calibration_batch_of_its_own_leaves_the_step_alone(policy64):
     batch = make_batch(policy64)
     plain = gradient(make_grade(policy64, kl_coef=0.3), batch)
     assert (gradient(module, batch) - plain).norm() < 1e-9 * plain.norm()
-    assert float(module.method.calibration.means.norm(dim=1).min()) > 0
+    assert float(module.method.calibration.average.means.norm(dim=1).min()) > 0
 
 
 def test_soft_grade_is_compared_on_the_same_noise(policy64):
@@ -125,7 +125,7 @@ def test_soft_grade_is_compared_on_the_same_noise(policy64):
     plain = gradient(make_grade(policy64, straight_through=False, kl_coef=0.3), batch)
     assert (gradient(soft, batch) - plain).norm() < 1e-6 * plain.norm()
     gradient(hard, batch)
-    known, means = (module.method.calibration.means for module in (hard, soft))
+    known, means = (module.method.calibration.average.means for module in (hard, soft))
     torch.testing.assert_close(means[0], known[0], rtol=1e-6, atol=1e-12)
     context, own = soft.method.context, []
     method = make_grade(policy64, straight_through=False, kl_coef=0.0).method
@@ -144,7 +144,7 @@ def test_soft_grade_in_groups_has_a_batch_of_its_own_too(policy64):
     module, batch = calibrated(policy64, straight_through=False), make_batch(policy64)
     plain = gradient(make_grade(policy64, straight_through=False), batch.repeat(2))
     assert (gradient(module, batch) - plain).norm() < 1e-6 * plain.norm()
-    assert float(module.method.calibration.means.norm(dim=1).min()) > 0
+    assert float(module.method.calibration.average.means.norm(dim=1).min()) > 0
 
 
 def test_the_state_is_part_of_checkpoints(model_folder):
@@ -153,11 +153,11 @@ def test_the_state_is_part_of_checkpoints(model_folder):
     for _ in range(2):
         one_update(module, make_batch(policy))
     kept = module.state_dict()
-    assert all(float(kept[f"method.calibration.{name}"].abs().sum()) > 0 for name in ("state", "means"))
+    assert all(float(kept[f"method.calibration.average.{name}"].abs().sum()) > 0 for name in ("state", "means"))
     other = calibrated(make_policy(model_folder)[1])
     other.load_state_dict(kept, strict=False)
     for name in ("state", "means"):
-        assert torch.equal(getattr(other.method.calibration, name), getattr(module.method.calibration, name))
+        assert torch.equal(getattr(other.method.calibration.average, name), getattr(module.method.calibration.average, name))
 
 
 @pytest.mark.parametrize("kind", [GRPOGradient, PPOGradient])
@@ -244,7 +244,7 @@ def test_the_alarm_and_the_study_do_not_teach_the_gain(policy64):
 
     batch = make_batch(policy64)[:1].repeat(4)
     UnitSampler(module.method, part="reward").unit(batch, gumbel_noise((4, 8, 24), generator=torch.Generator().manual_seed(0)))
-    assert float(module.method.calibration.means.abs().sum()) == 0
+    assert float(module.method.calibration.average.means.abs().sum()) == 0
 
 
 def test_scale_of_dr_grpo_is_known(policy64):

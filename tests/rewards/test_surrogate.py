@@ -142,7 +142,7 @@ def test_a_calibration_batch_is_not_learned_from(taught):
         rows.append(len(torch.cat([pooled for pooled, _ in reward._fresh])))
         reward.discard()
     assert rows[0] == rows[1] == len(make_batch(policy))
-    assert float(module.method.calibration.means[1].norm()) > 0
+    assert float(module.method.calibration.average.means[1].norm()) > 0
 
 
 def test_the_ring_forgets_the_oldest(taught):
@@ -202,7 +202,7 @@ def test_a_calibrated_gain_learns_from_rloo_of_the_surrogate_itself(taught):
     found, plain = parts_of(policy, rollouts, method, ResidualGradient(context, **options, completions_per_prompt=2))
     assert (found - plain).norm() < 1e-5 * plain.norm()
     (own,) = parts_of(policy, rollouts, RLOOGradient(make_context(policy, EstimatedReward(reward), kl_coef=0.0), completions_per_prompt=2))
-    means = method.pathwise.calibration.means
+    means = method.pathwise.calibration.average.means
     assert (means[0] - 0.05 * own).norm() < 1e-4 * means[0].norm()
     assert means[1].norm() > 0
     generator = torch.Generator().manual_seed(0)
@@ -215,7 +215,7 @@ def test_a_calibrated_gain_learns_from_rloo_of_the_surrogate_itself(taught):
     reward.slope.zero_()
     flat = ResidualGradient(context, **options, reward_gain="calibrated", completions_per_prompt=2)
     parts_of(policy, rollouts, flat)
-    assert float(flat.pathwise.calibration.means.abs().sum()) == 0
+    assert float(flat.pathwise.calibration.average.means.abs().sum()) == 0
 
 
 def test_residual_needs_a_surrogate(model_folder):

@@ -114,7 +114,7 @@ def test_killed_and_run_again_equals_uninterrupted(method, tmp_path, monkeypatch
 def learned_along(folder: Path) -> torch.Tensor:
     """Mean gradients of the two estimators that a calibrated gain compares."""
     kept = torch.load(folder / "checkpoints" / "resume.ckpt", weights_only=True)["state_dict"]
-    (found,) = (value for name, value in kept.items() if name.endswith("calibration.means"))
+    (found,) = (value for name, value in kept.items() if name.endswith("calibration.average.means"))
     return found
 
 
