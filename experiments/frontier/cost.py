@@ -10,7 +10,7 @@ from experiments.benchmarks.measure import halves_of
 from experiments.frontier.length import PERTURB
 from grade_lightning.compose import composed, settings_of
 from grade_lightning.data.prompts import collate
-from grade_lightning.methods import AnnealedGradient, Context, GradeGradient, GRPOGradient, Method, RLOOGradient
+from grade_lightning.methods import AnnealedGradient, Context, GradeGradient, GRPOGradient, HybridGradient, Method, RLOOGradient
 from grade_lightning.setup import inputs, objects
 from grade_lightning.study.units import perturb
 from grade_lightning.training.process import prepare_process
@@ -26,6 +26,8 @@ def methods_of(context: Context) -> dict[str, Method]:
         "rloo": RLOOGradient(context, completions_per_prompt=GROUP),
         "grpo": GRPOGradient(context, completions_per_prompt=GROUP, match_kl=True),
         "plain": GradeGradient(context, **own),
+        "calibrated_along": GradeGradient(context, **own, reward_gain="calibrated"),
+        "hybrid": HybridGradient(context, temperature=own["temperature"], completions_per_prompt=GROUP),
         "annealed_no_hops": AnnealedGradient(context, **mixed, max_hops=0),
         "annealed_grpo": AnnealedGradient(context, **mixed, max_hops=None),
     }

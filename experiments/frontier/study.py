@@ -200,7 +200,7 @@ def length(queue: Queue) -> None:
 
 def cost(queue: Queue) -> None:
     """What a policy step costs."""
-    keep_measured(MEASURED, "cost", lambda: costs([*SETTING, *queue.paths]))
+    keep_measured(MEASURED, "cost/all", lambda: costs([*SETTING, *queue.paths]))
 
 
 def apart(queue: Queue) -> None:
