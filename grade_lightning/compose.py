@@ -19,6 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, Node, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from grade_lightning.overrides import check_arguments
 from grade_lightning.records.identity import NOT_IDENTITY, START, run_hash
 from grade_lightning.settings import Settings, SettingsError, parse
 from grade_lightning.settings.describe import config_folder
@@ -187,6 +188,17 @@ def composed(overrides: Sequence[str]) -> DictConfig:
         raise ValueError(str(error)) from error
     HydraConfig.instance().set_config(cfg)
     return _without_hydra(cfg)
+
+
+def composed_values(arguments: Sequence[str]) -> dict[str, Any]:
+    """All values that a command's overrides come to, those that a sweep goes through left as they are without them.
+
+    Raises:
+        ValueError: an override that cannot be used.
+    """
+    overrides = [argument for argument in arguments if "=" in argument and "," not in argument and not argument.startswith("-")]
+    check_arguments(overrides)
+    return resolved(composed([*overrides, "run.dir=unused"]))
 
 
 @contextmanager

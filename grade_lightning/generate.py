@@ -1,15 +1,17 @@
 """Continuations before and after training: ``python -m grade_lightning.generate run=DIR prompt="..."``.
 
 Keys: ``run`` (a finished run folder), ``prompt`` (text; repeat the key for several), ``samples`` (of each prompt, default 1),
-``seed`` (of the sampling noise, default 0), ``checkpoint`` (``last`` or ``best``), ``judges`` (``true``: what the run's judges think too,
-which may have to be trained first), ``trust`` (``true``: import code from outside this package that the run's configuration names).
+``seed`` (of the sampling noise, default 0), ``columns`` (a JSON object: what else the reward is told of the prompts),
+``checkpoint`` (``last`` or ``best``), ``judges`` (``true``: what the run's judges think too, which may have to be trained first),
+``trust`` (``true``: import code from outside this package that the run's configuration names).
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,6 +46,7 @@ class Request:
     checkpoint: str = "last"
     judges: bool = False
     trust: bool = False
+    columns: Sequence[Mapping[str, object]] = ()  # of each prompt, what else the reward is told; [] = nothing
 
     def check(self) -> None:
         """Raise ValueError with a remedy, before anything is loaded."""
@@ -52,6 +55,8 @@ class Request:
             raise ValueError("prompts are texts to continue; of a chat give the text that the model's chat template makes of it")
         if not self.prompts or not all(prompt.strip() for prompt in self.prompts):
             raise ValueError('give the beginning of a review, or another text to continue: prompt="..."')
+        if self.columns and len(self.columns) != len(self.prompts):
+            raise ValueError(f"{len(self.prompts)} prompts have columns {len(self.columns)} times: give a mapping for each prompt")
         if self.samples < 1:
             raise ValueError(f"samples must be at least 1, got {self.samples}")
         if not self.adapter.exists():
@@ -75,10 +80,10 @@ def parse(arguments: Sequence[str]) -> Request:
     prompts = []
     for argument in arguments:
         key, equals, value = argument.partition("=")
-        if not equals or key not in ("run", "prompt", "samples", "seed", "checkpoint", "judges", "trust"):
+        if not equals or key not in ("run", "prompt", "samples", "seed", "columns", "checkpoint", "judges", "trust"):
             raise ValueError(
-                f"{argument!r} is not understood: use run=DIR prompt=TEXT [samples=N] [seed=N] [checkpoint=last|best] [judges=true] "
-                "[trust=true]"
+                f"{argument!r} is not understood: use run=DIR prompt=TEXT [samples=N] [seed=N] [columns=JSON] [checkpoint=last|best] "
+                "[judges=true] [trust=true]"
             )
         if key == "prompt":
             prompts.append(value)
@@ -91,7 +96,20 @@ def parse(arguments: Sequence[str]) -> Request:
             raise ValueError(f"{key}={values[key]} is not a whole number")
     numbers = {key: int(values[key]) for key in ("samples", "seed") if key in values}
     chosen = {key: flag(values, key) for key in ("judges", "trust")}
-    return Request(Path(values["run"]), prompts, checkpoint=values.get("checkpoint", "last"), **numbers, **chosen)  # type: ignore[arg-type]
+    columns = [_object(values["columns"])] * len(prompts) if "columns" in values else ()
+    return Request(
+        Path(values["run"]), prompts, checkpoint=values.get("checkpoint", "last"), columns=columns, **numbers, **chosen,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def _object(text: str) -> dict[str, object]:
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError:
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(f"""columns={text} is no JSON object: write columns='{{"answer": "4"}}' for instance""")
+    return found
 
 
 def generate(request: Request) -> list[dict[str, dict[str, object]]]:
@@ -101,6 +119,7 @@ def generate(request: Request) -> list[dict[str, dict[str, object]]]:
     from grade_lightning.data.prompts import Prompt, clean_html, collate
     from grade_lightning.evaluation.evaluator import evaluate_batch
     from grade_lightning.rewards.base import evaluation_reward
+    from grade_lightning.rewards.function import MissingColumns
     from grade_lightning.rewards.kept import kept_reward
     from grade_lightning.setup import inputs, objects
 
@@ -118,13 +137,18 @@ def generate(request: Request) -> list[dict[str, dict[str, object]]]:
     if max(map(len, encoded)) > most:
         log.warning("a prompt is longer than the %d tokens that this run was trained with: only its first %d are read", most, most)
     # Each sample has noise of its own, the same before and after.
-    prompts = [Prompt(tuple(ids[:most]), key=row, label=-1, text=texts[row]) for row, ids in enumerate(encoded)]
+    columns = [one for one in request.columns or [{}] * len(request.prompts) for _ in range(request.samples)]
+    prompts = [Prompt(tuple(ids[:most]), key=row, label=-1, text=texts[row], columns=columns[row]) for row, ids in enumerate(encoded)]
     batch = collate(prompts, policy.pad_id, rows=range(len(prompts))).to(policy.device)
     rollout, reward, measured = settings.evaluation_rollout, evaluation_reward(made.reward, settings.evaluation.scope), []
     for initial in (True, False):
-        measured.append(
-            evaluate_batch(policy, reward, batch, rollout, seed=request.seed, initial=initial, detailed=True, judges=made.judges)
-        )
+        try:
+            measured.append(
+                evaluate_batch(policy, reward, batch, rollout, seed=request.seed, initial=initial, detailed=True, judges=made.judges)
+            )
+        except MissingColumns as error:
+            given = json.dumps(dict.fromkeys(error.names, "..."))
+            raise ValueError(f"{error}: add columns='{given}', in Python a row {{'prompt': ..., {given[1:]} for each prompt") from error
     before, after = (
         [{"prompt": p.prompt, "completion": p.completion, **p.measurements(), "kl_per_token": p.kl / p.tokens} for p in when]
         for when in measured

@@ -74,7 +74,8 @@ def test_command_shows_texts_and_numbers(run, capsys):
     [(["prompt=x"], "run=DIR"), (["run={missing}", "prompt=x"], "not a run folder"), (["run={run}"], "beginning of a review"),
      (["run={run}", "prompt=x", "checkpoint=third"], "last, best"), (["run={run}", "prompt=x", "samples=many"], "whole number"),
      (["run={run}", "prompt=x", "speed=1"], "not understood"), (["run={run}", "prompt=x", "samples=0"], "at least 1"),
-     (["run={run}", "prompt=x", "judges=yes"], "neither true nor false")],
+     (["run={run}", "prompt=x", "judges=yes"], "neither true nor false"),
+     (["run={run}", "prompt=x", "columns=[4]"], "columns=[4] is no JSON object")],
 )  # fmt: skip
 def test_requests_that_cannot_be_met(run, arguments, message, tmp_path, capsys):
     assert main([argument.format(run=run, missing=tmp_path / "missing") for argument in arguments]) == 2

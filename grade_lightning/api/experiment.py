@@ -43,8 +43,8 @@ class Experiment:
         self, model: str | Path = "tiny", prompts: str | Path | Iterable[Any] | None = None, reward: Any = None, method: str = "grade_ste",
         max_steps: int | None = None, dir: str | Path = "outputs/run", **fields: Any,
     ):  # fmt: skip
-        from grade_lightning.arguments import check_arguments
         from grade_lightning.compose import composed, resolved, settings_of
+        from grade_lightning.overrides import check_arguments
 
         self.dir, self._reward = Path(dir), reward
         given = dict(flat(fields))

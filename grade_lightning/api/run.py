@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,12 +54,13 @@ class Run:
         return [{name: cell for name, cell in zip(self._columns, row, strict=True) if cell is not None} for row in rows]
 
     def generate(
-        self, prompts: str | Sequence[str], *, samples: int = 1, seed: int = 0, checkpoint: str = "last", judges: bool = False,
+        self, prompts: str | Sequence[str | Mapping[str, Any]], *, samples: int = 1, seed: int = 0, checkpoint: str = "last",
+        judges: bool = False,
     ) -> Generations:  # fmt: skip
         """Continuations before and after training, the same noise for both.
 
         Args:
-            prompts: a text, or several.
+            prompts: a text, or several; rows with ``prompt`` where the reward is told more of each.
             samples: of each prompt.
             seed: of the noise.
             checkpoint: ``last`` or ``best``.
@@ -71,8 +72,9 @@ class Run:
         if self._reward is not None and not isinstance(self._reward, str | Path):
             give(self._reward)
         prepare_process()
-        texts = [prompts] if isinstance(prompts, str) else list(prompts)
-        return Generations(generate(Request(self.dir, texts, samples, seed, checkpoint, judges=judges, trust=self._trust)))
+        rows = [{"prompt": row} if isinstance(row, str) else dict(row) for row in ([prompts] if isinstance(prompts, str) else prompts)]
+        texts = [row.pop("prompt", "") for row in rows]
+        return Generations(generate(Request(self.dir, texts, samples, seed, checkpoint, judges=judges, trust=self._trust, columns=rows)))
 
     def report(self, out: str | Path | None = None) -> Path:
         """Write the report of this run; returns its page.

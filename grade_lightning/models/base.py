@@ -76,14 +76,8 @@ def load_base(path: str, *, precision: str = "fp32", revision: str | None = None
     Raises:
         ValueError: nothing there, a damaged file, the hub is out of reach, or an architecture that is not supported: see :mod:`.supported`.
     """
-    local = looks_local(path)
-    if local:
-        check_model_folder(path)
-    options = {"revision": revision, "trust_remote_code": trust_remote_code}
-    try:
-        config = AutoConfig.from_pretrained(path, **options)
-    except (OSError, ValueError) as error:
-        raise _not_loaded(path, error, local) from error
+    local, options = looks_local(path), {"revision": revision, "trust_remote_code": trust_remote_code}
+    config = load_config(path, revision=revision, trust_remote_code=trust_remote_code)
     tokenizer = load_tokenizer(path, revision=revision, trust_remote_code=trust_remote_code)
     check_config(config, path)
     try:
@@ -95,6 +89,18 @@ def load_base(path: str, *, precision: str = "fp32", revision: str | None = None
     if local:
         return BaseLM(model, tokenizer, Path(path).name, files_fingerprint(Path(path).expanduser()))
     return BaseLM(model, tokenizer, path, _commit(path, revision), hub=path)
+
+
+def load_config(path: str, *, revision: str | None, trust_remote_code: bool) -> PreTrainedConfig:
+    """The configuration of a base language model; arguments and errors as those of :func:`load_base`."""
+    local = looks_local(path)
+    if local:
+        check_model_folder(path)
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise _not_loaded(path, error, local) from error
+    return config
 
 
 def _commit(hub_id: str, revision: str | None) -> str:
@@ -159,7 +165,8 @@ def _not_loaded(path: str, error: Exception, local: bool) -> ValueError:
         else "Without network, use model=local with model.path=FOLDER (any model in the Hugging Face layout), or model=tiny, which "
         "needs nothing"
     )
-    return ValueError(f"the model {path} could not be loaded: {reason.rstrip('.')}. {remedy[0].upper()}{remedy[1:]}")
+    what = f"the model {path}" if local else f"there is no folder {path} here, and as a model of the hub it"
+    return ValueError(f"{what} could not be loaded: {reason.rstrip('.')}. {remedy[0].upper()}{remedy[1:]}")
 
 
 def _is_of_a_damaged_file(error: Exception) -> bool:

@@ -99,13 +99,16 @@ def _equal(best: dict[str, Any], variants: list[Variant], swept: Table | None) -
     found = lines(variants)
     own = next((line for line in found if best["method"] in {variants[place].label for place in line.places}), None)
     if own is not None and own.weights:
-        why = f"that needs two methods at several weights of the KL, {LEAST} tested runs of each"
+        why = f"that needs two methods at several weights of the KL (a sweep over kl_coef), {LEAST} tested runs of each"
         if swept is not None:
             why = f"beside {swept.rows[0]['reference']} there is " + _listed([f"{row['method']} ({row['kls']})" for row in swept.rows])
         return f"At equal KL nothing can be compared: {why}."
     compared = [(line, kl) for line in found if own is not None and line is not own and (kl := _common(own, line)) is not None]
     if own is None or not compared:
-        return "At equal KL nothing can be compared: the runs kept no rewards at several KLs that two of them reach."
+        return (
+            "At equal KL nothing can be compared: the runs kept no rewards at several KLs that two of them reach. Sweep over kl_coef, or "
+            "validate more often (evaluation.validate_every)."
+        )
     tests = []
     for line, kl in compared:
         rewards = [[at(points, kl) for points in side.seeds] for side in (own, line)]

@@ -60,6 +60,18 @@ def source_fingerprint(function: Callable[..., Any]) -> str | None:
     return None if text is None else hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+class MissingColumns(ValueError):
+    """A reward function takes columns that the prompts do not have.
+
+    Attributes:
+        names: of the columns.
+    """
+
+    def __init__(self, function: str, names: Sequence[str]):
+        self.names = list(names)
+        super().__init__(f"the reward function {function} needs {', '.join(names)}, columns that these prompts do not have")
+
+
 class FunctionReward:
     """Scores of a function that is called as TRL calls reward functions: with keyword arguments ``prompts``, ``completions`` and
     ``completion_ids``, lists of B, and the data set's further columns, of which it gets those that it takes.
@@ -96,7 +108,7 @@ class FunctionReward:
         }  # fmt: skip
         missing = sorted(self._needs - arguments.keys())
         if missing:
-            raise ValueError(f"the reward function {self.name} needs {', '.join(missing)}, columns that these prompts do not have")
+            raise MissingColumns(self.name, missing)
         taken = {name: value for name, value in arguments.items() if self._takes_all or name in self._takes}
         return torch.tensor(self._checked(self._call(taken, completions), completions), device=completions.ids.device)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -158,26 +158,44 @@ _GROUPS = {
 }
 
 
-def _entry(item: FieldDescription) -> list[str]:
-    text = f"{item.key}: {item.doc} ({item.type}) [{item.default}]"
+def _entry(item: FieldDescription, here: str | None = None) -> list[str]:
+    text = f"{item.key}: {item.doc} ({item.type}) [{item.default if here in (None, item.default) else f'{item.default}; here {here}'}]"
     return textwrap.wrap(text, 110, initial_indent="  ", subsequent_indent="      ")
 
 
-def help_text() -> str:
-    """What ``python -m grade_lightning.run --help`` prints."""
+def help_text(composed: Mapping[str, Any] | None = None) -> str:
+    """What ``python -m grade_lightning.run --help`` prints.
+
+    Args:
+        composed: values of the command beside ``--help``, which stand beside the defaults that they are not.
+    """
     folder, lines = config_folder(), [_HEAD, "Groups: choose with group=option", ""]
     for group, doc in _GROUPS.items():
         options = ", ".join(file.stem for file in sorted((folder / group).glob("[!_]*.yaml")))
         lines += textwrap.wrap(f"{group}: {options}", 110, initial_indent="  ", subsequent_indent="      ")
         lines.append(f"      {doc}")
-    lines += ["", "Keys: change with key=value; [default of the settings, which a group may change]"]
+    lines += ["", "Keys: change with key=value; [default; here what groups of this command make of it]"]
     for described in describe(folder):
         if described.fields:
             head = described.name or "of no group"
             lines += ["", f"{head}{f' ({described.option})' if described.option else ''}: {described.doc}"]
         for item in described.fields:
-            lines += _entry(item)
+            lines += _entry(item, _here(composed, item.key) if described.option is None else None)
     return "\n".join([*lines, "", _TAIL])
+
+
+def _here(composed: Mapping[str, Any] | None, key: str) -> str | None:
+    """The value of a key in a composed configuration, in words; None where it has none, or one that only says where the run is written."""
+    value: Any = composed
+    for name in key.split("."):
+        if not isinstance(value, Mapping) or name not in value:
+            return None
+        value = value[name]
+    if key == "run.dir" or isinstance(value, Mapping):
+        return None
+    if value == "???":
+        return "must be given"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def pretraining_help() -> str:

@@ -49,9 +49,33 @@ def known_keys(group: type, prefix: str = "") -> Iterator[str]:
             yield from known_keys(inner, f"{prefix}{name}.")
 
 
+# What other packages, papers and habit call a setting.
+ALIASES = {
+    "lr": "optimizer.lr", "learning_rate": "optimizer.lr", "max_grad_norm": "optimizer.max_grad_norm",
+    "beta": "kl_coef", "kl_beta": "kl_coef", "kl_weight": "kl_coef", "init_kl_coef": "kl_coef", "kl": "kl_coef",
+    "tau": "temperature.value", "batch_size": "effective_batch_size", "train_batch_size": "effective_batch_size",
+    "generations": "method.completions_per_prompt", "num_generations": "method.completions_per_prompt",
+    "group_size": "method.completions_per_prompt", "rloo_k": "method.completions_per_prompt",
+    "gradient_accumulation_steps": "hardware.grad_accumulation", "precision": "hardware.precision",
+    "steps": "max_steps", "num_steps": "max_steps", "iterations": "max_steps", "max_length": "max_new_tokens",
+    "max_tokens": "max_new_tokens", "max_completion_length": "max_new_tokens", "new_tokens": "max_new_tokens",
+    "rank": "model.lora.r", "r": "model.lora.r", "lora_r": "model.lora.r", "output_dir": "run.dir", "dir": "run.dir",
+    "resume_from_checkpoint": "run.resume", "resume": "run.resume", "eval_steps": "evaluation.validate_every",
+}  # fmt: skip
+_ANYWHERE = ("", "method", "optimizer", "trainer", "training")  # groups whose keys an alias of another group may have meant
+
+
 def nearest(key: str, candidates: Sequence[str]) -> str:
-    """The known key that is spelled most like this one: of the same group if one is near, else of any, else of the same group."""
+    """The known key that is spelled most like this one, or that others call so: of the same group if one is near, else of any, else of the
+    same group."""
     group, last = key.rpartition(".")[0], key.rpartition(".")[2]
+    meant = ALIASES.get(last)
+    if meant is not None:
+        own = f"{group}.{meant.rpartition('.')[2]}"
+        if own in candidates:
+            return own
+        if group in _ANYWHERE and meant in candidates:
+            return meant
     beside = {c.rpartition(".")[2]: c for c in candidates if c.rpartition(".")[0] == group}
     ends = {c.rpartition(".")[2]: c for c in candidates}
     for options, cutoff in ((beside, 0.6), (ends, 0.75), (beside, 0.0), (ends, 0.0)):

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import psutil
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from grade_lightning.chain.chunks import CHUNK_ELEMENTS
-from grade_lightning.models.base import check_model_folder, looks_local
+from grade_lightning.models.base import load_config
 from grade_lightning.settings.model import PretrainSettings
 
 log = logging.getLogger(__name__)
@@ -132,15 +132,14 @@ def check_memory(
 
 
 def shape_of_model(path: str, *, revision: str | None, trust_remote_code: bool) -> Shape | None:
-    """Shape of a folder's or a hub id's model; None where the configuration cannot be had now (loading will say why).
+    """Shape of a folder's or a hub id's model; None where transformers cannot make one of its configuration (loading will say why).
 
     Raises:
-        ValueError: a path of this machine that is no model folder.
+        ValueError: there is no such model, here or within reach.
     """
-    if looks_local(path):
-        check_model_folder(path)
+    config = load_config(path, revision=revision, trust_remote_code=trust_remote_code)
     try:
-        return Shape.of(AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code))
+        return Shape.of(config)
     except (OSError, ValueError) as error:
         log.info("no memory estimate for %s: %s", path, str(error).splitlines()[0])
         return None

@@ -59,6 +59,18 @@ def test_calls_in_one_process_do_not_disturb_each_other(model_folder, tmp_path):
     assert signs == [True, False, True]
 
 
+def test_a_reward_that_takes_columns_scores_generations_of_rows(model_folder, tmp_path):
+    def near(completions, wanted, **_):
+        return [-float(abs(len(text) - length)) for text, length in zip(completions, wanted, strict=True)]
+
+    rows = [{"prompt": text, "wanted": 5} for text in TEXTS]
+    run = train(model_folder, rows, near, "rloo", dir=tmp_path / "run", **SMALL)
+    first, second = (pair["after"] for pair in run.generate([{"prompt": "The film", "wanted": wanted} for wanted in (0, 1000)]))
+    assert [measured["reward"] for measured in (first, second)] == [-len(first["completion"]), len(second["completion"]) - 1000]
+    with pytest.raises(ValueError, match="needs wanted, columns that these prompts do not have: add columns="):
+        run.generate("The film")
+
+
 def test_a_reward_object_differentiates_and_callbacks_and_loggers_are_used(model_folder, tmp_path):
     class Count(L.Callback):
         steps = 0

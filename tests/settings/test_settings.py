@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from grade_lightning.arguments import check_arguments
-from grade_lightning.compose import composed, config_hash, resolved, settings_of
+from grade_lightning.compose import composed, composed_values, config_hash, resolved, settings_of
+from grade_lightning.overrides import check_arguments
 from grade_lightning.records.identity import as_laid_out_now, run_hash
 from grade_lightning.settings import SettingsError, describe, help_text, parse
 from grade_lightning.settings.fields import Component, are_components, fields_of, is_component
 from grade_lightning.settings.methods import PPOSettings
+from grade_lightning.settings.problems import ALIASES
 from grade_lightning.settings.rollout import RolloutSettings
 from grade_lightning.settings.types import nested
 
@@ -131,7 +132,42 @@ def test_an_unknown_key_of_the_command_line_is_refused_before_hydra_reads_it():
     with pytest.raises(ValueError, match=r"did you mean rollout\.top_k\?"):
         check_arguments(["method=ppo", "rollout.topk=3", "-m"])
     check_arguments(["method=ppo", "method.epochs=2", "hydra.sweep.dir=x", "~logger", "+anything=1", "-m", "data.source.train_rows=5",
-                     "launcher@hydra=x", "optimizer={lr: 1}"])  # fmt: skip
+                     "launcher@hydra=slurm", "optimizer={lr: 1}", "method=grade,grade_ste", "method=[ppo]", "logger=[wandb,csv]",
+                     "temperature=constant", "experiment=null", "reward.parts.a.weight=1", "method.relaxation.own=1"])  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("lr=1e-3", "did you mean optimizer.lr?"),
+        ("method.lr=1e-3", "did you mean optimizer.lr?"),
+        ("optimizer.learning_rate=1", "did you mean optimizer.lr?"),
+        ("reward.head.learning_rate=1", "did you mean reward.head.lr?"),
+        ("beta=0.1", "did you mean kl_coef?"),
+        ("num_generations=4", "did you mean method.completions_per_prompt?"),
+        ("method.tau=1", "did you mean temperature.value?"),
+        ("method=grade_st", "there is no such option: did you mean grade_ste? method is one of annealed, "),
+        ("method=rloo,rlo", "method=rlo: there is no such option: did you mean rloo?"),
+        ("logger=[wandb,tensorbord]", "logger=tensorbord: there is no such option: did you mean tensorboard?"),
+        ("temperature=1", "chosen by name: temperature=constant temperature.value=1"),
+        ("reward=rewards:short", "reward=function reward.function=rewards:short"),
+    ],
+)
+def test_what_others_call_a_setting_and_what_a_group_has_not_are_said_before_hydra(argument, said):
+    with pytest.raises(ValueError, match="=") as refused:
+        check_arguments([argument])
+    assert said in str(refused.value)
+
+
+def test_what_others_call_a_setting_is_one_that_there_is():
+    for name, meant in ALIASES.items():
+        with pytest.raises(ValueError, match=rf"did you mean {meant}\?"):
+            check_arguments([f"method.{name}=1"])
+
+
+def test_options_of_a_folder_of_ones_own_are_left_to_hydra():
+    check_arguments(["hydra.searchpath=[file:///tmp/mine]", "method=mine", "method.own=1"])
+    check_arguments(["--config-dir=/tmp/mine", "method=mine"])
 
 
 @pytest.mark.parametrize("method", ["rloo", "grpo", "hybrid"])
@@ -240,6 +276,20 @@ def test_every_key_is_documented_and_shown_by_help():
     once = [(field.key, group.option == "prompts") for group in describe() for field in group.fields]
     once = [item for item in once if not item[0].startswith(polymorphic)]
     assert len(set(once)) == len(once)
+
+
+def test_help_says_what_the_command_beside_it_makes_of_a_default():
+    def line(key, *arguments):
+        words = " ".join(help_text(composed_values(arguments)).split())
+        return words[words.index(f" {key}: ") :].split("]", 1)[0].rpartition("[")[2]
+
+    plain = resolved(composed(["run.dir=x"]))
+    assert line("max_steps") == f"60; here {plain['max_steps']}"
+    assert line("max_steps", "-m", "max_steps=7", "method=ppo,rloo") == "60; here 7"
+    assert line("seed") == "1"
+    assert line("model.path", "model=local") == "null; here must be given"
+    with pytest.raises(ValueError, match="did you mean ppo"):
+        composed_values(["method=pp"])
 
 
 def test_config_yaml_reads_back_as_the_same_settings(tmp_path):

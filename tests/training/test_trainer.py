@@ -11,8 +11,8 @@ import lightning as L
 import pytest
 from lightning.pytorch.callbacks import Callback
 
-from grade_lightning.arguments import check_arguments
 from grade_lightning.compose import config_hash, resolved, settings_of
+from grade_lightning.overrides import check_arguments
 from grade_lightning.run import run
 from grade_lightning.settings.fields import fields_of
 from grade_lightning.settings.tracking import TrainerSettings

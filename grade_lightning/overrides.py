@@ -1,0 +1,101 @@
+"""The command line before Hydra reads it: what does not exist is named with the nearest that does."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import yaml
+
+from grade_lightning.settings.describe import config_folder, describe
+from grade_lightning.settings.problems import known_keys, nearest
+from grade_lightning.settings.root import Settings
+from grade_lightning.settings.tracking import TrainerSettings
+
+# What code of other packages may take: Hydra knows whether their YAML files have such a key.
+_OPEN = (
+    "method",
+    "temperature",
+    "reward",
+    "data.source",
+    "method.relaxation",
+    "method.temperature",
+    "evaluation.judges",
+    "logger",
+    "callbacks",
+)
+_OVERRIDE = re.compile(r"^[~+]*([A-Za-z_][\w./@-]*)=(.*)$", re.DOTALL)
+_OWN_FOLDERS = ("hydra.searchpath=", "--config-dir", "-cd")  # options of groups, and keys, that are not known here
+_NAME = re.compile(r"[A-Za-z_][\w.:/-]*")
+_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+def check_arguments(arguments: Sequence[str]) -> None:
+    """Raise ValueError for a key that no group has, and for an option that a group has not.
+
+    Keys that are added with ``+`` are checked later, with all others.
+    """
+    known, own = _known(), any(argument.startswith(_OWN_FOLDERS) for argument in arguments)
+    faults = []
+    for argument in arguments:
+        found = _OVERRIDE.match(argument)
+        if found is None or argument.startswith(("+", "-")):
+            continue
+        key, value = found.group(1).split("@")[0], found.group(2)
+        refused = TrainerSettings.REFUSED.get(key.removeprefix("trainer.")) if key.startswith("trainer.") else None
+        if refused is not None:
+            faults.append(f"{argument}: {refused}")
+        elif Path(config_folder(), key).is_dir():
+            faults += [] if own or argument.startswith("~") else _unknown_options(key, value)
+        elif not _might_be(key, known, own):
+            faults.append(f"{argument}: there is no such setting: did you mean {nearest(key, sorted(known))}?")
+    if faults:
+        raise ValueError("\n".join(faults))
+
+
+@lru_cache(maxsize=1)
+def _known() -> frozenset[str]:
+    return frozenset(known_keys(Settings)) | {field.key for group in describe() for field in group.fields}
+
+
+def _might_be(key: str, known: frozenset[str], own: bool) -> bool:
+    """Whether a key exists or may exist."""
+    if key in known or "/" in key or key.split(".", maxsplit=1)[0] == "hydra":
+        return True
+    group, dot, last = key.partition(".")
+    if not own and dot and group in _OPEN and "." not in last and not last.startswith("_"):
+        return last in _in_files(group)  # a setting that no option of the package has
+    inner = key.rpartition(".")[0]
+    if not own and inner not in _OPEN and any(other.rpartition(".")[0] == inner for other in known):
+        return False
+    return any(key.startswith(f"{prefix}.") for prefix in _OPEN)
+
+
+@lru_cache(maxsize=8)
+def _in_files(group: str) -> frozenset[str]:
+    """What options of a group name, known to the settings or not."""
+    files = [yaml.safe_load(file.read_text()) or {} for file in sorted(Path(config_folder(), group).glob("*.yaml"))]
+    return frozenset(str(key) for values in files for key in values)
+
+
+def _unknown_options(group: str, value: str) -> list[str]:
+    """What is wrong with a group's value, where it names options plainly: one, or several of a sweep."""
+    options = sorted(file.stem for file in Path(config_folder(), group).glob("[!_]*.yaml"))
+    names = [part.strip() for part in value.strip("[]").split(",")] if value.strip() else []
+    return [fault for name in names if name not in ("null", *options) and (fault := _fault(group, name, options))]
+
+
+def _fault(group: str, name: str, options: Sequence[str]) -> str | None:
+    listed = f"{group} is one of {', '.join(options)}"
+    if re.fullmatch(r"-?[\d.]+(e-?\d+)?|true|false", name, re.IGNORECASE):
+        way = f": {group}=constant {group}.value={name}" if group == "temperature" else ""
+        return f"{group}={name}: {listed}, chosen by name{way}"
+    if group == "reward" and _FUNCTION.fullmatch(name):
+        return f"{group}={name}: a function of yours is chosen by reward=function reward.function={name}"
+    if not _NAME.fullmatch(name) or Path(config_folder(), group, f"{name}.yaml").exists():
+        return None
+    near = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
+    return f"{group}={name}: there is no such option{f': did you mean {near[0]}?' if near else ''}{'' if near else ':'} {listed}"
