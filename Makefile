@@ -28,6 +28,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP) ## train GRADE-STE on the embedded reviews, from nothing, and show before and after
 	$(BIN)/python -m grade_lightning.run method=grade_ste $(ARGS)
+	@echo "next: . $(BIN)/activate, then python -m grade_lightning.run --help, or docs/own-model.md for your own prompts and reward"
 
 test: $(STAMP) ## the quick tests: no network, GPU or data needed
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -82,12 +83,13 @@ def test_from_prompts_to_a_model_in_python(tmp_path, model_folder, shared_cache)
     """All Python blocks of the page, in order, in one process; only fewer steps."""
     shutil.copytree(model_folder, tmp_path / "LM")
     blocks = re.findall(r"(?s)```python\n(.*?)```", OWN.read_text())
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     script = "\n".join(blocks).replace("max_steps=20", "max_steps=2, rollout__top_k=64")
     printed = in_folder([sys.executable, "-c", script], tmp_path, shared_cache)
     assert "python -m grade_lightning.run model=local" in printed
     assert (tmp_path / "runs" / "calm" / "report" / "report.html").exists()
     assert (tmp_path / "out" / "calm" / "model.safetensors").exists()
+    assert json.loads((tmp_path / "runs" / "gradient" / "results.json").read_text())["method"] == "annealed"
 
 
 @pytest.mark.slow

@@ -49,6 +49,7 @@ GRID_PAIRS = (
     ("ste", "grade"),
     ("ppo_average", "ppo"),
     ("calibrated_along", "plain"),
+    ("calibrated_along_layer", "calibrated_along"),
 )
 # Parts beside the frontier itself, and the steps after which they are compared.
 THIRTIES = (30, 60, 90, 120, 150, 180)

@@ -18,7 +18,7 @@ STEPS = {
 }  # fmt: skip
 NAMES = {
     "rloo": "RLOO", "grade_ste": "GRADE-STE, tau 2", "grpo_average": "GRPO", "grpo": "GRPO, KL by each batch",
-    "annealed_grpo": "straight-through to GRPO",
+    "annealed_grpo": "annealed into GRPO, all hops",
     "grade_ste-surrogate": "GRADE-STE by a surrogate", "residual": "residual",
 }  # fmt: skip
 

@@ -20,7 +20,7 @@ MARKERS = ("o", "s", "^", "v", "P", "X", "p")
 
 TITLES = {
     "grade": "GRADE", "grade_ste": "GRADE-STE", "ppo": "PPO", "reinforce": "REINFORCE", "rloo": "RLOO", "grpo": "GRPO",
-    "hybrid": "Hybrid", "annealed": "Straight-through, fading", "decoupled_st": "Decoupled ST", "reinmax": "ReinMax",
+    "hybrid": "Hybrid", "annealed": "Annealed", "decoupled_st": "Decoupled ST", "reinmax": "ReinMax",
     "gumbel_rao": "Gumbel-Rao",
     "grade_ste_nucleus": "GRADE-STE, nucleus", "residual": "Residual", "rloo_cv": "RLOO, control variate", "entrgi": "EntRGi",
     "grad2reward": "Grad2Reward",
@@ -28,7 +28,7 @@ TITLES = {
 # Colour, and the first pair of dash and marker: solid lines with markers of their own for the first of a colour, dashed for the second.
 _METHODS = {
     "grade": (ORANGE, 0), "grade_ste": (BLUE, 15), "ppo": (GREEN, 30), "reinforce": (PURPLE, 10), "rloo": (VERMILION, 25),
-    "grpo": (SKY, 5), "hybrid": (INK, 20), "decoupled_st": (SKY, 1), "reinmax": (PURPLE, 1), "gumbel_rao": (GREEN, 1),
+    "grpo": (INK, 5), "hybrid": (INK, 20), "decoupled_st": (SKY, 1), "reinmax": (PURPLE, 1), "gumbel_rao": (GREEN, 1),
     "grade_ste_nucleus": (BLUE, 1), "residual": (ORANGE, 1), "rloo_cv": (VERMILION, 1), "entrgi": (INK, 1), "grad2reward": (GREY, 0),
     "annealed": (ORANGE, 2),
 }  # fmt: skip
