@@ -29,12 +29,18 @@ def _from_columns(table: pa.Table, where: str, *, labelled: bool) -> Reviews:
     return Reviews(texts, values if labelled else np.full_like(values, -1))
 
 
+_HOLDS = {
+    "parquet": "train*.parquet and test*.parquet (columns text, label)",
+    "aclimdb": "the unpacked archive (train/neg/*.txt and so on)",
+}
+
+
 def _existing(path: str | Path | None, group: str) -> Path:
     if not path:
-        raise ValueError(f"data={group} needs data.path=FOLDER")
+        raise ValueError(f"data={group} needs data.path=FOLDER, with {_HOLDS[group]}")
     folder = Path(path).expanduser()
     if not folder.is_dir():
-        raise ValueError(f"data.path={path} is not a folder")
+        raise ValueError(f"data.path={path} is not a folder: give the one with {_HOLDS[group]}")
     return folder
 
 
