@@ -19,7 +19,6 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, Node, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from grade_lightning.overrides import check_arguments
 from grade_lightning.records.identity import NOT_IDENTITY, START, run_hash
 from grade_lightning.settings import Settings, SettingsError, parse
 from grade_lightning.settings.describe import config_folder
@@ -190,15 +189,14 @@ def composed(overrides: Sequence[str]) -> DictConfig:
     return _without_hydra(cfg)
 
 
-def composed_values(arguments: Sequence[str]) -> dict[str, Any]:
-    """All values that a command's overrides come to, those that a sweep goes through left as they are without them.
-
-    Raises:
-        ValueError: an override that cannot be used.
-    """
-    overrides = [argument for argument in arguments if "=" in argument and "," not in argument and not argument.startswith("-")]
-    check_arguments(overrides)
-    return resolved(composed([*overrides, "run.dir=unused"]))
+def composes(overrides: Sequence[str]) -> bool:
+    """Whether Hydra takes these overrides together."""
+    try:
+        with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
+            compose("config", list(overrides), return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException, ValueError):
+        return False
+    return True
 
 
 @contextmanager

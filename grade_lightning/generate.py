@@ -52,7 +52,10 @@ class Request:
         """Raise ValueError with a remedy, before anything is loaded."""
         check_run(self.run, self.checkpoint)
         if not all(isinstance(prompt, str) for prompt in self.prompts):
-            raise ValueError("prompts are texts to continue; of a chat give the text that the model's chat template makes of it")
+            raise ValueError(
+                "prompts are texts to continue, or in Python rows with a text as prompt; of a chat give the text that the model's chat "
+                "template makes of it"
+            )
         if not self.prompts or not all(prompt.strip() for prompt in self.prompts):
             raise ValueError('give the beginning of a review, or another text to continue: prompt="..."')
         if self.columns and len(self.columns) != len(self.prompts):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 import re
+import sys
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
-import yaml
-
-from grade_lightning.settings.describe import config_folder, describe
+from grade_lightning.compose import composed, composes, resolved
+from grade_lightning.settings.describe import GROUPS, config_folder, describe
 from grade_lightning.settings.problems import known_keys, nearest
 from grade_lightning.settings.root import Settings
 from grade_lightning.settings.tracking import TrainerSettings
@@ -28,7 +29,8 @@ _OPEN = (
     "callbacks",
 )
 _OVERRIDE = re.compile(r"^[~+]*([A-Za-z_][\w./@-]*)=(.*)$", re.DOTALL)
-_OWN_FOLDERS = ("hydra.searchpath=", "--config-dir", "-cd")  # options of groups, and keys, that are not known here
+# Arguments that bring options of groups, and keys, that are not known here.
+_OWN_FOLDERS = ("hydra.searchpath=", "--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn")
 _NAME = re.compile(r"[A-Za-z_][\w.:/-]*")
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
@@ -38,7 +40,8 @@ def check_arguments(arguments: Sequence[str]) -> None:
 
     Keys that are added with ``+`` are checked later, with all others.
     """
-    known, own = _known(), any(argument.startswith(_OWN_FOLDERS) for argument in arguments)
+    known, own = _known(), any(argument.lstrip("+").startswith(_OWN_FOLDERS) for argument in arguments)
+    takes = partial(composes, _single(arguments))  # asked where only Hydra knows
     faults = []
     for argument in arguments:
         found = _OVERRIDE.match(argument)
@@ -48,9 +51,9 @@ def check_arguments(arguments: Sequence[str]) -> None:
         refused = TrainerSettings.REFUSED.get(key.removeprefix("trainer.")) if key.startswith("trainer.") else None
         if refused is not None:
             faults.append(f"{argument}: {refused}")
-        elif Path(config_folder(), key).is_dir():
+        elif key in GROUPS:
             faults += [] if own or argument.startswith("~") else _unknown_options(key, value)
-        elif not _might_be(key, known, own):
+        elif not (_might_be(key, known) or (any(key.startswith(f"{prefix}.") for prefix in _OPEN) and (own or takes()))):
             faults.append(f"{argument}: there is no such setting: did you mean {nearest(key, sorted(known))}?")
     if faults:
         raise ValueError("\n".join(faults))
@@ -61,30 +64,33 @@ def _known() -> frozenset[str]:
     return frozenset(known_keys(Settings)) | {field.key for group in describe() for field in group.fields}
 
 
-def _might_be(key: str, known: frozenset[str], own: bool) -> bool:
-    """Whether a key exists or may exist."""
-    if key in known or "/" in key or key.split(".", maxsplit=1)[0] == "hydra":
-        return True
-    group, dot, last = key.partition(".")
-    if not own and dot and group in _OPEN and "." not in last and not last.startswith("_"):
-        return last in _in_files(group)  # a setting that no option of the package has
-    inner = key.rpartition(".")[0]
-    if not own and inner not in _OPEN and any(other.rpartition(".")[0] == inner for other in known):
-        return False
-    return any(key.startswith(f"{prefix}.") for prefix in _OPEN)
+def _might_be(key: str, known: frozenset[str]) -> bool:
+    """Whether a key exists, or is not for us to say."""
+    group, last = key.split(".", maxsplit=1)[0], key.rpartition(".")[2]
+    return key in known or "/" in key or group == "hydra" or last == "_target_" or Path(config_folder(), key).is_dir()
 
 
-@lru_cache(maxsize=8)
-def _in_files(group: str) -> frozenset[str]:
-    """What options of a group name, known to the settings or not."""
-    files = [yaml.safe_load(file.read_text()) or {} for file in sorted(Path(config_folder(), group).glob("*.yaml"))]
-    return frozenset(str(key) for values in files for key in values)
+def _single(arguments: Sequence[str]) -> list[str]:
+    """The overrides among arguments, without those that a sweep goes through."""
+    return [argument for argument in arguments if "=" in argument and not argument.startswith("-") and not set(",(") & set(argument)]
+
+
+def values_beside_help(arguments: Sequence[str]) -> dict[str, Any] | None:
+    """What the overrides beside ``--help`` come to; None, and the reason on the error stream, where they come to nothing."""
+    try:
+        check_arguments(arguments)
+        return resolved(composed([*_single(arguments), "run.dir=unused"]))
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return None
 
 
 def _unknown_options(group: str, value: str) -> list[str]:
     """What is wrong with a group's value, where it names options plainly: one, or several of a sweep."""
     options = sorted(file.stem for file in Path(config_folder(), group).glob("[!_]*.yaml"))
-    names = [part.strip() for part in value.strip("[]").split(",")] if value.strip() else []
+    if "(" in value:  # a sweep's own words
+        return []
+    names = [part.strip().removesuffix(".yaml") for part in value.strip("[]").split(",")] if value.strip() else []
     return [fault for name in names if name not in ("null", *options) and (fault := _fault(group, name, options))]
 
 

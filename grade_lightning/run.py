@@ -11,17 +11,17 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig
 
-from grade_lightning.compose import CONFIG_DIR, composed_values, errors_as_messages, resolved, settings_of
+from grade_lightning.compose import CONFIG_DIR, errors_as_messages, resolved, settings_of
 from grade_lightning.console import RunLog, run_log
 from grade_lightning.disks import disk_named
 from grade_lightning.measurements import CLASSIFIER_JUDGE, best_by
-from grade_lightning.overrides import check_arguments
+from grade_lightning.overrides import check_arguments, values_beside_help
 from grade_lightning.progress import bars_off
 from grade_lightning.records.folder import RunFolder
 from grade_lightning.records.identity import run_hash
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from grade_lightning.setup import Inputs, Objects
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 
 def execute(cfg: DictConfig) -> dict[str, Any]:
@@ -261,15 +260,6 @@ def _two_objectives() -> bool:
     return isinstance(HydraConfig.get().sweeper.get("direction"), ListConfig)
 
 
-def _refused(check: Callable[[], T]) -> T:
-    """What a check finds; a command that it refuses ends with the reason alone."""
-    try:
-        return check()
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-
-
 def main(arguments: Sequence[str] | None = None) -> float | tuple[float, float] | None:
     """The command line; see the module's docstring.
 
@@ -278,10 +268,14 @@ def main(arguments: Sequence[str] | None = None) -> float | tuple[float, float] 
     """
     given = sys.argv[1:] if arguments is None else list(arguments)
     if any(argument in ("-h", "--help", "help") for argument in given):
-        print(help_text(_refused(lambda: composed_values(given))))
+        print(help_text(values_beside_help(given)))
         return None
     try:
-        _refused(lambda: check_arguments(given))
+        try:
+            check_arguments(given)
+        except ValueError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise SystemExit(2) from None
         wait_briefly()
         import lightning  # noqa: F401  makes its handlers before Hydra makes the root's, and only now: --help does not wait for it
 

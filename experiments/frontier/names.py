@@ -25,7 +25,8 @@ NAMES = {
     "half30": "annealed into RLOO, half 30", "half300": "annealed into RLOO, half 300",
     "calibrated_layer": "within steps, layer by layer", "calibrated_projection": "within steps, by projection",
     "calibrated_batch": "within steps, a batch of its own",
-    "rloo_forgets": "RLOO, beta2 0.95", "grpo_scaled": "GRPO at RLOO's scale", "hybrid": "hybrid", "grpo": "GRPO", "ppo": "PPO",
+    "rloo_forgets": "RLOO, beta2 0.95", "grpo_scaled": "GRPO at RLOO's scale", "hybrid": "hybrid", "grpo": "GRPO, KL by each batch",
+    "ppo": "PPO",
     "reinforce": "REINFORCE", "grade": "GRADE", "rloo_cv": "RLOO, control variate", "entrgi": "EntRGi", "grad2reward": "Grad2Reward",
 }  # fmt: skip
 NAMES |= {

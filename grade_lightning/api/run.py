@@ -54,8 +54,8 @@ class Run:
         return [{name: cell for name, cell in zip(self._columns, row, strict=True) if cell is not None} for row in rows]
 
     def generate(
-        self, prompts: str | Sequence[str | Mapping[str, Any]], *, samples: int = 1, seed: int = 0, checkpoint: str = "last",
-        judges: bool = False,
+        self, prompts: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]], *, samples: int = 1, seed: int = 0,
+        checkpoint: str = "last", judges: bool = False,
     ) -> Generations:  # fmt: skip
         """Continuations before and after training, the same noise for both.
 
@@ -72,9 +72,11 @@ class Run:
         if self._reward is not None and not isinstance(self._reward, str | Path):
             give(self._reward)
         prepare_process()
-        rows = [{"prompt": row} if isinstance(row, str) else dict(row) for row in ([prompts] if isinstance(prompts, str) else prompts)]
-        texts = [row.pop("prompt", "") for row in rows]
-        return Generations(generate(Request(self.dir, texts, samples, seed, checkpoint, judges=judges, trust=self._trust, columns=rows)))
+        rows = [prompts] if isinstance(prompts, str | Mapping) else list(prompts)
+        texts = [row.get("prompt") if isinstance(row, Mapping) else row for row in rows]
+        columns = [{key: value for key, value in row.items() if key != "prompt"} if isinstance(row, Mapping) else {} for row in rows]
+        request = Request(self.dir, texts, samples, seed, checkpoint, judges=judges, trust=self._trust, columns=columns)  # type: ignore[arg-type]
+        return Generations(generate(request))
 
     def report(self, out: str | Path | None = None) -> Path:
         """Write the report of this run; returns its page.

@@ -84,7 +84,8 @@ class Completions:
     def columns(self) -> dict[str, list[Any]]:
         """The data set's further columns, a list for each name."""
         rows = self.prompt.columns
-        return {name: [row.get(name) for row in rows] for name in (rows[0] if rows else ())}
+        names = dict.fromkeys(name for row in rows for name in row)  # in order
+        return {name: [row.get(name) for row in rows] for name in names}
 
 
 class Reward(Protocol):

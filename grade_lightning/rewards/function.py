@@ -68,8 +68,11 @@ class MissingColumns(ValueError):
     """
 
     def __init__(self, function: str, names: Sequence[str]):
-        self.names = list(names)
-        super().__init__(f"the reward function {function} needs {', '.join(names)}, columns that these prompts do not have")
+        super().__init__(function, names)
+        self.function, self.names = function, list(names)
+
+    def __str__(self) -> str:
+        return f"the reward function {self.function} needs {', '.join(self.names)}, columns that these prompts do not have"
 
 
 class FunctionReward:

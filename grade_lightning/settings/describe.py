@@ -140,7 +140,7 @@ def config_folder() -> Path:
     return package / "conf" if (package / "conf").is_dir() else package.parent / "conf"
 
 
-_GROUPS = {
+GROUPS = {
     "model": "base language model and its learning rates",
     "data": "where reviews come from, their splits and prompts",
     "reward": "what is maximised",
@@ -159,7 +159,8 @@ _GROUPS = {
 
 
 def _entry(item: FieldDescription, here: str | None = None) -> list[str]:
-    text = f"{item.key}: {item.doc} ({item.type}) [{item.default if here in (None, item.default) else f'{item.default}; here {here}'}]"
+    same = here is None or yaml.safe_load(here) == yaml.safe_load(item.default)
+    text = f"{item.key}: {item.doc} ({item.type}) [{item.default if same else f'{item.default}; here {here}'}]"
     return textwrap.wrap(text, 110, initial_indent="  ", subsequent_indent="      ")
 
 
@@ -170,7 +171,7 @@ def help_text(composed: Mapping[str, Any] | None = None) -> str:
         composed: values of the command beside ``--help``, which stand beside the defaults that they are not.
     """
     folder, lines = config_folder(), [_HEAD, "Groups: choose with group=option", ""]
-    for group, doc in _GROUPS.items():
+    for group, doc in GROUPS.items():
         options = ", ".join(file.stem for file in sorted((folder / group).glob("[!_]*.yaml")))
         lines += textwrap.wrap(f"{group}: {options}", 110, initial_indent="  ", subsequent_indent="      ")
         lines.append(f"      {doc}")
@@ -180,19 +181,38 @@ def help_text(composed: Mapping[str, Any] | None = None) -> str:
             head = described.name or "of no group"
             lines += ["", f"{head}{f' ({described.option})' if described.option else ''}: {described.doc}"]
         for item in described.fields:
-            lines += _entry(item, _here(composed, item.key) if described.option is None else None)
+            lines += _entry(item, _here(composed, item.key) if _is_chosen(composed, described, folder) else None)
     return "\n".join([*lines, "", _TAIL])
+
+
+def _is_chosen(composed: Mapping[str, Any] | None, described: GroupDescription, folder: Path) -> bool:
+    """Whether a group's keys are those of the options that a composed configuration has."""
+    if described.option is None:
+        return True
+    for group, key in _POLYMORPHIC:
+        name = group if key is None else f"{group}.{key}"
+        if described.name == name or described.name.startswith(f"{name}."):
+            target = _at(composed, f"{name}._target_")
+            if target is not None and set(_targets(folder, group, key).get(target, [])) & set(described.option.split(", ")):
+                return True
+    return False
+
+
+def _at(composed: Mapping[str, Any] | None, key: str) -> Any:
+    """What stands at a dotted key; None where nothing does."""
+    value: Any = composed
+    for name in key.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
 
 
 def _here(composed: Mapping[str, Any] | None, key: str) -> str | None:
     """The value of a key in a composed configuration, in words; None where it has none, or one that only says where the run is written."""
-    value: Any = composed
-    for name in key.split("."):
-        if not isinstance(value, Mapping) or name not in value:
-            return None
-        value = value[name]
-    if key == "run.dir" or isinstance(value, Mapping):
+    group, _, last = key.rpartition(".")
+    inside = _at(composed, group) if group else composed
+    if not isinstance(inside, Mapping) or last not in inside or key == "run.dir" or isinstance(inside[last], Mapping):
         return None
+    value = inside[last]
     if value == "???":
         return "must be given"
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -62,7 +62,7 @@ ALIASES = {
     "rank": "model.lora.r", "r": "model.lora.r", "lora_r": "model.lora.r", "output_dir": "run.dir", "dir": "run.dir",
     "resume_from_checkpoint": "run.resume", "resume": "run.resume", "eval_steps": "evaluation.validate_every",
 }  # fmt: skip
-_ANYWHERE = ("", "method", "optimizer", "trainer", "training")  # groups whose keys an alias of another group may have meant
+_ANYWHERE = ("", "method", "model", "optimizer", "trainer", "training")  # groups whose keys an alias of another group may have meant
 
 
 def nearest(key: str, candidates: Sequence[str]) -> str:

@@ -229,11 +229,14 @@ class MethodModule(L.LightningModule):
     # -- checkpoints ---------------------------------------------------------------------------------------------------
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Checkpoints of earlier versions hold the method's state without its prefix."""
+        """Checkpoints of earlier versions hold the method's state without its prefix, and a calibrated gain's without its average's."""
         state = checkpoint["state_dict"]
         former = [name for name in state if not name.startswith(("policy.", "method.", LEARNED))]
         for name in former:
             state[f"method.{name}"] = state.pop(name)
+        for name in [name for name in state if name.endswith(("calibration.state", "calibration.means"))]:
+            before, last = name.rsplit(".", 1)
+            state[f"{before}.average.{last}"] = state.pop(name)
         if "temperature" in checkpoint:
             state["method._extra_state"] = checkpoint["temperature"]
 

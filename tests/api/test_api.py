@@ -69,6 +69,10 @@ def test_a_reward_that_takes_columns_scores_generations_of_rows(model_folder, tm
     assert [measured["reward"] for measured in (first, second)] == [-len(first["completion"]), len(second["completion"]) - 1000]
     with pytest.raises(ValueError, match="needs wanted, columns that these prompts do not have: add columns="):
         run.generate("The film")
+    for wrong in ([3], [[{"role": "user", "content": "hi"}]], [{"wanted": 3}]):
+        with pytest.raises(ValueError, match="prompts are texts to continue"):
+            run.generate(wrong)
+    assert len(run.generate({"prompt": "The film", "wanted": 3})) == 1
 
 
 def test_a_reward_object_differentiates_and_callbacks_and_loggers_are_used(model_folder, tmp_path):

@@ -160,6 +160,17 @@ def test_the_state_is_part_of_checkpoints(model_folder):
         assert torch.equal(getattr(other.method.calibration.average, name), getattr(module.method.calibration.average, name))
 
 
+def test_a_checkpoint_that_names_the_state_as_earlier_versions_did_is_read(model_folder):
+    _, policy = make_policy(model_folder)
+    module = calibrated(policy)
+    one_update(module, make_batch(policy))
+    kept = module.state_dict()
+    former = {name.replace("calibration.average.", "calibration."): value for name, value in kept.items()}
+    assert former.keys() != kept.keys()
+    module.on_load_checkpoint({"state_dict": former})
+    assert former.keys() == kept.keys()
+
+
 @pytest.mark.parametrize("kind", [GRPOGradient, PPOGradient])
 def test_matched_kl_has_the_weight_that_it_has_elsewhere(policy64, kind):
     """Reward gradient and KL gradient have the ratio that the unnormalised estimator's have."""

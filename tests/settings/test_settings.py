@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from grade_lightning.compose import composed, composed_values, config_hash, resolved, settings_of
-from grade_lightning.overrides import check_arguments
+from grade_lightning.compose import composed, config_hash, resolved, settings_of
+from grade_lightning.overrides import check_arguments, values_beside_help
 from grade_lightning.records.identity import as_laid_out_now, run_hash
 from grade_lightning.settings import SettingsError, describe, help_text, parse
 from grade_lightning.settings.fields import Component, are_components, fields_of, is_component
@@ -133,7 +133,7 @@ def test_an_unknown_key_of_the_command_line_is_refused_before_hydra_reads_it():
         check_arguments(["method=ppo", "rollout.topk=3", "-m"])
     check_arguments(["method=ppo", "method.epochs=2", "hydra.sweep.dir=x", "~logger", "+anything=1", "-m", "data.source.train_rows=5",
                      "launcher@hydra=slurm", "optimizer={lr: 1}", "method=grade,grade_ste", "method=[ppo]", "logger=[wandb,csv]",
-                     "temperature=constant", "experiment=null", "reward.parts.a.weight=1", "method.relaxation.own=1"])  # fmt: skip
+                     "temperature=constant", "experiment=null"])  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -168,6 +168,15 @@ def test_what_others_call_a_setting_is_one_that_there_is():
 def test_options_of_a_folder_of_ones_own_are_left_to_hydra():
     check_arguments(["hydra.searchpath=[file:///tmp/mine]", "method=mine", "method.own=1"])
     check_arguments(["--config-dir=/tmp/mine", "method=mine"])
+    check_arguments(["+hydra.searchpath=[file:///tmp/mine]", "reward=mine"])
+    check_arguments(["--config-name", "mine", "method=mine"])
+
+
+def test_what_hydra_takes_is_not_refused():
+    check_arguments(["hydra/job_logging=default", "hydra/launcher=joblib", "method=ppo.yaml", "protocol_method=nothing"])
+    check_arguments(["-m", "method=choice(grade,ppo)", "seed=range(1,4)", "method=glob(*)", "optimizer.lr=tag(log, interval(1e-4,1e-2))"])
+    check_arguments(["+method.own=1", "method.own=2"])
+    check_arguments(["trainer._target_=lightning.Trainer", "logger=wandb", "logger.wandb._target_=mine.Logger"])
 
 
 @pytest.mark.parametrize("method", ["rloo", "grpo", "hybrid"])
@@ -278,9 +287,9 @@ def test_every_key_is_documented_and_shown_by_help():
     assert len(set(once)) == len(once)
 
 
-def test_help_says_what_the_command_beside_it_makes_of_a_default():
+def test_help_says_what_the_command_beside_it_makes_of_a_default(capsys):
     def line(key, *arguments):
-        words = " ".join(help_text(composed_values(arguments)).split())
+        words = " ".join(help_text(values_beside_help(arguments)).split())
         return words[words.index(f" {key}: ") :].split("]", 1)[0].rpartition("[")[2]
 
     plain = resolved(composed(["run.dir=x"]))
@@ -288,8 +297,11 @@ def test_help_says_what_the_command_beside_it_makes_of_a_default():
     assert line("max_steps", "-m", "max_steps=7", "method=ppo,rloo") == "60; here 7"
     assert line("seed") == "1"
     assert line("model.path", "model=local") == "null; here must be given"
-    with pytest.raises(ValueError, match="did you mean ppo"):
-        composed_values(["method=pp"])
+    assert line("method.reward_gain", "method=annealed") == "none; here 3.0"  # its section is the first
+    assert line("method.reward_gain", "method=grade") == "none"
+    assert line("method.half", "method=annealed") == "100.0"
+    assert values_beside_help(["method=pp"]) is None
+    assert "did you mean ppo" in capsys.readouterr().err
 
 
 def test_config_yaml_reads_back_as_the_same_settings(tmp_path):
