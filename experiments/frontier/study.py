@@ -136,6 +136,7 @@ COMPLETION = {name: (*METHODS[name], "reward.scope=completion") for name in ("rl
 COMPLETION_WEIGHTS = {"rloo": ("0.1", "0.02"), "plain": ("0.05", "0.02"), "grpo": ("0.5", "0.1"), "annealed_grpo": ("0.1", "0.02")}
 MORE_SEEDS = (4, 5)  # of the best
 BEST = ("rloo", "plain", "annealed", "grpo")
+BEST_OF_60 = ("rloo", "plain", "ste", "grpo", "calibrated_along")
 PARTS = (
     "rates", "length", "frontier", "best_of_n", "slow", "fresh", "half", "why", "slow_rate", "completion", "long", "matched", "apart",
     "cost", "linear",
@@ -152,8 +153,7 @@ def frontier() -> list[Cell]:
     groups = ({name: WEIGHTS[name] for name in CORE}, {name: weights for name, weights in WEIGHTS.items() if name not in CORE})
     every = ("evaluation.validate_every=10",)
     cells = [cell for weights in groups for cell in by_weight(RECORDS, "frontier", METHODS, weights, SEEDS, every)]
-    best = {name: WEIGHTS[name] for name in (*BEST, "ste") if name in WEIGHTS}
-    return cells + by_weight(RECORDS, "frontier", METHODS, best, MORE_SEEDS, every)
+    return cells + by_weight(RECORDS, "frontier", METHODS, {name: WEIGHTS[name] for name in BEST_OF_60}, MORE_SEEDS, every)
 
 
 def slow() -> list[Cell]:
