@@ -152,3 +152,22 @@ def test_the_site_builds_without_a_warning(tmp_path):
     settings = (tmp_path / "site" / "settings.html").read_text()
     if importlib.util.find_spec("grade_lightning.settings"):
         assert "rollout.top_k" in settings
+
+
+INTERVAL = re.compile(r"-?\d+\.\d+ \[-?\d+\.?\d*, -?\d+\.?\d*\]")
+
+
+def negated(interval: str) -> str:
+    """The same of B beyond A, where a record has A beyond B."""
+    mean, low, high = re.findall(r"-?\d+\.?\d*", interval)
+    other = [number.removeprefix("-") if number.startswith("-") or not float(number) else f"-{number}" for number in (mean, high, low)]
+    return f"{other[0]} [{other[1]}, {other[2]}]"
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/results.md", "docs/straight-through.md"])
+def test_an_interval_that_a_page_quotes_stands_in_a_record(page):
+    """A record that changed leaves no number of its former self behind."""
+    records = "\n".join(file.read_text() for file in sorted((ROOT / "experiments").rglob("*.md"))).replace("+", "")
+    quoted = INTERVAL.findall((ROOT / page).read_text().replace("+", ""))
+    assert quoted
+    assert [interval for interval in quoted if interval not in records and negated(interval) not in records] == []
