@@ -89,11 +89,12 @@ class GainAverage(nn.Module):
         self.means = self.momentum * self.means + (1 - self.momentum) * now
 
     def estimate(self) -> GainEstimate:
-        """The gain with one standard error by the delta method."""
-        weight, squares = self.state[:, _WEIGHT], self.state[:, _SQUARES]
-        mean = self.state[:, :4] / weight[:, None].clamp_min(1e-300)
+        """The gain with one standard error by the delta method, on the CPU: few numbers and many operations."""
+        state = self.state.cpu()
+        weight, squares = state[:, _WEIGHT], state[:, _SQUARES]
+        mean = state[:, :4] / weight[:, None].clamp_min(1e-300)
         count = weight.square() / squares.clamp_min(1e-300)  # effective number of steps
-        second = (self.state[:, _PRODUCTS] / weight[:, None].clamp_min(1e-300)).view(-1, 4, 4)
+        second = (state[:, _PRODUCTS] / weight[:, None].clamp_min(1e-300)).view(-1, 4, 4)
         spread = second - mean[:, :, None] * mean[:, None, :]
         covariance = spread / (count - 1).clamp_min(1e-300)[:, None, None]  # of the mean: spread n/(n-1), over n
         above, below = (_GH, _HH) if self.form == "regression" else (_GG, _HG)
@@ -109,8 +110,9 @@ class GainAverage(nn.Module):
     def cosine(self) -> float:
         """Cosine of both estimators' means, all parts together: the root of regression over projection, which noise may take above 1; nan
         while it leaves a product at or below 0."""
-        lengths = torch.stack([part.double().norm(dim=1) for part in self.means.split(self.sizes, dim=1)])  # [L, 2]
-        means = self.state[:, :4] / self.state[:, [_WEIGHT]].clamp_min(1e-300)
+        lengths = torch.stack([part.double().norm(dim=1) for part in self.means.split(self.sizes, dim=1)]).cpu()  # [L, 2]
+        state = self.state.cpu()
+        means = state[:, :4] / state[:, _WEIGHT, None].clamp_min(1e-300)
         products = (means.view(-1, 2, 2) * lengths[:, None, :]).sum(dim=0).flatten().tolist()
         return float((products[_GH] * products[_HG] / (products[_HH] * products[_GG])) ** 0.5) if min(products) > 0 else float("nan")
 
