@@ -180,11 +180,7 @@ def composed(overrides: Sequence[str]) -> DictConfig:
     Raises:
         ValueError: an override that Hydra refuses.
     """
-    try:
-        with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
-            cfg = compose("config", list(overrides), return_hydra_config=True)
-    except HydraException as error:
-        raise ValueError(str(error)) from error
+    cfg = _by_hydra(overrides)
     HydraConfig.instance().set_config(cfg)
     return _without_hydra(cfg)
 
@@ -192,11 +188,19 @@ def composed(overrides: Sequence[str]) -> DictConfig:
 def composes(overrides: Sequence[str]) -> bool:
     """Whether Hydra takes these overrides together."""
     try:
-        with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
-            compose("config", list(overrides), return_hydra_config=True)
-    except (HydraException, OmegaConfBaseException, ValueError):
+        _by_hydra(overrides)
+    except (OmegaConfBaseException, ValueError):
         return False
     return True
+
+
+def _by_hydra(overrides: Sequence[str]) -> DictConfig:
+    """All values of a command, Hydra's own too, with references; errors as those of :func:`composed`."""
+    try:
+        with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
+            return compose("config", list(overrides), return_hydra_config=True)
+    except HydraException as error:
+        raise ValueError(str(error)) from error
 
 
 @contextmanager

@@ -6,12 +6,12 @@ import difflib
 import re
 import sys
 from collections.abc import Sequence
-from functools import lru_cache, partial
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
 from grade_lightning.compose import composed, composes, resolved
-from grade_lightning.settings.describe import GROUPS, config_folder, describe
+from grade_lightning.settings.describe import GROUPS, config_folder, describe, options_of
 from grade_lightning.settings.problems import known_keys, nearest
 from grade_lightning.settings.root import Settings
 from grade_lightning.settings.tracking import TrainerSettings
@@ -41,7 +41,7 @@ def check_arguments(arguments: Sequence[str]) -> None:
     Keys that are added with ``+`` are checked later, with all others.
     """
     known, own = _known(), any(argument.lstrip("+").startswith(_OWN_FOLDERS) for argument in arguments)
-    takes = partial(composes, _single(arguments))  # asked where only Hydra knows
+    takes = cache(lambda: own or composes(_single(arguments)))  # asked where only Hydra knows
     faults = []
     for argument in arguments:
         found = _OVERRIDE.match(argument)
@@ -53,7 +53,7 @@ def check_arguments(arguments: Sequence[str]) -> None:
             faults.append(f"{argument}: {refused}")
         elif key in GROUPS:
             faults += [] if own or argument.startswith("~") else _unknown_options(key, value)
-        elif not (_might_be(key, known) or (any(key.startswith(f"{prefix}.") for prefix in _OPEN) and (own or takes()))):
+        elif not (_might_be(key, known) or (any(key.startswith(f"{prefix}.") for prefix in _OPEN) and takes())):
             faults.append(f"{argument}: there is no such setting: did you mean {nearest(key, sorted(known))}?")
     if faults:
         raise ValueError("\n".join(faults))
@@ -87,7 +87,7 @@ def values_beside_help(arguments: Sequence[str]) -> dict[str, Any] | None:
 
 def _unknown_options(group: str, value: str) -> list[str]:
     """What is wrong with a group's value, where it names options plainly: one, or several of a sweep."""
-    options = sorted(file.stem for file in Path(config_folder(), group).glob("[!_]*.yaml"))
+    options = options_of(group, config_folder())
     if "(" in value:  # a sweep's own words
         return []
     names = [part.strip().removesuffix(".yaml") for part in value.strip("[]").split(",")] if value.strip() else []
@@ -103,5 +103,5 @@ def _fault(group: str, name: str, options: Sequence[str]) -> str | None:
         return f"{group}={name}: a function of yours is chosen by reward=function reward.function={name}"
     if not _NAME.fullmatch(name) or Path(config_folder(), group, f"{name}.yaml").exists():
         return None
-    near = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
-    return f"{group}={name}: there is no such option{f': did you mean {near[0]}?' if near else ''}{'' if near else ':'} {listed}"
+    near = "".join(f"did you mean {option}? " for option in difflib.get_close_matches(name, options, n=1, cutoff=0.5))
+    return f"{group}={name}: there is no such option: {near}{listed}"

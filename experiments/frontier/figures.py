@@ -25,7 +25,7 @@ STUDIES = Path(__file__).parents[1]
 # Estimators of hard tokens at the checkpoints of gradient_quality, whose lengths have no intervals, and places of this study, which has.
 PLACES = {"initial": "o", "grade_ste": "s", "rloo": "^"}
 SHOWN = ("gumbel_rao:tau=1", "reinmax:tau=1", "decoupled_st:tau=1", "grade_ste:tau=2:rollouts=16")
-TITLES = {"decoupled_st:tau=1": "plain straight-through"}
+TITLES = {"decoupled_st:tau=1": NAMES["plain"]}
 MEASURED = {"initial": ("initial policy", "o"), "rloo-beta0.2-seed6": ("end of a run of RLOO", "v")}
 CHECKPOINTS, APART = STUDIES / "gradient_quality" / "gradients.parquet", STUDIES / "frontier" / "measured.parquet"
 
@@ -52,7 +52,7 @@ def _lengths(axes: Axes) -> None:
                 axes.errorbar(cosine, length, xerr=bars[0], yerr=bars[1], color=colour, marker=marker, ms=7, capsize=2, ls="",
                               mfc="white" if part == "kl" else colour)  # fmt: skip
     for name in SHOWN:
-        title = TITLES.get(name) or estimator_title(name.removesuffix(":rollouts=16"))
+        title = TITLES.get(name, estimator_title(name.removesuffix(":rollouts=16")))
         axes.plot([], [], color=colours[name], ls="", marker="o", label=title)
     for title, marker in (*MEASURED.values(), ("gradient of the KL", "o")):
         axes.plot([], [], color="0.4", ls="", marker=marker, ms=7, mfc="white" if title == "gradient of the KL" else "0.4", label=title)

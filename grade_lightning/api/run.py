@@ -72,10 +72,10 @@ class Run:
         if self._reward is not None and not isinstance(self._reward, str | Path):
             give(self._reward)
         prepare_process()
-        rows = [prompts] if isinstance(prompts, str | Mapping) else list(prompts)
-        texts = [row.get("prompt") if isinstance(row, Mapping) else row for row in rows]
-        columns = [{key: value for key, value in row.items() if key != "prompt"} if isinstance(row, Mapping) else {} for row in rows]
-        request = Request(self.dir, texts, samples, seed, checkpoint, judges=judges, trust=self._trust, columns=columns)  # type: ignore[arg-type]
+        given: Sequence[Any] = [prompts] if isinstance(prompts, str | Mapping) else prompts
+        rows = [dict(row) if isinstance(row, Mapping) else {"prompt": row} for row in given]
+        texts = [row.pop("prompt", None) for row in rows]
+        request = Request(self.dir, texts, samples, seed, checkpoint, judges=judges, trust=self._trust, columns=rows)
         return Generations(generate(request))
 
     def report(self, out: str | Path | None = None) -> Path:

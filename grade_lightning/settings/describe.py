@@ -14,8 +14,11 @@ from pydantic_core import PydanticUndefined
 from grade_lightning.settings.fields import fields_of, is_component
 from grade_lightning.settings.method import MethodSettings
 from grade_lightning.settings.parse import KNOWN, locate
+from grade_lightning.settings.problems import in_yaml, select
 from grade_lightning.settings.root import PretrainingSettings, Settings
 from grade_lightning.settings.types import groups_in, nested, type_text
+
+MUST = "must be given"
 
 
 @dataclass(frozen=True)
@@ -46,11 +49,7 @@ class GroupDescription:
 
 
 def _default(info: Any) -> str:
-    if info.default is PydanticUndefined:
-        return "must be given"
-    if info.default is None:
-        return "null"
-    return str(info.default).lower() if isinstance(info.default, bool) else str(info.default)
+    return MUST if info.default is PydanticUndefined else in_yaml(info.default)
 
 
 def _fields(group: type, prefix: str) -> list[FieldDescription]:
@@ -77,6 +76,11 @@ _POLYMORPHIC = (
 )  # fmt: skip
 
 
+def options_of(group: str, conf: Path) -> list[str]:
+    """What a group may be chosen to be, by the YAML files of a folder."""
+    return sorted(file.stem for file in (conf / group).glob("[!_]*.yaml"))
+
+
 def _targets(conf: Path, group: str, key: str | None) -> dict[str, list[str]]:
     """Import path -> the options of a group that name it, in themselves or in what they inherit."""
 
@@ -90,11 +94,11 @@ def _targets(conf: Path, group: str, key: str | None) -> dict[str, list[str]]:
         return merged | values
 
     found: dict[str, list[str]] = {}
-    for file in sorted((conf / group).glob("[!_]*.yaml")):
-        values = read(file.stem)
+    for option in options_of(group, conf):
+        values = read(option)
         inner = values if key is None else values.get(key)
         if isinstance(inner, dict) and "_target_" in inner:
-            found.setdefault(inner["_target_"], []).append(file.stem)
+            found.setdefault(inner["_target_"], []).append(option)
     return found
 
 
@@ -172,16 +176,16 @@ def help_text(composed: Mapping[str, Any] | None = None) -> str:
     """
     folder, lines = config_folder(), [_HEAD, "Groups: choose with group=option", ""]
     for group, doc in GROUPS.items():
-        options = ", ".join(file.stem for file in sorted((folder / group).glob("[!_]*.yaml")))
-        lines += textwrap.wrap(f"{group}: {options}", 110, initial_indent="  ", subsequent_indent="      ")
+        lines += textwrap.wrap(f"{group}: {', '.join(options_of(group, folder))}", 110, initial_indent="  ", subsequent_indent="      ")
         lines.append(f"      {doc}")
     lines += ["", "Keys: change with key=value; [default; here what groups of this command make of it]"]
     for described in describe(folder):
         if described.fields:
             head = described.name or "of no group"
             lines += ["", f"{head}{f' ({described.option})' if described.option else ''}: {described.doc}"]
+        chosen = _is_chosen(composed, described, folder)
         for item in described.fields:
-            lines += _entry(item, _here(composed, item.key) if _is_chosen(composed, described, folder) else None)
+            lines += _entry(item, _here(composed, item.key) if chosen else None)
     return "\n".join([*lines, "", _TAIL])
 
 
@@ -192,30 +196,19 @@ def _is_chosen(composed: Mapping[str, Any] | None, described: GroupDescription, 
     for group, key in _POLYMORPHIC:
         name = group if key is None else f"{group}.{key}"
         if described.name == name or described.name.startswith(f"{name}."):
-            target = _at(composed, f"{name}._target_")
+            target = select(composed or {}, f"{name}._target_")
             if target is not None and set(_targets(folder, group, key).get(target, [])) & set(described.option.split(", ")):
                 return True
     return False
 
 
-def _at(composed: Mapping[str, Any] | None, key: str) -> Any:
-    """What stands at a dotted key; None where nothing does."""
-    value: Any = composed
-    for name in key.split("."):
-        value = value.get(name) if isinstance(value, Mapping) else None
-    return value
-
-
 def _here(composed: Mapping[str, Any] | None, key: str) -> str | None:
     """The value of a key in a composed configuration, in words; None where it has none, or one that only says where the run is written."""
     group, _, last = key.rpartition(".")
-    inside = _at(composed, group) if group else composed
+    inside = select(composed or {}, group) if group else composed
     if not isinstance(inside, Mapping) or last not in inside or key == "run.dir" or isinstance(inside[last], Mapping):
         return None
-    value = inside[last]
-    if value == "???":
-        return "must be given"
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    return MUST if inside[last] == "???" else in_yaml(inside[last])
 
 
 def pretraining_help() -> str:

@@ -115,8 +115,13 @@ def problem_of(prefix: str, group: type, value: Mapping[str, Any], detail: Error
     return Problem(key, f"it must be {type_text(info)}" if info is not None else detail["msg"], shown(select(value, ".".join(path))))
 
 
+def in_yaml(value: Any) -> str:
+    """A value as the command line takes it."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def shown(value: Any) -> str:
-    text = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    text = in_yaml(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
